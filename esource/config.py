@@ -1,0 +1,108 @@
+"""The settings: one frozen table of name, default, cast, unit and reason.
+
+Read once, at start, from environment variables named `ESOURCE_` and the
+field's name in capitals. An empty variable counts as not set.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from esource.errors import StartError
+
+DEFAULT_FOLDER = Path("events")
+FSYNC_POLICIES = ("always", "interval", "never")
+
+
+def _folder(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("a folder")
+    return Path(text)
+
+
+def _bind(text: str) -> str:
+    if not re.fullmatch(r"unix:.+|fd://\d+|(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]]*):\d{1,5}", text):
+        raise ValueError("HOST:PORT, [IPV6]:PORT or unix:PATH")
+    port = text.rpartition(":")[2]
+    if not text.startswith(("unix:", "fd:")) and int(port) > 65535:
+        raise ValueError("a port from 0 to 65535")
+    return text
+
+
+def _fsync(text: str) -> str:
+    if text not in FSYNC_POLICIES:
+        raise ValueError("one of " + ", ".join(FSYNC_POLICIES))
+    return text
+
+
+def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], float]:
+    def cast(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < 1e15:  # also refuses nan and inf
+            raise ValueError(f"a number of {unit} greater than 0")
+        return value
+
+    return cast
+
+
+def _setting(default: Any, cast: Callable[[str], Any], meaning: str) -> Any:
+    return field(default=default, metadata={"cast": cast, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of the hub. Gunicorn's own are gunicorn's."""
+
+    dir: Path = _setting(  # noqa: RUF009 -- it is `field`, which is meant to be called here
+        DEFAULT_FOLDER, _folder, "the folder of the channel files; its parent must exist"
+    )
+    # The hub has no access control of its own, so it is not offered to the network by default.
+    bind: str = _setting("127.0.0.1:9000", _bind, "the address to listen at")
+    fsync: str = _setting(
+        "always",
+        _fsync,
+        "when rows are synced: `always` before the `201`, `interval` every second, `never`",
+    )
+    # One event is held in memory, whole, by its publisher and by each reader that is sending it.
+    max_event_bytes: int = _setting(
+        1 << 20, _positive(int, "bytes"), "the largest event; a larger body is answered `413`"
+    )
+    # Below the 15 s that browsers' polyfills and the 30 s that proxies and NAT tables wait.
+    heartbeat_seconds: float = _setting(
+        10.0, _positive(float, "seconds"), "silence after which a stream sends a comment line"
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Config":
+        """Return the settings in `environ`; raise `StartError` naming the first bad one."""
+        values = {}
+        for setting in fields(cls):
+            name = variable(setting.name)
+            text = environ.get(name)
+            if not text:
+                continue
+            try:
+                values[setting.name] = setting.metadata["cast"](text)
+            except ValueError as error:
+                raise StartError(f"{name} is {text!r}, but must be {error}") from None
+        return cls(**values)
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of the setting `name`."""
+    return "ESOURCE_" + name.upper()
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """Return the `ESOURCE_` variables that are no setting: misspelt ones, most likely.
+
+    They are worth a warning and no more: Kubernetes sets `ESOURCE_PORT` and the like
+    for a service that is called `esource`.
+    """
+    known = {variable(setting.name) for setting in fields(Config)}
+    return sorted(name for name in environ if name.startswith("ESOURCE_") and name not in known)

@@ -1,0 +1,49 @@
+"""What can go wrong, and the HTTP status that says so.
+
+Raised where the fact is known, turned into an answer in one place (`views`).
+The text is for a person: one line, what was wrong and what to do.
+"""
+
+
+class EsourceError(Exception):
+    """Base of everything that esource raises on purpose."""
+
+    status = 500
+
+
+class BadInput(EsourceError):
+    """The request cannot be stored or served as it is; nothing was changed."""
+
+    status = 400
+
+
+class TooLarge(EsourceError):
+    """The body is over its limit; nothing was stored."""
+
+    status = 413
+
+
+class Unsupported(EsourceError):
+    """A charset or content coding that the hub cannot decode."""
+
+    status = 415
+
+
+class StorageError(EsourceError):
+    """The file cannot be read or written now; nothing was acknowledged."""
+
+    status = 503
+
+
+class StorageFull(StorageError):
+    """No space left (or over quota); the file is as it was before."""
+
+    status = 507
+
+
+class LogStale(StorageError):
+    """The file is not as its log left it: removed, replaced, cut, or appended to by others."""
+
+
+class StartError(EsourceError):
+    """The hub cannot start; the text is the one line that the operator sees."""

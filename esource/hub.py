@@ -1,0 +1,175 @@
+"""Channel names -> channels, and the folder that they share.
+
+A channel is opened when somebody asks for it. The hub holds on to those used last; any
+other lives for as long as a reader, a publisher or a commit holds it, and no longer. So
+there is never more than one `Channel` of a file, and an idle one costs nothing.
+
+Two locks, both `flock` on files in the folder, so that the kernel lets go of them however
+a process ends:
+
+    .lock          one server: held by gunicorn's master from start to end
+    .writer.lock   one writing process: a worker waits here until the last one is gone,
+                   which is how a reload hands the folder over
+"""
+
+import fcntl
+import logging
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from esource.channel import Channel
+from esource.config import Config
+from esource.errors import BadInput, StartError
+
+logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")
+KEEP_OPEN = 256  # channels used last
+LOCK_POLL_SECONDS = 0.02
+LOCK_REMINDER_SECONDS = 10.0
+
+
+class FolderLock:
+    """An exclusive lock on a file, until `release` or the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the lock; nothing is locked or made yet."""
+        self.path = path
+        self._fd = -1
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; return whether it is held now. Raises `OSError`."""
+        if self._fd >= 0:
+            return True
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self.path, flags, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+        return True
+
+    def holder(self) -> str:
+        """Return who wrote itself into the lock's file, for a person."""
+        try:
+            pid = self.path.read_text().strip()
+        except OSError:
+            pid = ""
+        return f"process {pid}" if pid else "another process"
+
+    def release(self) -> None:
+        """Let go of the lock, in this process alone if it was inherited by a fork."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def prepare_folder(folder: Path) -> FolderLock:
+    """Make the folder if need be, and return its server lock, taken. Raises `StartError`."""
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = FolderLock(folder / ".lock")
+        held = lock.acquire()
+    except FileNotFoundError:
+        raise StartError(
+            f"cannot make the folder {folder}: its parent does not exist; "
+            "make that, or set ESOURCE_DIR"
+        ) from None
+    except OSError as error:
+        raise StartError(
+            f"cannot write to the folder {folder}: {error.strerror}; "
+            "give this user the rights, or set ESOURCE_DIR"
+        ) from None
+    if not held:
+        raise StartError(
+            f"the folder {folder} is in use by another hub ({lock.holder()}); "
+            "stop that one, or set ESOURCE_DIR to another folder"
+        )
+    return lock
+
+
+class Hub:
+    """All channels of one folder."""
+
+    def __init__(self, config: Config) -> None:
+        """Configure a hub; nothing is opened or locked yet."""
+        self.config = config
+        self.draining = False
+        self._lock = FolderLock(config.dir / ".writer.lock")
+        self._opened = False
+        self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
+        self._recent: OrderedDict[str, Channel] = OrderedDict()
+
+    def open(self, waiting: Callable[[], None] = lambda: None) -> None:
+        """Make the folder and become its one writer; wait for as long as another process is.
+
+        `waiting` is called again and again meanwhile. Raises `StartError`.
+        """
+        started = reminded = time.monotonic()
+        try:
+            self.config.dir.mkdir(exist_ok=True)
+            while not self._lock.acquire():
+                waiting()
+                time.sleep(LOCK_POLL_SECONDS)
+                if time.monotonic() - reminded > LOCK_REMINDER_SECONDS:
+                    reminded = time.monotonic()
+                    logger.warning(
+                        "waiting for %s to leave %s since %d s",
+                        self._lock.holder(), self.config.dir, reminded - started,
+                    )  # fmt: skip
+        except OSError as error:
+            raise StartError(
+                f"cannot write to the folder {self.config.dir}: {error.strerror}"
+            ) from None
+        self._opened = True
+
+    def channel(self, name: str) -> Channel:
+        """Return the open channel of this name. Blocks; raises `BadInput`, `StorageError`."""
+        channel = self._channels.get(name)
+        if channel is None:
+            if not NAME.fullmatch(name):
+                raise BadInput(
+                    f"{name!r} is not a channel name, which is 4 to 64 letters of "
+                    f"A-Z a-z 0-9 _ - ({NAME.pattern})"
+                )
+            if not self._opened:  # not under gunicorn, whose hook opens the hub
+                self.open()
+            channel = Channel(self.config.dir / f"{name}.tsv", self.config.fsync)
+            self._channels[name] = channel
+            channel._draining = self.draining
+        self._recent[name] = channel
+        self._recent.move_to_end(name)
+        if len(self._recent) > KEEP_OPEN:
+            self._recent.popitem(last=False)
+        return channel.open()
+
+    def drain(self) -> None:
+        """End every stream, now and from now on. Publishing goes on."""
+        self.draining = True
+        for channel in list(self._channels.values()):
+            channel.drain()
+
+    def cut_off(self) -> None:
+        """Shut the connections of streams that have not ended since `drain`."""
+        for channel in list(self._channels.values()):
+            channel.cut_off()
+
+    def close(self) -> None:
+        """Put everything committed on disk, and let go of the folder."""
+        for channel in list(self._channels.values()):
+            channel.sync()
+        self._channels.clear()
+        self._recent.clear()
+        self._opened = False
+        self._lock.release()

@@ -1,0 +1,223 @@
+"""Gunicorn's settings and hooks for the hub; `gunicorn.conf.py` and `esource` both use them.
+
+The hooks keep three promises that a worker alone cannot:
+
+- one hub on a folder: the master takes the server's lock and refuses to start without it;
+- a stop does not wait for streams, which never end by themselves: they are ended, and idle
+  connections are closed, as soon as the worker is told to stop;
+- a reload hands the folder over: the new worker waits for the writer's lock before it
+  serves, while connections wait in the listen queue.
+
+Imported by the master before gevent patches anything, so nothing here imports the hub (and
+so gevent) at the top.
+"""
+
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from esource import __version__
+from esource.config import Config, unknown
+from esource.errors import StartError
+
+if TYPE_CHECKING:
+    from esource.hub import FolderLock, Hub
+
+try:
+    _settings = Config.from_env(os.environ)
+except StartError as error:
+    raise SystemExit(f"esource: {error}") from None
+
+wsgi_app = "esource.app:create_app()"
+# One greenlet, not one thread or process, for each of thousands of connections that stay open.
+worker_class = "gevent"
+# One process writes a channel's file, and knows at once what the readers must be told.
+workers = 1
+# A subscriber is a connection, so this is how many there may be; the descriptors are the limit.
+worker_connections = 65536
+# Longer than the 60 s for which nginx keeps an idle connection, so that it is not the hub who
+# closes one just as nginx sends a POST into it.
+keepalive = 75
+bind = _settings.bind
+# By default gunicorn opens a control socket in the home folder; the hub has no use for it.
+control_socket_disable = True
+# The hub serves at the root, so no header may move it elsewhere.
+forwarder_headers = ""
+
+DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 1 << 24
+
+_lock: "FolderLock | None" = None
+
+
+def on_starting(server: Any) -> None:
+    """In the master, before it listens: refuse a start that cannot work, in one line."""
+    global _lock
+    if server.cfg.workers != 1:
+        _refuse(
+            f"--workers {server.cfg.workers}: the hub is one process, the only one that writes "
+            f"to {_settings.dir} (it holds that folder's lock); start it with one worker"
+        )
+    from esource.hub import prepare_folder
+
+    try:
+        _lock = prepare_folder(_settings.dir)
+        if not (server.LISTENERS or os.environ.get("LISTEN_FDS") or os.environ.get("GUNICORN_FD")):
+            _check_addresses(server.cfg.address)
+    except StartError as error:
+        _refuse(str(error))
+    for name in unknown(os.environ):
+        server.log.warning("esource: %s is not a setting, and is ignored", name)
+    _raise_descriptor_limit()
+
+
+def _refuse(line: str) -> None:
+    sys.exit(f"esource: {line}")
+
+
+def _check_addresses(addresses: list[Any]) -> None:
+    """Raise `StartError` for an address that cannot be bound: gunicorn would retry for 5 s."""
+    for address in addresses:
+        if not isinstance(address, tuple):
+            continue
+        host, port = address[:2]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+                probe.listen(1)
+        except OSError as error:
+            what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            raise StartError(
+                f"{host}:{port} {what}; stop who has it, or set ESOURCE_BIND to another address"
+            ) from None
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection is a descriptor, and the soft limit of most systems is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
+    """Take back a second worker that was asked for by signal (TTIN)."""
+    if old_value is not None and new_value > 1:
+        server.log.error("esource: the hub is one process; %d workers refused", new_value)
+        server._num_workers = 1
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """In a new worker: the server's lock is the master's alone; logs go where gunicorn's go."""
+    if _lock:
+        _lock.release()
+    logger = logging.getLogger("esource")
+    logger.handlers = worker.log.error_log.handlers
+    logger.setLevel(worker.log.error_log.level)
+    logger.propagate = False
+
+
+def post_worker_init(worker: Any) -> None:
+    """In a worker, before it serves: become the one writer, and learn how to stop."""
+    hub = _hub(worker)
+    hub.open(waiting=worker.notify)
+    logging.getLogger("esource").info(
+        "esource %s: channels in %s, fsync %s",
+        __version__,
+        _settings.dir.absolute(),
+        _settings.fsync,
+    )
+    connections = _Connections(worker)
+    worker.connections = connections
+    worker.handle = connections.handle
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def on_sigterm(number: int, frame: Any) -> None:
+        assert callable(stop)
+        stop(number, frame)
+        # Not in the signal's handler, which may stand in the middle of anything.
+        import gevent
+
+        gevent.spawn(connections.drain)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _hub(worker: Any) -> "Hub":
+    hub: Hub = worker.app.wsgi().extensions["esource"]
+    return hub
+
+
+class _Connections:
+    """The worker's open connections, and which of them are between two requests."""
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+        self.idle: set[Any] = set()
+        self._handle = worker.handle
+
+    def handle(self, listener: Any, client: Any, address: Any) -> None:
+        """Serve one connection (gunicorn's `Worker.handle`)."""
+        self.idle.add(client)
+        try:
+            self._handle(listener, client, address)
+        finally:
+            self.idle.discard(client)
+
+    def drain(self) -> None:
+        """Let go of every connection that is not in the middle of a request."""
+        import gevent
+
+        # Who connects from now on, until gunicorn closes the door, gets this long for a request.
+        self.worker.cfg.set("keepalive", 1)
+        _hub(self.worker).drain()
+        for client in list(self.idle):
+            # A request that has already arrived is still read, and served. (On a second
+            # descriptor: gevent would fail the reader on the first one instead of ending it.)
+            with suppress(OSError), client.dup() as twin:
+                twin.shutdown(socket.SHUT_RD)
+        gevent.sleep(DRAIN_SECONDS)
+        _hub(self.worker).cut_off()
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Before each request: its connection is busy, and its body can ask to be the last one."""
+    worker.connections.idle.discard(request.unreader.sock)
+    request.body.close_afterwards = request.force_close
+
+
+def post_request(worker: Any, request: Any, environ: dict[str, Any], response: Any) -> None:
+    """After each response: the connection is idle, or, if asked for, closed."""
+    client = request.unreader.sock
+    if request.must_close:
+        _linger(client)
+    elif worker.alive:
+        worker.connections.idle.add(client)
+    else:
+        request.force_close()  # a stream that was ended, or the last request before the stop
+
+
+def _linger(client: Any) -> None:
+    """Read on for a while: who is still sending must get to the answer (RFC 9112, 9.6)."""
+    from gunicorn.util import close_graceful
+
+    close_graceful(client, LINGER_SECONDS, LINGER_BYTES)
+
+
+def worker_int(worker: Any) -> None:
+    """On SIGINT or SIGQUIT, a tenth of a second before the end: streams end properly."""
+    _hub(worker).drain()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """At the end of a worker: what was committed is on disk."""
+    if worker.booted:
+        _hub(worker).close()

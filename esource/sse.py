@@ -1,0 +1,112 @@
+"""Rows -> event stream, and event stream -> events (WHATWG HTML 9.2). Pure.
+
+A frame is `event:` (left out if empty), `id:` (left out if empty: an empty one makes
+clients forget their place), one `data:` line for each line of data, and a blank line.
+The order matters to people, who read the type first; parsers do not mind.
+"""
+
+import re
+
+from esource import tsv
+from esource.event import Event
+
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+
+# A comment line without a blank line after it: a blank line is a phantom event to some clients.
+HEARTBEAT = b":\n"
+
+
+def retry(milliseconds: int) -> bytes:
+    """Return the line that tells a client when to come back.
+
+    It counts as soon as it is read, so no blank line follows: for some clients a block
+    without data is a phantom event.
+    """
+    return b"retry: %d\n" % milliseconds
+
+
+def encode(rows: bytes, malformed: list[bytes]) -> bytes:
+    """Return the frames of whole rows, LF-terminated.
+
+    Rows that are not events (fewer than two tabs) go to `malformed`, without their LF.
+    """
+    if b"\r" in rows:
+        return _encode_with_cr(rows, malformed)
+    frames = []
+    for row in rows.split(b"\n")[:-1]:
+        try:
+            id, type, data = row.split(b"\t", 2)
+        except ValueError:
+            malformed.append(row)
+            continue
+        if b"\x0b" in data:
+            data = data.replace(b"\x0b", b"\ndata: ")
+        if type and id:
+            frames.append(b"event: %b\nid: %b\ndata: %b\n\n" % (type, id, data))
+        else:
+            frames.append(_frame(id, type, data))
+    return b"".join(frames)
+
+
+def _encode_with_cr(rows: bytes, malformed: list[bytes]) -> bytes:
+    """Like `encode`, for rows from elsewhere: there a CR must not break out of its field."""
+    frames = []
+    for row in rows.split(b"\n")[:-1]:
+        try:
+            id, type, data = row.split(b"\t", 2)
+        except ValueError:
+            malformed.append(row)
+            continue
+        data = tsv.unfold(data).replace(b"\n", b"\ndata: ")
+        frames.append(_frame(id.replace(b"\r", b" "), type.replace(b"\r", b" "), data))
+    return b"".join(frames)
+
+
+def _frame(id: bytes, type: bytes, data: bytes) -> bytes:
+    event_line = b"event: %b\n" % type if type else b""
+    id_line = b"id: %b\n" % id if id else b""
+    return b"%b%bdata: %b\n\n" % (event_line, id_line, data)
+
+
+class Decoder:
+    """Event stream -> events, fed in pieces of any size, by the rules of WHATWG HTML 9.2.6.
+
+    But for one of them: an id belongs to the frame it stands in, and an event whose frame
+    has none has an empty one. (A browser repeats the last; a hub that stores it must not.)
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._started = False
+        self._id = self._type = b""
+        self._data: list[bytes] = []
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """Return the events that `piece` completes. What is incomplete is kept for later."""
+        text = self._rest + piece
+        if not self._started:
+            if b"\xef\xbb\xbf".startswith(text):  # too short to tell a byte order mark
+                self._rest = text
+                return []
+            self._started = True
+            text = text.removeprefix(b"\xef\xbb\xbf")
+        # A CR at the very end may be half of a CRLF: it waits for the next piece.
+        lines = re.split(rb"\r\n|\n|\r(?!\Z)", text)
+        self._rest = lines.pop()
+        return [event for line in lines if (event := self._line(line))]
+
+    def _line(self, line: bytes) -> Event | None:
+        if not line:
+            event = Event(self._id, self._type, b"\n".join(self._data)) if self._data else None
+            self._id = self._type = b""
+            self._data = []
+            return event
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._type = value
+        elif name == b"id" and b"\0" not in value:
+            self._id = value
+        return None  # comments, retry and unknown fields are no part of an event

@@ -1,0 +1,47 @@
+"""The grammar of a channel file, and rows <-> events. Pure: bytes in, bytes out.
+
+    file  = *row
+    row   = id TAB event TAB data LF        ; UTF-8
+    id    = *<any byte but TAB, LF>         ; the hub writes no control characters, and no empty id
+    event = *<any byte but TAB, LF>         ; may be empty
+    data  = *<any byte but LF>              ; everything after the second tab, tabs included
+
+A line break inside data is VT (0x0B), the in-field line break of tab-separated
+exports. So a row is one line for `grep`, `cut`, `awk`, `wc -l` and Python's
+`for line in file`, and single-line data stands in the file byte for byte.
+
+Rows that others wrote are read kindly: a CR in data is a line break, a CR at the
+row's end is nothing (a file with CRLF line ends), an id may be missing. A row with
+fewer than two tabs is not an event.
+
+What this format cannot do: there is no checksum, so a flipped bit goes unseen; there
+is no index, so finding an id is a search; NUL and VT cannot be stored; which of CRLF,
+CR and LF a publisher used is forgotten.
+"""
+
+from collections.abc import Iterator
+
+from esource.event import Event
+
+
+def encode(event: Event) -> bytes:
+    """Return one LF-terminated row."""
+    data = event.data
+    if b"\n" in data:
+        data = data.replace(b"\n", b"\x0b")
+    return b"%b\t%b\t%b\n" % (event.id, event.type, data)
+
+
+def decode(rows: bytes) -> Iterator[Event]:
+    """Yield the events of whole rows, LF-terminated; rows that are not events are skipped."""
+    for row in rows.split(b"\n"):
+        fields = row.split(b"\t", 2)
+        if len(fields) == 3:
+            yield Event(fields[0], fields[1], unfold(fields[2]))
+
+
+def unfold(data: bytes) -> bytes:
+    """Return the data of a row with LF for line breaks, as an event holds it."""
+    if b"\r" in data:
+        data = data.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return data.replace(b"\x0b", b"\n")

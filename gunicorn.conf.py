@@ -1,0 +1,25 @@
+"""Plain `gunicorn` in this folder starts the hub.
+
+What it is given is in `esource/server.py`, with the reasons, so that the installed `esource`
+starts the same server: the app, gunicorn's gevent worker (thousands of connections stay
+open), and one worker (one process writes a channel's file). Options on the command line win.
+"""
+
+from esource.server import (  # noqa: F401
+    bind,
+    control_socket_disable,
+    forwarder_headers,
+    keepalive,
+    nworkers_changed,
+    on_starting,
+    post_fork,
+    post_request,
+    post_worker_init,
+    pre_request,
+    worker_class,
+    worker_connections,
+    worker_exit,
+    worker_int,
+    workers,
+    wsgi_app,
+)
