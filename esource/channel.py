@@ -133,7 +133,7 @@ class Channel:
         self._log: Log | None = None
         # Where the readers of a log that was replaced go on.
         self._successors: dict[Log, tuple[Log, int]] = {}
-        self._opening = BoundedSemaphore(1)
+        self._file_lock = BoundedSemaphore(1)  # held while the file is written or opened
         self._newest_micros = -1  # of the greatest default id given or found
         self._queue: SimpleQueue[bytes] = SimpleQueue()
         self._commit = _Commit()  # of what is in the queue
@@ -151,7 +151,7 @@ class Channel:
     def open(self) -> "Channel":
         """Open and repair the file if that was not done yet. Blocks; raises `StorageError`."""
         if self._log is None:
-            with self._opening:
+            with self._file_lock:
                 if self._log is None:
                     log = _in_thread(_reads(), Log, self.path, self._fsync != "never")
                     self._newest_micros = _in_thread(_reads(), _newest_micros, log)
@@ -228,14 +228,15 @@ class Channel:
                 self._wake_readers()
 
     def _append(self, rows: bytes, last_row: bytes) -> None:
-        if self.log.failed:
-            self._reopen()
-        try:
-            _in_thread(_commits(), self.log.append, rows)
-        except LogStale as stale:
-            logger.warning("%s; opening it anew", stale)
-            self._reopen()
-            _in_thread(_commits(), self.log.append, rows)
+        with self._file_lock:
+            if self.log.failed:
+                self._reopen()
+            try:
+                _in_thread(_commits(), self.log.append, rows)
+            except LogStale as stale:
+                logger.warning("%s; opening it anew", stale)
+                self._reopen()
+                _in_thread(_commits(), self.log.append, rows)
         # No greenlet switch from here: offset, id and tail belong together.
         if self._cohorts:
             self._keep(Batch(self.committed, rows))
@@ -264,6 +265,22 @@ class Channel:
         self._sync_due = False
         with suppress(StorageError):  # logged there; the log refuses writes from now on
             _in_thread(_commits(), self.log.flush)
+
+    def refresh(self) -> None:
+        """See whether somebody else changed the file, and if so open it anew. Blocks.
+
+        Publishing sees it anyway; this is for those who only read. Raises `StorageError`.
+        """
+        try:
+            _in_thread(_reads(), self.log.check_unchanged)
+        except LogStale:
+            with self._file_lock:  # an append in progress looks like a change, too
+                try:
+                    _in_thread(_reads(), self.log.check_unchanged)
+                except LogStale as stale:
+                    logger.warning("%s; opening it anew", stale)
+                    self._reopen()
+                    self._wake_readers()
 
     def _reopen(self) -> None:
         """Open the file anew after a fault or a change from outside; readers move over."""
@@ -439,19 +456,17 @@ class Channel:
         return text
 
     def _name_malformed(self, batch: Batch) -> None:
-        rows, batch.malformed = batch.malformed, []
-        self.malformed_rows += len(rows)
-        offset = 0
-        for row in rows:
-            offset = batch.rows.index(row + b"\n", offset)
+        self.malformed_rows += len(batch.malformed)
+        batch.malformed = []
+        for offset in tsv.malformed(batch.rows):
             place = batch.offset + offset
-            if place not in self._named and len(self._named) < NAMED_ROWS:
-                self._named.add(place)
-                line = 1 + _in_thread(_reads(), _lines_before, self.log, place)
-                logger.warning("%s, line %d: not an event (fewer than two tabs)", self.path, line)
-                if len(self._named) == NAMED_ROWS:
-                    logger.warning("%s: more such lines are not named", self.path)
-            offset += len(row) + 1
+            if place in self._named or len(self._named) == NAMED_ROWS:
+                continue
+            self._named.add(place)
+            line = 1 + _in_thread(_reads(), _lines_before, self.log, place)
+            logger.warning("%s, line %d: not an event (fewer than two tabs)", self.path, line)
+            if len(self._named) == NAMED_ROWS:
+                logger.warning("%s: more such lines are not named", self.path)
 
     def send(self, client: Any, offset: int, end: int) -> Iterator[bytes]:
         """Send bytes of the file to a client; yield those that it could not be sent directly.
@@ -497,8 +512,20 @@ class Channel:
 
 def _in_thread(pool: ThreadPool, function: Callable[..., T], *args: object) -> T:
     """Call a blocking function; the greenlet waits, the loop does not."""
-    result: T = pool.apply(function, args)
-    return result
+    result, error = pool.apply(_caught, (function, args))
+    if error:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def _caught(
+    function: Callable[..., T], args: tuple[object, ...]
+) -> tuple[T | None, Exception | None]:
+    """Return the result and the error: gevent prints a traceback of what a thread raises."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
 
 
 def _newest_id(log: Log) -> bytes:

@@ -141,7 +141,7 @@ class Log:
         """
         if self.failed:
             raise StorageError(self.failed)
-        self._check_unchanged()
+        self.check_unchanged()
         try:
             if self._fd < 0:
                 self._create()
@@ -191,7 +191,8 @@ class Log:
 
     # -- has the file changed? -------------------------------------------------------------
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Raise `LogStale` if the file is not as the last append left it, or `StorageError`."""
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:

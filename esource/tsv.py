@@ -40,6 +40,15 @@ def decode(rows: bytes) -> Iterator[Event]:
             yield Event(fields[0], fields[1], unfold(fields[2]))
 
 
+def malformed(rows: bytes) -> Iterator[int]:
+    """Yield the offset of each row that is not an event, in whole rows."""
+    offset = 0
+    for row in rows.split(b"\n")[:-1]:
+        if row.count(b"\t") < 2:
+            yield offset
+        offset += len(row) + 1
+
+
 def unfold(data: bytes) -> bytes:
     """Return the data of a row with LF for line breaks, as an event holds it."""
     if b"\r" in data:

@@ -144,6 +144,7 @@ def _read(hub: Hub, name: str) -> Response:
     environ = request.environ
     channel = hub.channel(name)
     parameters = _parameters(environ, RESUME_PARAMETERS)
+    channel.refresh()
     if _accepts_event_stream(environ.get("HTTP_ACCEPT", "")):
         resume_id = environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1") or next(
             (value.encode() for value in parameters.values() if value), b""

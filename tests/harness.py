@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
     """What came back for a request."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
     @property
@@ -172,7 +172,7 @@ class Hub:
 
     def get(self, path: str, **headers: str) -> Answer:
         """Download."""
-        return self.request("GET", path, **headers)
+        return self.request("GET", path, None, **headers)
 
     def post(self, path: str, body: str | bytes = b"", **headers: str) -> Answer:
         """Publish, whatever comes of it."""

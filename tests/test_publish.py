@@ -77,7 +77,7 @@ def test_ids_increase_for_many_publishers_at_once(hub: Hub) -> None:
         thread.join()
     ids = [row.split(b"\t")[0] for row in hub.rows("increase")]
     assert len(ids) == 200
-    assert all(a < b for a, b in zip(ids, ids[1:], strict=False))
+    assert ids == sorted(set(ids))
 
 
 def test_ids_increase_after_a_restart_with_an_id_from_the_future(own_hub: Hub) -> None:
@@ -107,7 +107,7 @@ def test_the_events_of_one_connection_keep_their_order(hub: Hub) -> None:
 CHUNKED = b"POST /bad_input HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 BAD = {
     "undecodable": (400, "/bad_input", b"\xff\xfe", {}),
-    "undecodable in its charset": (400, "/bad_input", b"\xff", {"Content_Type": "a/b;charset=ascii"}),
+    "undecodable ASCII": (400, "/bad_input", b"\xff", {"Content_Type": "a/b;charset=ascii"}),
     "NUL": (400, "/bad_input", b"a\0b", {}),
     "VT": (400, "/bad_input", b"a\x0bb", {}),
     "unknown charset": (415, "/bad_input", b"a", {"Content_Type": "text/plain; charset=klingon"}),
@@ -164,9 +164,8 @@ def test_a_name_of_the_wrong_form_is_told_the_pattern(hub: Hub) -> None:
 
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(hub: Hub) -> None:
     with hub.connect() as connection:
-        connection.sendall(
-            b"POST /bad_input HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n"
-        )
+        request = b"POST /bad_input HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n"
+        connection.sendall(request)
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 

@@ -1,0 +1,218 @@
+"""A channel in this process: publish, crash, reopen, resume, against a plain list."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import gevent
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from esource import tsv
+from esource.channel import Channel
+from esource.errors import StorageError
+from esource.event import Event
+
+
+def read_to_end(channel: Channel, offset: int) -> list[Event]:
+    """Return what a reader gets from an offset until it would wait."""
+    rows = b""
+    for batch in channel.follow(offset, heartbeat=0.001):
+        if batch is None:
+            break
+        rows += batch.rows
+    return list(tsv.decode(rows))
+
+
+class PublishCrashResume(RuleBasedStateMachine):
+    """The channel file, as a list of events."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = TemporaryDirectory()
+        self.path = Path(self.folder.name) / "orders.tsv"
+        self.events: list[Event] = []
+        self.channel = Channel(self.path).open()
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    @rule(
+        id=st.sampled_from([b"", b"", b"a", b"b", b"2020-01-01T00:00:00.000000Z"]),
+        data=st.text(st.characters(exclude_characters="\0\x0b\r", exclude_categories=["Cs"])),
+    )
+    def publish(self, id: bytes, data: str) -> None:
+        self.events.append(self.channel.publish(Event(id, b"", data.encode())))
+
+    @rule(count=st.integers(2, 20))
+    def publish_together(self, count: int) -> None:
+        events = [Event(b"", b"t", b"%d" % n) for n in range(count)]
+        greenlets = [gevent.spawn(self.channel.publish, event) for event in events]
+        published = [greenlet.get() for greenlet in greenlets]
+        assert [event.data for event in published] == [event.data for event in events]
+        self.events += published
+
+    @rule(torn=st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"")))
+    def crash(self, torn: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(torn)
+        self.channel = Channel(self.path).open()
+
+    @rule(by_hand=st.sampled_from([b"x\t\tby hand\n", b"x\ty\tby hand\n"]))
+    def somebody_appends(self, by_hand: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(by_hand)
+        self.events += tsv.decode(by_hand)
+
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        self.channel.refresh()
+        ids = [event.id for event in self.events]
+        id = data.draw(st.sampled_from([*ids, b"unknown", b"0"]))
+        offset, verdict = self.channel.offset_after(id)
+        assert verdict == ("exact" if id in ids else "start")
+        start = ids.index(id) + 1 if id in ids else 0
+        assert read_to_end(self.channel, offset) == self.events[start:]
+
+    @invariant()
+    def the_file_is_the_list(self) -> None:
+        rows = self.path.read_bytes() if self.path.exists() else b""
+        assert list(tsv.decode(rows)) == self.events
+        assigned = [event.id for event in self.events if event.id.startswith(b"202")]
+        fresh = [id for id in assigned if id != b"2020-01-01T00:00:00.000000Z"]
+        assert fresh == sorted(set(fresh))
+
+
+PublishCrashResume.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None
+)
+TestPublishCrashResume = PublishCrashResume.TestCase
+
+
+def test_events_published_together_share_one_write_and_one_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"first"))
+    appended: list[bytes] = []
+    real_append = channel.log.append
+
+    def append(rows: bytes) -> None:
+        appended.append(rows)
+        real_append(rows)
+
+    monkeypatch.setattr(channel.log, "append", append)
+    events = [gevent.spawn(channel.publish, Event(b"", b"", b"x")) for _ in range(100)]
+    gevent.joinall(events)
+    assert sum(rows.count(b"\n") for rows in appended) == 100
+    assert len(appended) <= 2
+
+
+def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    order = []
+
+    def read() -> None:
+        for batch in channel.follow(0, heartbeat=10):
+            order.append("reader")
+            if batch:
+                return
+
+    def publish() -> None:
+        channel.publish(Event(b"", b"", b"x"))
+        order.append("publisher")
+
+    readers = [gevent.spawn(read) for _ in range(200)]
+    gevent.sleep(0)
+    publishers = [gevent.spawn(publish) for _ in range(5)]
+    gevent.joinall([*readers, *publishers], raise_error=True)
+    assert order == ["publisher"] * 5 + ["reader"] * 200
+
+
+def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    encodings = []
+
+    def encode(rows: bytes, malformed: list[bytes]) -> bytes:
+        encodings.append(rows)
+        return rows
+
+    def read() -> bytes:
+        for batch in channel.follow(0, heartbeat=10):
+            if batch:
+                return channel.encoded(batch, encode)
+        return b""
+
+    readers = [gevent.spawn(read) for _ in range(100)]
+    gevent.sleep(0)
+    event = channel.publish(Event(b"", b"", b"x"))
+    gevent.joinall(readers, raise_error=True)
+    assert [reader.value for reader in readers] == [tsv.encode(event)] * 100
+    assert len(encodings) == 1
+
+
+def test_an_idle_channel_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import weakref
+
+    monkeypatch.setattr("esource.channel.WRITER_IDLE_SECONDS", 0.01)
+    before = len(os.listdir("/proc/self/fd"))
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"x"))
+    gone = weakref.ref(channel)
+    del channel
+    with gevent.Timeout(5):
+        while gone():
+            gevent.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = Channel(path).open()
+    first = channel.publish(Event(b"", b"", b"first"))
+
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    seen = gevent.spawn(read_two, channel)
+    monkeypatch.setattr("esource.log._sync", fail)
+    for _ in range(3):
+        with pytest.raises(StorageError):
+            channel.publish(Event(b"", b"", b"lost"))
+    assert list(tsv.decode(path.read_bytes())) == [first]
+    monkeypatch.undo()
+    second = channel.publish(Event(b"", b"", b"second"))
+    assert list(tsv.decode(path.read_bytes())) == [first, second]
+    assert seen.get() == [first, second]
+
+
+def read_two(channel: Channel) -> list[Event]:
+    events: list[Event] = []
+    for batch in channel.follow(0, heartbeat=10):
+        if batch:
+            events += tsv.decode(batch.rows)
+        if len(events) >= 2:
+            break
+    return events
+
+
+def test_an_id_given_by_a_publisher_moves_the_next_default_id(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
+    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
+    channel.publish(Event(b"9999-12-31T23:59:59.999999Z", b"", b""))
+    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000001Z"
+
+
+def test_the_clock_may_step_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    ids = [channel.publish(Event(b"", b"", b"")).id]
+    for nanoseconds in (1, 0, 10**18):
+        monkeypatch.setattr("time.time_ns", lambda now=nanoseconds: now)
+        ids += [channel.publish(Event(b"", b"", b"")).id for _ in range(3)]
+        channel = Channel(tmp_path / "orders.tsv").open()
+    assert ids == sorted(set(ids))

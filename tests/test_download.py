@@ -1,0 +1,134 @@
+"""`GET /<channel>`: SPEC, section 5."""
+
+import time
+from email.utils import formatdate, parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Hub
+
+
+def test_a_download_is_the_file(hub: Hub) -> None:
+    for data in ("one", "two\nlines", "tab\there"):
+        newest = hub.publish("/file", data)
+    answer = hub.get("/file")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/tab-separated-values; charset=utf-8"
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+    assert answer.headers["Last-Event-ID"] == newest
+    assert answer.body == hub.file("file").read_bytes()
+
+
+def test_a_channel_nobody_wrote_to_is_empty_and_gets_no_file(hub: Hub) -> None:
+    answer = hub.get("/empty")
+    assert (answer.status, answer.body) == (200, b"")
+    assert "Last-Event-ID" not in answer.headers
+    assert not hub.file("empty").exists()
+
+
+def test_head_says_what_get_sends(hub: Hub) -> None:
+    hub.publish("/head", "x")
+    get, head = hub.get("/head"), hub.request("HEAD", "/head")
+    assert head.body == b""
+    for name in ("Content-Length", "ETag", "Last-Event-ID", "Content-Type", "Accept-Ranges"):
+        assert head.headers[name] == get.headers[name]
+
+
+@pytest.mark.parametrize(
+    ("asked", "slice_", "content_range"),
+    [
+        ("bytes=0-9", slice(0, 10), "bytes 0-9/{}"),
+        ("bytes=10-", slice(10, None), "bytes 10-{last}/{}"),
+        ("bytes=-5", slice(-5, None), "bytes {minus5}-{last}/{}"),
+        ("bytes=5-999999", slice(5, None), "bytes 5-{last}/{}"),
+    ],
+)
+def test_one_range(hub: Hub, asked: str, slice_: slice, content_range: str) -> None:
+    if not hub.file("range").exists():
+        hub.publish("/range", "0123456789" * 10)
+    whole = hub.file("range").read_bytes()
+    answer = hub.get("/range", Range=asked)
+    size = len(whole)
+    assert answer.status == 206
+    assert answer.body == whole[slice_]
+    assert answer.headers["Content-Range"] == content_range.format(
+        size, last=size - 1, minus5=size - 5
+    )
+
+
+def test_a_range_beyond_the_end_is_416_and_says_the_size(hub: Hub) -> None:
+    hub.publish("/beyond", "x")
+    size = hub.file("beyond").stat().st_size
+    answer = hub.get("/beyond", Range=f"bytes={size}-")
+    assert answer.status == 416
+    assert answer.headers["Content-Range"] == f"bytes */{size}"
+    assert answer.text.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-1,3-4", "rows=0-1", "bytes=x-y", "bytes=5-2"])
+def test_ranges_of_other_kinds_are_ignored(hub: Hub, asked: str) -> None:
+    hub.publish("/other_range", "x")
+    assert hub.get("/other_range", Range=asked).status == 200
+
+
+def test_a_range_is_only_for_the_version_that_if_range_names(hub: Hub) -> None:
+    hub.publish("/if_range", "x")
+    etag = hub.get("/if_range").headers["ETag"]
+    assert hub.get("/if_range", Range="bytes=1-", If_Range=etag).status == 206
+    hub.publish("/if_range", "y")
+    assert hub.get("/if_range", Range="bytes=1-", If_Range=etag).status == 200
+
+
+def test_nothing_new_is_304(hub: Hub) -> None:
+    hub.publish("/etag", "x")
+    first = hub.get("/etag")
+    answer = hub.get("/etag", If_None_Match=first.headers["ETag"])
+    assert (answer.status, answer.body) == (304, b"")
+    assert answer.headers["ETag"] == first.headers["ETag"]
+    hub.publish("/etag", "y")
+    assert hub.get("/etag", If_None_Match=first.headers["ETag"]).status == 200
+
+
+def test_a_date_never_hides_an_event_of_the_same_second(hub: Hub) -> None:
+    hub.publish("/date", "x")
+    first = hub.get("/date")
+    modified = first.headers["Last-Modified"]
+    assert parsedate_to_datetime(modified).timestamp() <= time.time()
+    hub.publish("/date", "y")
+    assert hub.get("/date", If_Modified_Since=modified).status == 200
+    later = formatdate(time.time() + 2, usegmt=True)
+    assert hub.get("/date", If_Modified_Since=later).status == 304
+
+
+def test_curl_continues_a_copy(hub: Hub, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.tsv"
+    for n in range(3):
+        hub.publish("/copy", f"event {n}")
+        done = hub.curl("-C", "-", "-o", str(copy), f"{hub.url}/copy")
+        assert done.returncode == 0, done.stderr
+        assert copy.read_bytes() == hub.file("copy").read_bytes()
+    assert hub.curl("-C", "-", "-o", str(copy), f"{hub.url}/copy").returncode == 0
+    assert copy.read_bytes() == hub.file("copy").read_bytes()
+
+
+def test_a_large_channel_comes_whole_on_a_connection_that_goes_on(hub: Hub) -> None:
+    with hub.file("large").open("wb") as file:
+        for n in range(30):
+            file.write(b"%d\t\t%b\n" % (n, b"x" * 1_000_000))
+    done = hub.curl(
+        f"{hub.url}/large", "-o", "/dev/null", f"{hub.url}/large", "-o", "/dev/null",
+        "-w", "%{size_download} %{num_connects}\n",
+    )  # fmt: skip
+    size = hub.file("large").stat().st_size
+    assert done.stdout.decode() == f"{size} 1\n{size} 0\n"
+    assert hub.get("/large").body == hub.file("large").read_bytes()
+
+
+def test_a_torn_row_is_not_served_and_saved_aside(own_hub: Hub) -> None:
+    own_hub.file("torn").write_bytes(b"1\t\tone\n2\t\ttw")
+    assert own_hub.get("/torn").body == b"1\t\tone\n"
+    assert [f.read_bytes() for f in own_hub.folder.glob("torn.tsv.torn-*")] == [b"2\t\ttw"]
+    assert "torn write" in own_hub.log
+    own_hub.publish("/torn?id=3", "three")
+    assert own_hub.rows("torn") == [b"1\t\tone", b"3\t\tthree"]

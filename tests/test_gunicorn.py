@@ -1,0 +1,265 @@
+"""The server as a whole: start, refuse to start, stop, reload, and what survives it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT, Hub, Stream, eventually, running_hub
+
+# -- starting ----------------------------------------------------------------------------------
+
+
+def refused(hub: Hub, *options: str) -> str:
+    """Start a hub that must not start; return the one line in which it says why."""
+    process = hub.launch(*options)
+    assert process.wait(20) != 0
+    hub.process = None
+    lines = [line for line in hub.log.splitlines() if "[INFO]" not in line]
+    assert len(lines) == 1, hub.log
+    return lines[0]
+
+
+def test_plain_gunicorn_in_the_checkout_starts_the_hub(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    gunicorn = Path(sys.executable).parent / "gunicorn"
+    with hub.log_path.open("wb") as log:
+        hub.process = subprocess.Popen([str(gunicorn)], cwd=ROOT, env=hub.environ, stderr=log)
+    hub.wait_until_up()
+    hub.publish("/orders", "x")
+    assert len(hub.rows("orders")) == 1
+    assert "Using worker: gevent" in hub.log
+    assert hub.stop() == 0
+
+
+def test_the_installed_command_starts_it_anywhere_and_takes_gunicorns_options(
+    tmp_path: Path,
+) -> None:
+    hub = Hub(tmp_path)
+    del hub.environ["ESOURCE_DIR"]
+    esource = Path(sys.executable).parent / "esource"
+    other = Hub(tmp_path)
+    with hub.log_path.open("wb") as log:
+        command = [str(esource), "-b", f"127.0.0.1:{other.port}"]
+        other.process = subprocess.Popen(command, cwd=tmp_path, env=hub.environ, stderr=log)
+    other.wait_until_up()
+    other.publish("/orders", "x")
+    assert len(other.rows("orders")) == 1  # in `events` of the current folder
+    assert other.stop() == 0
+
+
+def test_help_and_version_need_no_server() -> None:
+    for option, expected in (("--help", "ESOURCE_DIR"), ("--version", "esource 0.")):
+        done = subprocess.run(
+            [sys.executable, "-m", "esource", option], capture_output=True, check=True, text=True
+        )
+        assert expected in done.stdout
+
+
+def test_a_second_hub_on_the_folder_is_refused_and_told_who_holds_it(own_hub: Hub) -> None:
+    assert own_hub.process
+    second = Hub(own_hub.home / "second", ESOURCE_DIR=str(own_hub.folder))
+    second.home.mkdir()
+    line = refused(second)
+    assert f"in use by another hub (process {own_hub.process.pid})" in line
+    assert "ESOURCE_DIR" in line
+    own_hub.publish("/still", "works")
+
+
+def test_two_workers_are_refused(tmp_path: Path) -> None:
+    assert "--workers 2" in refused(Hub(tmp_path), "--workers", "2")
+
+
+def test_a_second_worker_by_signal_is_taken_back(own_hub: Hub) -> None:
+    assert own_hub.process
+    own_hub.process.send_signal(signal.SIGTTIN)
+    eventually(lambda: "2 workers refused" in own_hub.log)
+    own_hub.publish("/still", "works")
+    assert own_hub.log.count("Booting worker") == 1
+
+
+def test_a_missing_parent_folder_is_refused(tmp_path: Path) -> None:
+    line = refused(Hub(tmp_path, ESOURCE_DIR=str(tmp_path / "no" / "events")))
+    assert "its parent does not exist" in line
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("a file is in the way")
+    assert "cannot write to the folder" in refused(Hub(tmp_path))
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_rights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir(mode=0o500)
+    assert "cannot write to the folder" in refused(Hub(tmp_path))
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refused(Hub(tmp_path, ESOURCE_BIND=f"127.0.0.1:{port}"))
+        assert f"127.0.0.1:{port} is in use" in line
+
+
+@pytest.mark.parametrize("option", [[], ["--check-config"]])
+def test_a_bad_setting_is_refused_by_name(tmp_path: Path, option: list[str]) -> None:
+    line = refused(Hub(tmp_path, ESOURCE_FSYNC="sometimes"), *option)
+    assert "ESOURCE_FSYNC" in line
+    assert "always, interval, never" in line
+
+
+def test_a_misspelt_setting_is_warned_of(tmp_path: Path) -> None:
+    with running_hub(tmp_path, ESOURCE_FSNC="never") as hub:
+        assert "ESOURCE_FSNC is not a setting" in hub.log
+
+
+def test_preload_does_no_harm(tmp_path: Path) -> None:
+    with running_hub(tmp_path, "--preload") as hub:
+        hub.publish("/preload", "1")
+        os.kill(hub.worker, signal.SIGKILL)
+        eventually(lambda: hub.log.count("Booting worker") == 2)
+        eventually(lambda: hub.get("/preload").body.count(b"\n") == 1)
+        hub.publish("/preload", "2")
+        assert len(hub.rows("preload")) == 2
+
+
+# -- stopping ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_200_streams_properly_and_in_under_two_seconds(
+    tmp_path: Path, signal_number: int
+) -> None:
+    with running_hub(tmp_path) as hub:
+        request = b"GET /stop HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n"
+        streams = [hub.connect() for _ in range(200)]
+        idle = hub.connect()  # has not sent a request
+        for stream in streams:
+            stream.sendall(request)
+        for stream in streams:
+            text = b""
+            while b"\r\n\r\n2\r\n:\n\r\n" not in text:
+                text += stream.recv(65536)
+        started = time.monotonic()
+        assert hub.stop(signal_number) == 0
+        assert time.monotonic() - started < 2.0
+        retries = set()
+        for stream in streams:
+            rest = b"".join(iter(lambda stream=stream: stream.recv(65536), b""))  # type: ignore[misc]
+            # A last line that is no event, and the chunk that ends the response.
+            match = re.fullmatch(rb"[0-9A-F]+\r\nretry: (\d+)\n\r\n0\r\n\r\n", rest)
+            assert match, rest
+            retries.add(int(match[1]))
+            stream.close()
+        idle.close()
+        assert len(retries) > 100  # they do not all come back at once
+        assert 1000 <= min(retries) <= max(retries) <= 3000
+        assert "Traceback" not in hub.log
+        hub.start()
+
+
+def test_a_stop_does_not_wait_for_a_reader_that_is_stuck(own_hub: Hub) -> None:
+    with Stream(own_hub, "/stuck"):
+        for _ in range(20):
+            own_hub.publish("/stuck", "x" * 1_000_000)
+        started = time.monotonic()
+        assert own_hub.stop() == 0
+        assert time.monotonic() - started < 5.0
+        assert "Traceback" not in own_hub.log
+
+
+def test_a_stop_lets_go_of_idle_keep_alive_connections(own_hub: Hub) -> None:
+    with own_hub.connect() as connection:
+        connection.sendall(b"GET /idle HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection.recv(65536)
+        started = time.monotonic()
+        own_hub.stop()
+        assert time.monotonic() - started < 2.0
+        assert connection.recv(65536) == b""
+
+
+def test_everything_acknowledged_is_there_after_a_kill(own_hub: Hub) -> None:
+    ids = [own_hub.publish("/kill", f"{n}") for n in range(20)]
+    own_hub.kill()
+    own_hub.start()
+    assert [row.split(b"\t")[0].decode() for row in own_hub.rows("kill")] == ids
+
+
+@pytest.mark.parametrize("fsync", ["always", "interval", "never"])
+def test_every_policy_keeps_events_over_a_restart(tmp_path: Path, fsync: str) -> None:
+    with running_hub(tmp_path, ESOURCE_FSYNC=fsync) as hub:
+        hub.publish("/policy", "1")
+        hub.restart()
+        hub.publish("/policy", "2")
+        assert len(hub.rows("policy")) == 2
+
+
+# -- reloading ---------------------------------------------------------------------------------
+
+
+def test_reloads_lose_no_acknowledged_event_and_no_reader_misses_one(own_hub: Hub) -> None:
+    acknowledged: list[str] = []
+    failed: list[str] = []
+    stop = threading.Event()
+
+    def publish(number: int) -> None:
+        n = 0
+        while not stop.is_set():
+            try:
+                acknowledged.append(own_hub.publish("/reload", f"{number} {n}"))
+            except OSError as error:  # a connection that was closed: nothing was acknowledged
+                failed.append(str(error))
+            n += 1
+
+    received: list[str] = []
+
+    def follow() -> None:
+        while not stop.is_set():
+            headers = {"Last_Event_ID": received[-1] if received else "0"}
+            try:
+                with Stream(own_hub, "/reload", **headers) as stream:
+                    stream.read_to_end()
+                    received.extend(event.id.decode() for event in stream.events)
+            except (OSError, AssertionError):
+                continue
+
+    threads = [threading.Thread(target=publish, args=[n]) for n in range(4)]
+    follower = threading.Thread(target=follow)
+    for thread in [*threads, follower]:
+        thread.start()
+    for count in range(2, 5):
+        assert own_hub.process
+        reached = len(acknowledged)
+        eventually(lambda reached=reached: len(acknowledged) > reached + 50)  # type: ignore[misc]
+        own_hub.process.send_signal(signal.SIGHUP)
+        eventually(lambda count=count: own_hub.log.count("channels in") == count)  # type: ignore[misc]
+    reached = len(acknowledged)
+    eventually(lambda: len(acknowledged) > reached + 50)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    ids = [row.split(b"\t")[0].decode() for row in own_hub.rows("reload")]
+    assert set(acknowledged) <= set(ids)
+    assert len(ids) == len(set(ids))
+    own_hub.stop()
+    follower.join()
+    assert received == ids[: len(received)]
+    assert len(received) > len(ids) // 2
+    assert "Traceback" not in own_hub.log
+
+
+def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(
+    own_hub: Hub,
+) -> None:
+    ids = [own_hub.publish("/replaced", f"{n}") for n in range(10)]
+    os.kill(own_hub.worker, signal.SIGKILL)
+    eventually(lambda: own_hub.log.count("channels in") == 2)
+    ids.append(own_hub.publish("/replaced", "10"))
+    assert [row.split(b"\t")[0].decode() for row in own_hub.rows("replaced")] == ids

@@ -1,0 +1,57 @@
+"""The house: each room imports only what the table in `esource/__init__.py` puts above it."""
+
+import ast
+from pathlib import Path
+
+import esource
+
+# Room -> the rooms it may import, and nothing else of the project.
+MAY_IMPORT = {
+    "__init__": "",
+    "errors": "",
+    "config": "errors",
+    "event": "errors",
+    "tsv": "event errors",
+    "sse": "tsv event errors",
+    "resume": "event errors",
+    "log": "errors",
+    "channel": "event tsv resume log errors",
+    "hub": "channel config errors",
+    "body": "errors",
+    "views": "hub channel event tsv sse body config errors",
+    "app": "views hub config errors",
+    "server": "hub config errors __init__",
+    "__main__": "server config log tsv __init__",
+}
+# What only one room may know about; the master's hooks start a greenlet to stop.
+ONLY = {
+    "gevent": {"channel", "server"},
+    "flask": {"views", "app"},
+    "gunicorn": {"body", "server", "__main__"},
+}
+FOLDER = Path(esource.__file__).parent
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(MAY_IMPORT)
+
+
+def test_rooms_import_only_from_above() -> None:
+    for room, allowed in MAY_IMPORT.items():
+        for name in imports(FOLDER / f"{room}.py"):
+            top, _, rest = name.partition(".")
+            if top == "esource":
+                other = rest.partition(".")[0]
+                other = other if other in MAY_IMPORT else "__init__"
+                assert other in allowed.split(), f"{room} imports {other}"
+            assert room in ONLY.get(top, {room}), f"{room} imports {top}"
