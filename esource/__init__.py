@@ -1,20 +1,30 @@
 """esource: an EventSource hub whose queue, history and truth is a plain file.
 
-Low to high, each room importing only rooms above it in this list:
+Low to high, each room importing only from rooms above it (`tests/test_layers.py` says which):
 
-    errors    what can go wrong, with its HTTP status
-    config    the settings, read once from the environment
-    event     one event, what is allowed in it, and the next default id
-    tsv, sse  bytes <-> events; pure
-    resume    where in a block of rows a reader goes on; pure
-    log       one file of whole rows: open, repair, append, read
-    channel   the commit, the follow, and all of gevent
-    hub       channel names -> channels, and the folder's lock
-    body      one request body, whole or not at all
-    views     HTTP: publish, subscribe, download
-    app       the wiring
-    server    gunicorn's settings and hooks
-    __main__  the command line
+    errors     what can go wrong, with its HTTP status
+    config     the settings, read once from the environment
+    event      one event, what is allowed in it, and the next default id
+    tsv        the grammar of a channel file; rows <-> events
+    sse, ndjson, formats, ingest
+               rows -> what is sent, what was sent -> rows
+    selection, resume, zones, recent
+               rows -> which of them, from where, and which were there already
+    log        one file of whole rows: open, repair, append, read
+    threads    blocking calls where the loop must not wait
+    readers    who waits for a commit, and how they are woken
+    channel    the queue, the commit, and where readers go on
+    hub        channel names -> channels, and the folder's locks
+    answers, body
+               what the views share: answers of one line, bodies whole or not at all
+    publish, read, views
+               HTTP
+    app        the wiring
+    server     gunicorn's settings and hooks
+    __main__   the command line
+
+Everything above `log` is pure: bytes in, bytes out. gevent is in `threads`, `readers` and
+`channel` (and starts the end in `server`).
 
 This module imports nothing, so that gunicorn's configuration can import
 `esource.config` before gevent has patched the standard library.

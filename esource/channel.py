@@ -1,7 +1,7 @@
-"""One channel: the queue, the writer, the commit, and the readers. All of gevent is here.
+"""One channel: the queue, the writer, the commit, and where readers go on.
 
-A channel is a log and a position in it, `committed`. Publishing moves `committed`;
-reading goes from an offset to `committed`, then waits for it to move:
+A channel is a log and a position in it, `committed`. Publishing moves `committed`; reading
+goes from an offset to `committed`, then waits for it to move:
 
     publishers ──► queue ──► writer ──► log.append ──► committed moves
                                                         1. the publishers are answered
@@ -13,63 +13,64 @@ So live, resumed and slow readers are one loop and differ in their offset alone.
 them has a queue: who is slow reads the file later. The last commits are also kept in
 memory, encoded once for all who read at the tail.
 
-Group commit: what is in the queue when the writer comes round is one write and one sync.
-While it is at the disk, in a thread, the queue fills for the next round.
+Group commit: the rows of all who publish while the writer is at the disk become the next
+commit, which is one write and one sync.
 
 Greenlets switch only where they wait. Lines that rely on it say so.
 """
 
-import functools
 import logging
-import socket as sockets
 import ssl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 from gevent.lock import BoundedSemaphore
 from gevent.queue import Empty, SimpleQueue
-from gevent.threadpool import ThreadPool
 
-from esource import resume, tsv
+from esource import resume, selection, tsv
 from esource.errors import EsourceError, LogStale, StorageError
-from esource.event import Event, default_id, micros_of, time_of
+from esource.event import Event, micros_of, time_of
 from esource.log import Log
+from esource.readers import Reader, Readers
+from esource.recent import Recent
+from esource.threads import commits, in_thread, reads
+from esource.tsv import Draft
+from esource.zones import ZONE_BYTES, Zone, zone
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 # Encodes whole rows, and puts those that are not events into the list.
 Encode = Callable[[bytes, list[bytes]], bytes]
+# Given an end and a newest id; raises `PreconditionFailed`.
+Precondition = Callable[[int, bytes], None]
 
+COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
 READ_BYTES = 1 << 18  # of rows encoded at a time: about a millisecond of the loop
-SCAN_BYTES = 1 << 20  # of rows searched at a time, in a thread: about half a millisecond
+SCAN_BYTES = ZONE_BYTES  # of rows searched at a time, in a thread
 SEND_BYTES = 1 << 20  # of a download, in a thread
 TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
-COHORT = 64  # readers woken in one go; then others get a turn
 WRITER_IDLE_SECONDS = 30.0
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 NAMED_ROWS = 100  # of those that are not events; a file of another kind must not flood the log
+# Publishers' ids of the default form move the hub's own next one, until the year 9000.
+FOLLOWED_MICROS = micros_of(b"9000-01-01T00:00:00.000000Z")
 
 
-@functools.cache
-def _commits() -> ThreadPool:
-    """Return the threads that write and sync. gevent's own are everybody's: no place to queue."""
-    return ThreadPool(32)
+class Position(NamedTuple):
+    """A place in a file: where a row begins, or the end. The file may since have been replaced."""
 
-
-@functools.cache
-def _reads() -> ThreadPool:
-    return ThreadPool(8)
+    log: Log
+    offset: int
 
 
 class Batch:
-    """Whole rows that stand together in the file, encoded at most once for each format."""
+    """Whole rows that stand together in a file, encoded at most once for each format."""
 
     __slots__ = ("_encoded", "malformed", "offset", "rows")
 
@@ -87,33 +88,99 @@ class Batch:
         return self._encoded[encode]
 
 
-class _Commit:
-    """What the publishers of one batch wait for: one signal for all is cheaper than one each."""
+class Receipt:
+    """What a publisher holds of rows that are on their way to the disk.
 
-    __slots__ = ("done", "error")
+    After `wait` it says what became of them: how many were appended, the first and last id.
+    """
+
+    __slots__ = (
+        "_commit", "_drafts", "_precondition", "_unique",
+        "appended", "end", "error", "first", "last", "skipped",
+    )  # fmt: skip
+
+    def __init__(
+        self, commit: "_Commit", drafts: list[tuple[Draft, int]],
+        precondition: Precondition | None, unique: bool,
+    ) -> None:  # fmt: skip
+        self._commit = commit
+        self._drafts = drafts  # each with the time of its first default id
+        self._precondition = precondition
+        self._unique = unique
+        self.error: EsourceError | None = None
+        self.appended = self.skipped = 0  # events
+        self.first = self.last = b""
+        self.end = 0  # where the next row after them begins
+
+    def wait(self) -> "Receipt":
+        """Block until the rows are committed: on disk, under ESOURCE_FSYNC=always.
+
+        Raises `StorageError`, `PreconditionFailed`, `Conflict`; then none is in the file.
+        """
+        if not self._commit.done.is_set():
+            self._commit.done.wait()
+        error = self._commit.error or self.error
+        if error:
+            raise error.again() from error
+        return self
+
+    def _rows(self, end: int, newest_id: bytes, recent: Recent | None) -> list[bytes]:
+        """Return the rows to append at `end`, with their ids; on an error none."""
+        self.appended = self.skipped = 0
+        blocks = []
+        try:
+            if self._precondition:
+                self._precondition(end, newest_id)
+            for draft, micros in self._drafts:
+                rows, events = tsv.stamp(draft, micros), draft.events
+                if self._unique and recent:
+                    rows, events = recent.new(rows)
+                    self.skipped += draft.events - events
+                self.appended += events
+                if rows:
+                    blocks.append(rows)
+        except EsourceError as error:
+            self.error = error
+            return []
+        if blocks:
+            self.first = tsv.id_of(blocks[0])
+            last = blocks[-1]
+            self.last = tsv.id_of(last[last.rfind(b"\n", 0, -1) + 1 :])
+        if recent:
+            for rows in blocks:
+                recent.add(rows)
+        return blocks
+
+
+class _Commit:
+    """Rows that are written and synced together; their publishers share one signal."""
+
+    __slots__ = ("done", "error", "receipts", "size")
 
     def __init__(self) -> None:
+        self.receipts: list[Receipt] = []
+        self.size = 0  # bytes of the rows, about
         self.done = Signal()
         self.error: EsourceError | None = None
 
+    def append_to(self, log: Log, newest_id: bytes, recent: Recent | None) -> tuple[bytes, int]:
+        """Append to the log; return the rows if they are few, and where they begin. Blocks.
 
-class _Cohort:
-    """Up to `COHORT` readers, who are woken together."""
-
-    __slots__ = ("readers", "signal")
-
-    def __init__(self) -> None:
-        self.readers = 0
-        self.signal = Signal()
-
-    def wake(self) -> None:
-        # A fresh signal first: who is woken and waits again waits for the next commit.
-        signal, self.signal = self.signal, Signal()
-        signal.set()
-
-
-class _Readable(BaseException):
-    """Thrown into a waiting reader when its client's socket has something to read."""
+        Runs in a thread: it may be tens of megabytes, of which no step is more than one.
+        """
+        offset = end = log.end
+        blocks = []
+        for receipt in self.receipts:
+            rows = receipt._rows(end, newest_id, recent)
+            end += sum(map(len, rows))
+            receipt.end = end
+            newest_id = receipt.last or newest_id
+            blocks += rows
+        if blocks:
+            if end - offset <= TAIL_BYTES:
+                blocks = [b"".join(blocks)]
+            offset = log.append(*blocks)
+        return (blocks[0] if len(blocks) == 1 else b""), offset
 
 
 class Channel:
@@ -123,50 +190,41 @@ class Channel:
     the last reference to it.
     """
 
-    def __init__(self, path: Path, fsync: str = "always") -> None:
+    def __init__(self, path: Path, fsync: str = "always", dedup_events: int = 10_000) -> None:
         """Name a channel; its file need not exist. Nothing is opened yet."""
         self.path = path
         self.committed = 0  # bytes; where readers stop
         self.newest_id = b""  # of the event before `committed`
         self.malformed_rows = 0  # how often readers met a row that is not an event
+        self.readers = Readers()
+        self.draining = False
         self._fsync = fsync
+        self._dedup_events = dedup_events
         self._log: Log | None = None
-        # Where the readers of a log that was replaced go on.
-        self._successors: dict[Log, tuple[Log, int]] = {}
         self._file_lock = BoundedSemaphore(1)  # held while the file is written or opened
-        self._newest_micros = -1  # of the greatest default id given or found
-        self._queue: SimpleQueue[bytes] = SimpleQueue()
-        self._commit = _Commit()  # of what is in the queue
+        # Where the readers of a log that was replaced go on.
+        self._successors: dict[Log, Position] = {}
+        self._newest_micros = -2  # of the greatest default id given or found; -2: not looked for
+        self._queue: SimpleQueue[_Commit] = SimpleQueue()
+        self._open_commit: _Commit | None = None  # the last in the queue, which takes more rows
         self._writer: gevent.Greenlet | None = None
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
-        self._cohorts: list[_Cohort] = []
-        self._waker: gevent.Greenlet | None = None
-        self._stale = False  # a cohort may not know of the newest commit
+        self._zones: list[Zone] = []
+        self._mapper: gevent.Greenlet | None = None
+        self._recent: Recent | None = None
         self._sync_due = False
-        self._draining = False
-        self._sockets: set[Any] = set()  # of the clients who follow
         self._named: set[int] = set()  # offsets of rows that are not events, already logged
+
+    # -- the file ------------------------------------------------------------------------
 
     def open(self) -> "Channel":
         """Open and repair the file if that was not done yet. Blocks; raises `StorageError`."""
         if self._log is None:
             with self._file_lock:
                 if self._log is None:
-                    log = _in_thread(_reads(), Log, self.path, self._fsync != "never")
-                    self._newest_micros = _in_thread(_reads(), _newest_micros, log)
-                    self._take(log)
+                    self._take(in_thread(reads(), Log, self.path, self._fsync != "never"))
         return self
-
-    def _take(self, log: Log) -> None:
-        newest_id = _in_thread(_reads(), _newest_id, log)
-        # No greenlet switch from here: offset, id and file belong together.
-        log.sync = self._fsync == "always"
-        self._log = log
-        self.committed = log.end
-        self.newest_id = newest_id
-        self._tail.clear()
-        self._tail_bytes = 0
 
     @property
     def log(self) -> Log:
@@ -174,89 +232,178 @@ class Channel:
         assert self._log is not None
         return self._log
 
+    @property
+    def tail(self) -> Position:
+        """Where the next event will be."""
+        return Position(self.log, self.committed)
+
+    def version(self, end: int) -> str:
+        """Return what names an end of the file: another with every append, and for every file."""
+        return f"{self.log.inode:x}-{end:x}"
+
+    def _take(self, log: Log) -> None:
+        newest_id = in_thread(reads(), _id_before, log, log.end)
+        # No greenlet switch from here: offset, id and file belong together.
+        log.sync = self._fsync == "always"
+        self._log = log
+        self.committed = log.end
+        self.newest_id = newest_id
+        self._zones = []
+        self._recent = None
+        self._forget_tail()
+
+    def refresh(self) -> None:
+        """See whether somebody else changed the file, and read it anew. Blocks.
+
+        Publishing sees it anyway; this is for those who only read. Raises `StorageError`.
+        """
+        try:
+            in_thread(reads(), self.log.check_unchanged)
+        except LogStale as stale:
+            if self._file_lock.locked():
+                return  # an append in progress: it looks like a change, and sees to others'
+            with self._file_lock:
+                self._follow_change(stale)
+
+    def _follow_change(self, stale: LogStale) -> None:
+        """Take in what others appended, or move to the file that now has this name."""
+        if not in_thread(reads(), self.log.is_same_file):
+            logger.warning("%s; opening it anew", stale)
+            self._reopen()
+        elif in_thread(reads(), self.log.take_in):
+            self._take(self.log)
+            self.readers.wake()
+
+    def _reopen(self) -> None:
+        """Open the file anew after a fault or a change from outside; readers move over."""
+        old, newest_id = self.log, self.newest_id
+        new = in_thread(reads(), old.reopened)
+        if new.read_only and old.read_only and old.is_same_file():
+            return
+        offset = old.end
+        if new.inode != old.inode or in_thread(reads(), _id_before, new, offset) != newest_id:
+            logger.error(
+                "%s: a file with %d acknowledged bytes (newest id %r) is gone from this name",
+                old.path, old.end, newest_id.decode(errors="replace"),
+            )  # fmt: skip
+            offset, _ = self._after(new, new.end, newest_id)
+        self._take(new)
+        # No greenlet switch since the log was replaced: who reads the old one needs this.
+        if self.readers:
+            self._successors[old] = Position(new, offset)
+        self._newest_micros = max(self._newest_micros, -1)  # those of the old file still count
+        self.readers.wake()
+
     # -- publishing ----------------------------------------------------------------------
 
     def publish(self, event: Event) -> Event:
         """Append an event; return it with its id.
 
-        Blocks until it is committed: on disk, under ESOURCE_FSYNC=always. Events that
-        are published meanwhile share the commit. Raises `StorageError`; then the event is
-        not in the file.
+        Blocks until it is committed: on disk, under ESOURCE_FSYNC=always. Raises
+        `StorageError`; then the event is not in the file.
         """
-        # No greenlet switch from here to the queue: ids are in the order of rows.
-        if not event.id:
-            self._newest_micros = max(time.time_ns() // 1000, self._newest_micros + 1)
-            event = event._replace(id=default_id(self._newest_micros))
-        else:
-            self._newest_micros = max(self._newest_micros, micros_of(event.id))
-        commit = self._commit
-        self._queue.put(tsv.encode(event))
-        if self._writer is None:
-            self._writer = gevent.spawn(self._write)
-        commit.done.wait()
-        if commit.error:
-            raise type(commit.error)(*commit.error.args) from commit.error
-        return event
+        receipt = self.append([tsv.draft(event)]).wait()
+        return event._replace(id=receipt.first)
+
+    def append(
+        self,
+        drafts: Sequence[Draft],
+        precondition: Precondition | None = None,
+        unique: bool = False,
+    ) -> Receipt:
+        """Queue rows, at least one, to be committed as one run with nothing in between.
+
+        Those without id get default ids. A `precondition` is asked right before, with the
+        end and the newest id of all that goes before, and raises if they are not to be
+        appended. With `unique`, rows that are among the recent ones are left out, and an id
+        that is there with other content makes all of it fail.
+
+        Returns at once, but for the first time, when the newest default id is looked for.
+        """
+        if self._newest_micros == -2:
+            newest = in_thread(reads(), _newest_micros, self.log)
+            self._newest_micros = max(self._newest_micros, newest)
+        # No greenlet switch from here to the end: ids are in the order of rows.
+        now = time.time_ns() // 1000
+        commit = self._open_commit
+        if commit is None or commit.size >= COMMIT_BYTES:
+            commit = self._open_commit = _Commit()
+            self._queue.put(commit)
+            if self._writer is None:
+                self._writer = gevent.spawn(self._write)
+        timed = []
+        for draft in drafts:
+            if self._newest_micros < draft.newest_micros < FOLLOWED_MICROS:
+                self._newest_micros = draft.newest_micros
+            micros = max(now, self._newest_micros + 1)
+            if draft.without_id:
+                self._newest_micros = micros + draft.without_id - 1
+            timed.append((draft, micros))
+            commit.size += len(draft.rows)
+        receipt = Receipt(commit, timed, precondition, unique)
+        commit.receipts.append(receipt)
+        return receipt
 
     def _write(self) -> None:
         """Be the writer greenlet: commit what is queued, until the channel is idle."""
         while True:
             try:
-                rows = [self._queue.get(timeout=WRITER_IDLE_SECONDS)]
+                commit = self._queue.get(timeout=WRITER_IDLE_SECONDS)
             except Empty:
                 # No greenlet switch from here: who publishes next must find no writer.
                 if not self._queue.qsize():
                     self._writer = None
                     return
                 continue
-            # No greenlet switch from here to the new commit: it is of the next batch.
-            while self._queue.qsize():
-                rows.append(self._queue.get_nowait())
-            commit, self._commit = self._commit, _Commit()
+            # No greenlet switch from here until it takes no more rows.
+            if commit is self._open_commit:
+                self._open_commit = None
             try:
-                self._append(b"".join(rows), rows[-1])
+                self._commit(commit)
             except EsourceError as error:
-                logger.error("%s: %d events refused: %s", self.path.name, len(rows), error)
+                logger.error(
+                    "%s: %d publishers refused: %s", self.path, len(commit.receipts), error
+                )
                 commit.error = error
             except Exception as error:
-                logger.exception("%s: %d events refused", self.path.name, len(rows))
+                logger.exception("%s: %d publishers refused", self.path, len(commit.receipts))
                 commit.error = StorageError(f"cannot write {self.path.name}: {error!r}")
+            if commit.error:
+                self._recent = None  # it may know rows that are not in the file
             commit.done.set()
             # After the publishers, who are many and wait for a row that is on disk: both are
             # callbacks of the loop, which runs them in the order of these two lines.
             if not commit.error:
-                self._wake_readers()
+                self.readers.wake()
 
-    def _append(self, rows: bytes, last_row: bytes) -> None:
+    def _commit(self, commit: _Commit) -> None:
         with self._file_lock:
-            if self.log.failed:
+            if self.log.failed or self.log.read_only:
                 self._reopen()
             try:
-                _in_thread(_commits(), self.log.append, rows)
+                rows, offset = self._append(commit)
             except LogStale as stale:
-                logger.warning("%s; opening it anew", stale)
-                self._reopen()
-                _in_thread(_commits(), self.log.append, rows)
+                self._recent = None
+                self._follow_change(stale)
+                if self.log.is_torn:
+                    self._reopen()
+                rows, offset = self._append(commit)
         # No greenlet switch from here: offset, id and tail belong together.
-        if self._cohorts:
-            self._keep(Batch(self.committed, rows))
-        self.committed += len(rows)
-        self.newest_id = last_row[: last_row.index(b"\t")]
+        if self.log.end == self.committed:
+            return  # no precondition held, or every event was there already
+        if self.readers:
+            self._keep(offset, rows)
+        self.committed = self.log.end
+        self.newest_id = next(r.last for r in reversed(commit.receipts) if r.last)
         if self._fsync == "interval" and not self._sync_due:
             self._sync_due = True
             gevent.spawn_later(SYNC_SECONDS, self.sync)
 
-    def _keep(self, batch: Batch) -> None:
-        """Keep the last commits in memory, without a gap up to `committed`."""
-        newest = next(reversed(self._tail.values()), None)
-        if newest and newest.offset + len(newest.rows) != batch.offset:
-            self._tail.clear()
-            self._tail_bytes = 0
-        self._tail[batch.offset] = batch
-        self._tail_bytes += len(batch.rows)
-        while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
-            oldest = self._tail.pop(next(iter(self._tail)))
-            self._tail_bytes -= len(oldest.rows)
+    def _append(self, commit: _Commit) -> tuple[bytes, int]:
+        if self._recent is None and any(receipt._unique for receipt in commit.receipts):
+            rows = in_thread(reads(), _last_rows, self.log, self._dedup_events)
+            self._recent = Recent(self._dedup_events, rows)
+        return in_thread(commits(), commit.append_to, self.log, self.newest_id, self._recent)
 
     def sync(self) -> None:
         """Put what is committed on disk (ESOURCE_FSYNC=interval does so later than it commits)."""
@@ -264,103 +411,163 @@ class Channel:
             return
         self._sync_due = False
         with suppress(StorageError):  # logged there; the log refuses writes from now on
-            _in_thread(_commits(), self.log.flush)
+            in_thread(commits(), self.log.flush)
 
-    def refresh(self) -> None:
-        """See whether somebody else changed the file, and if so open it anew. Blocks.
+    # -- the tail in memory --------------------------------------------------------------
 
-        Publishing sees it anyway; this is for those who only read. Raises `StorageError`.
-        """
-        try:
-            _in_thread(_reads(), self.log.check_unchanged)
-        except LogStale:
-            with self._file_lock:  # an append in progress looks like a change, too
-                try:
-                    _in_thread(_reads(), self.log.check_unchanged)
-                except LogStale as stale:
-                    logger.warning("%s; opening it anew", stale)
-                    self._reopen()
-                    self._wake_readers()
+    def _keep(self, offset: int, rows: bytes) -> None:
+        """Keep the last commits in memory, without a gap up to `committed`."""
+        if offset != self.committed or not rows:
+            self._forget_tail()
+        start = 0
+        while start < len(rows):
+            end = rows.rfind(b"\n", start, start + READ_BYTES) + 1
+            end = end or rows.index(b"\n", start) + 1
+            self._tail[offset + start] = Batch(offset + start, rows[start:end])
+            start = end
+        self._tail_bytes += len(rows)
+        while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
+            oldest = self._tail.pop(next(iter(self._tail)))
+            self._tail_bytes -= len(oldest.rows)
 
-    def _reopen(self) -> None:
-        """Open the file anew after a fault or a change from outside; readers move over."""
-        old, newest_id = self.log, self.newest_id
-        new = _in_thread(_reads(), old.reopened)
-        if new.continues(old):
-            offset = old.end
-            newest_micros = _in_thread(_reads(), _newest_micros, new)
-            self._newest_micros = max(self._newest_micros, newest_micros)
-        else:
-            logger.error(
-                "%s: a file with %d acknowledged bytes (newest id %r) is gone from this name",
-                old.path, old.end, newest_id.decode(errors="replace"),
-            )  # fmt: skip
-            offset, _ = self._offset_after(new, new.end, newest_id)
-        self._successors[old] = (new, offset)
-        self._take(new)
-        if not self._cohorts:
-            self._successors.clear()
+    def _forget_tail(self) -> None:
+        self._tail.clear()
+        self._tail_bytes = 0
 
-    # -- finding the way back in ---------------------------------------------------------
+    # -- finding a place -----------------------------------------------------------------
 
-    def offset_after(self, id: bytes) -> tuple[int, str]:
+    def after(self, id: bytes) -> tuple[Position, str]:
         """Return where a reader goes on who has seen `id`, and how it was found.
 
         `exact`: after the first event with this id. `time`: the id is not there but is a
         time, as the newest is: at the first event of a later time. `start`: any other.
         Blocks while the file is searched, block by block in a thread.
         """
-        while True:
-            log = self.log
-            found = self._offset_after(log, self.committed, id)
-            if log is self._log:  # else the file was replaced while it was searched
-                return found
+        log = self.log
+        offset, verdict = self._after(log, self.committed, id)
+        return Position(log, offset), verdict
 
-    def _offset_after(self, log: Log, end: int, id: bytes) -> tuple[int, str]:
-        offset = self._search(log, end, lambda rows: resume.after_id(rows, id))
+    def _after(self, log: Log, end: int, id: bytes) -> tuple[int, str]:
+        offset = self._search(
+            log, end, lambda zone: zone.admits_id(id), lambda rows: resume.after_id(rows, id)
+        )
         if offset >= 0:
             return offset, "exact"
         time = time_of(id)
-        if time is None or time_of(_in_thread(_reads(), _newest_id, log)) is None:
+        if time is None or time_of(in_thread(reads(), _id_before, log, end)) is None:
             return 0, "start"
-        offset = self._search(log, end, lambda rows: resume.later_than(rows, time))
-        return (offset if offset >= 0 else end), "time"
+        return self._later_than(log, end, time), "time"
 
-    def _search(self, log: Log, end: int, find: Callable[[bytes], int]) -> int:
-        """Return the first offset in the log where `find` finds something in a block; or -1."""
+    def later_than(self, time: int) -> Position:
+        """Return the place of the first event whose id is a later time, in ns since 1970."""
+        log = self.log
+        return Position(log, self._later_than(log, self.committed, time))
 
-        def step(offset: int) -> tuple[int, int]:
-            rows = log.read(offset, SCAN_BYTES, end)
+    def _later_than(self, log: Log, end: int, time: int) -> int:
+        if log is self._log:
+            self._map(log, end)
+        offset = self._search(
+            log, end, lambda zone: zone.admits_later(time),
+            lambda rows: resume.later_than(rows, time),
+        )  # fmt: skip
+        return offset if offset >= 0 else end
+
+    def _search(
+        self, log: Log, end: int, admits: Callable[[Zone], bool], find: Callable[[bytes], int]
+    ) -> int:
+        """Return the first offset where `find` finds something, in zones that admit it; or -1."""
+
+        def step(offset: int, stop: int) -> tuple[int, int]:
+            rows = log.read(offset, SCAN_BYTES, stop)
             return find(rows), len(rows)
 
-        offset = 0
-        while offset < end:
-            found, size = _in_thread(_reads(), step, offset)
-            if found >= 0:
-                return offset + found
-            if not size:
-                break
-            offset += size
+        zones = list(self._zones) if log is self._log else []
+        mapped = zones[-1].end if zones else 0
+        places = [(zone.offset, zone.end) for zone in zones if zone.end <= end and admits(zone)]
+        for offset, stop in [*places, (mapped, end)]:
+            while offset < stop:
+                found, size = in_thread(reads(), step, offset, stop)
+                if found >= 0:
+                    return offset + found
+                if not size:
+                    break
+                offset += size
+        if end - mapped > 8 * ZONE_BYTES and self._mapper is None and log is self._log:
+            self._mapper = gevent.spawn(self._map, log, end)  # for the next one who searches
         return -1
+
+    def _map(self, log: Log, end: int) -> None:
+        """Bring the zone map up to `end`, but for less than a zone."""
+
+        def step(offset: int) -> Zone | None:
+            rows = log.read(offset, ZONE_BYTES, end)
+            return zone(offset, rows) if rows else None
+
+        while log is self._log:
+            mapped = self._zones[-1].end if self._zones else 0
+            if end - mapped < ZONE_BYTES:
+                break
+            found = in_thread(reads(), step, mapped)
+            if not found:
+                break
+            # Another greenlet may have been faster, or the file may have been replaced.
+            if log is self._log and mapped == (self._zones[-1].end if self._zones else 0):
+                self._zones.append(found)
+        self._mapper = None
+
+    def last(self, count: int, start: int, types: frozenset[bytes]) -> Position:
+        """Return the place of the last `count` events, of these types if any are given.
+
+        None of them is before `start`. Blocks while the file is read, from its end.
+        """
+        log, end = self.log, self.committed
+        blocks = log.backwards(end)
+
+        def step(count: int) -> tuple[int, int]:
+            """Return where in the next block the last events begin, and how many are there."""
+            block = next(blocks, None)
+            if block is None:
+                return 0, 0
+            offset, rows = block
+            if offset < start:
+                offset, rows = start, rows[start - offset :]
+            place, found = selection.last(rows, count, types)
+            return offset + place, found
+
+        place = end
+        while count > 0 and place > start:
+            place, found = in_thread(reads(), step, count)
+            count -= found
+        return Position(log, place)
 
     # -- reading -------------------------------------------------------------------------
 
-    def follow(self, offset: int, heartbeat: float, client: Any = None) -> Iterator[Batch | None]:
-        """Yield every batch of rows from `offset` on, as it is committed; None for silence.
+    def read(self, position: Position, end: int) -> Iterator[Batch]:
+        """Yield the rows from a position to an end, in batches."""
+        log, offset = position
+        while offset < end:
+            batch = self._batch(log, offset, end)
+            if not batch.rows:
+                return
+            yield batch
+            offset += len(batch.rows)
 
-        `heartbeat` is the silence in seconds. Ends when the hub drains. With the `client`'s
-        socket, the reader is told at once that the client has gone: by two heartbeats in
-        short order, of which the second cannot be sent. (An EOF alone is no proof: a
-        client may close only its sending side.)
+    def follow(
+        self, position: Position, heartbeat: float, client: Any = None, timeout: float | None = None
+    ) -> Iterator[Batch | None]:
+        """Yield every batch of rows from a position on, as it is committed; None for silence.
+
+        `heartbeat` is the silence in seconds. Ends after `timeout` seconds, and when the hub
+        drains. With the `client`'s socket, an EOF or a byte from the client is a silence too,
+        and shorter ones follow, so that a client who has gone is found out: of two heartbeats
+        in short order the second cannot be sent. (An EOF alone is no proof: a client may
+        close only its sending side.)
         """
-        log = self.log
-        cohort = self._join(client)
-        readable = None
-        if client is not None:
-            readable = gevent.get_hub().loop.io(client.fileno(), 1)
+        log, offset = position
+        deadline = None if timeout is None else time.monotonic() + timeout
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
-        try:
-            while not self._draining:
+        with Reader(self.readers, client) as reader, self._followed():
+            while not self.draining:
                 end = self.committed if log is self._log else log.end
                 if offset < end:
                     batch = self._batch(log, offset, end)
@@ -370,83 +577,39 @@ class Channel:
                         continue
                     offset = end  # the file was cut under us; its successor is found below
                 if log is not self._log:
-                    log, offset = self._successors[log]
+                    log, offset = self._successors.get(log) or self.tail
                     continue
+                seconds = min(probe or heartbeat, heartbeat)
+                if deadline is not None:
+                    seconds = min(seconds, deadline - time.monotonic())
+                    if seconds <= 0:
+                        return
                 # No greenlet switch since `committed` was read, or its signal would be missed.
-                woken = self._wait(cohort, min(probe or heartbeat, heartbeat), readable)
+                woken = reader.wait(seconds)
                 if woken is None:
-                    readable, probe = None, PROBE_SECONDS
+                    probe = PROBE_SECONDS
                     yield None
                 elif not woken:
                     probe = probe * 2 if probe < heartbeat else 0.0
                     yield None
+
+    @contextmanager
+    def _followed(self) -> Iterator[None]:
+        try:
+            yield
         finally:
-            if readable:
-                readable.close()
-            self._leave(cohort, client)
+            if len(self.readers) == 1:  # the last one, who is leaving
+                self._successors.clear()
+                self._forget_tail()
 
     def _batch(self, log: Log, offset: int, end: int) -> Batch:
         if log is self._log:
-            if offset in self._tail:
+            if offset in self._tail and offset + len(self._tail[offset].rows) <= end:
                 return self._tail[offset]
             if self._tail:  # read up to where the shared batches begin
                 first = next(iter(self._tail))
-                end = first if offset < first else end
-        return Batch(offset, _in_thread(_reads(), log.read, offset, READ_BYTES, end))
-
-    def _wait(self, cohort: _Cohort, seconds: float, readable: Any) -> bool | None:
-        """Return True after a commit, False after `seconds`, None at the client's byte or EOF."""
-        signal = cohort.signal
-        try:
-            if readable:
-                # As gevent's Timeout does with a timer.
-                readable.start(gevent.getcurrent().throw, _Readable)
-            return bool(signal.wait(seconds))
-        except _Readable:
-            return None
-        finally:
-            if readable:
-                readable.stop()
-
-    def _join(self, client: Any) -> _Cohort:
-        if client is not None:
-            self._sockets.add(client)
-        cohort = next((c for c in self._cohorts if c.readers < COHORT), None)
-        if cohort is None:
-            cohort = _Cohort()
-            self._cohorts.append(cohort)
-        cohort.readers += 1
-        return cohort
-
-    def _leave(self, cohort: _Cohort, client: Any) -> None:
-        self._sockets.discard(client)
-        cohort.readers -= 1
-        if not cohort.readers:
-            self._cohorts.remove(cohort)
-        if not self._cohorts:
-            self._successors.clear()
-            self._tail.clear()
-            self._tail_bytes = 0
-
-    def _wake_readers(self) -> None:
-        self._stale = True
-        if self._waker is None and self._cohorts:
-            self._waker = gevent.spawn(self._wake)
-
-    def _wake(self) -> None:
-        """Be the waker greenlet: ten thousand readers in slices, not in one long breath."""
-        while self._stale:
-            self._stale = False
-            for cohort in list(self._cohorts):
-                cohort.wake()
-                gevent.sleep(0)
-        # No greenlet switch since `_stale` was read.
-        self._waker = None
-
-    @property
-    def subscribers(self) -> int:
-        """How many follow this channel now."""
-        return sum(cohort.readers for cohort in self._cohorts)
+                end = first if offset < first < end else end
+        return Batch(offset, in_thread(reads(), log.read, offset, READ_BYTES, end))
 
     def encoded(self, batch: Batch, encode: Encode) -> bytes:
         """Return a batch in a format; rows that are not events are named in the log, once."""
@@ -463,79 +626,49 @@ class Channel:
             if place in self._named or len(self._named) == NAMED_ROWS:
                 continue
             self._named.add(place)
-            line = 1 + _in_thread(_reads(), _lines_before, self.log, place)
+            line = 1 + in_thread(reads(), _lines_before, self.log, place)
             logger.warning("%s, line %d: not an event (fewer than two tabs)", self.path, line)
             if len(self._named) == NAMED_ROWS:
                 logger.warning("%s: more such lines are not named", self.path)
 
-    def send(self, client: Any, offset: int, end: int) -> Iterator[bytes]:
+    def send(self, position: Position, end: int, client: Any) -> Iterator[bytes]:
         """Send bytes of the file to a client; yield those that it could not be sent directly.
 
         First yields nothing, `b""`, so that the server sends its headers. With a plain
         socket the rest is `sendfile`, in a thread: reading a cold file blocks.
         """
-        log = self.log
+        log, offset = position
         yield b""
         if client is None or isinstance(client, ssl.SSLSocket):
             while offset < end:
-                piece = _in_thread(_reads(), log.pread, offset, min(READ_BYTES, end - offset))
+                piece = in_thread(reads(), log.pread, offset, min(READ_BYTES, end - offset))
                 if not piece:
                     return
                 yield piece
                 offset += len(piece)
             return
         fd = client.fileno()
-        while offset < end:
-            try:
-                sent = _in_thread(_reads(), log.sendfile, fd, offset, min(SEND_BYTES, end - offset))
-            except BlockingIOError:
-                gevent.socket.wait_write(fd)
-                continue
-            if not sent:  # the file was cut under us: the client sees that bytes are missing
-                raise ConnectionAbortedError(f"{self.path.name} ended before byte {end}")
-            offset += sent
+        with self.readers.sending(client):
+            while offset < end:
+                try:
+                    size = min(SEND_BYTES, end - offset)
+                    sent = in_thread(reads(), log.sendfile, fd, offset, size)
+                except BlockingIOError:
+                    gevent.socket.wait_write(fd)
+                    continue
+                if not sent:  # the file was cut under us: the client sees that bytes are missing
+                    raise ConnectionAbortedError(f"{self.path.name} ended before byte {end}")
+                offset += sent
 
     # -- stopping ------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Let every reader end, now and from now on. Publishing goes on."""
-        self._draining = True
-        self._wake_readers()
-
-    def cut_off(self) -> None:
-        """Shut the sockets of readers who have not ended: they are stuck in a send."""
-        for client in list(self._sockets):
-            # On a second descriptor: gevent would fail the sender on the first one, noisily.
-            with suppress(OSError), client.dup() as twin:
-                twin.shutdown(sockets.SHUT_RDWR)
+        self.draining = True
+        self.readers.wake()
 
 
-def _in_thread(pool: ThreadPool, function: Callable[..., T], *args: object) -> T:
-    """Call a blocking function; the greenlet waits, the loop does not."""
-    result, error = pool.apply(_caught, (function, args))
-    if error:
-        raise error
-    return result  # type: ignore[no-any-return]
-
-
-def _caught(
-    function: Callable[..., T], args: tuple[object, ...]
-) -> tuple[T | None, Exception | None]:
-    """Return the result and the error: gevent prints a traceback of what a thread raises."""
-    try:
-        return function(*args), None
-    except Exception as error:
-        return None, error
-
-
-def _newest_id(log: Log) -> bytes:
-    """Return the id of the last event in the log; empty if there is none."""
-    for rows in log.backwards():
-        for row in reversed(rows.split(b"\n")):
-            fields = row.split(b"\t", 2)
-            if len(fields) == 3:
-                return fields[0]
-    return b""
+# -- of rows, in threads -------------------------------------------------------------------
 
 
 def _newest_micros(log: Log) -> int:
@@ -544,11 +677,30 @@ def _newest_micros(log: Log) -> int:
     Near the end is the last block that holds one. The hub's own ids increase, so the last
     is the greatest; publishers' ids of the same form may not, and are looked at that far.
     """
-    for rows in log.backwards():
-        newest = max(micros_of(row.partition(b"\t")[0]) for row in rows.split(b"\n"))
-        if newest >= 0:
-            return newest
-    return -1
+    return next(
+        (newest for _, rows in log.backwards() if (newest := tsv.newest_micros(rows)) >= 0), -1
+    )
+
+
+def _id_before(log: Log, end: int) -> bytes:
+    """Return the id of the last event before an offset; empty if there is none."""
+    for _, rows in log.backwards(min(end, log.end)):
+        place, found = selection.last(rows, 1, frozenset())
+        if found:
+            return tsv.id_of(rows[place:])
+    return b""
+
+
+def _last_rows(log: Log, count: int) -> bytes:
+    """Return the rows of the last `count` events."""
+    blocks = []
+    for _, rows in log.backwards():
+        place, found = selection.last(rows, count, frozenset())
+        blocks.append(rows[place:])
+        count -= found
+        if count <= 0:
+            break
+    return b"".join(reversed(blocks))
 
 
 def _lines_before(log: Log, offset: int) -> int:

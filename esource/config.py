@@ -72,6 +72,14 @@ class Config:
     max_event_bytes: int = _setting(
         1 << 20, _positive(int, "bytes"), "the largest event; a larger body is answered `413`"
     )
+    # A batch of declared length is held in memory, whole, until it is on disk.
+    max_batch_bytes: int = _setting(
+        1 << 26, _positive(int, "bytes"), "the largest batch of declared length"
+    )
+    # About 150 bytes of memory each, in channels to which somebody posts with `unique=1`.
+    dedup_events: int = _setting(
+        10_000, _positive(int, "events"), "how many events back `unique=1` looks for a repeated id"
+    )
     # Below the 15 s that browsers' polyfills and the 30 s that proxies and NAT tables wait.
     heartbeat_seconds: float = _setting(
         10.0, _positive(float, "seconds"), "silence after which a stream sends a comment line"

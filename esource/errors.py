@@ -6,9 +6,17 @@ The text is for a person: one line, what was wrong and what to do.
 
 
 class EsourceError(Exception):
-    """Base of everything that esource raises on purpose."""
+    """Base of everything that esource raises on purpose; `headers` go into the answer."""
 
     status = 500
+
+    def __init__(self, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.headers = headers
+
+    def again(self) -> "EsourceError":
+        """Return another of the same: several greenlets may have to raise one error."""
+        return type(self)(str(self), self.headers)
 
 
 class BadInput(EsourceError):
@@ -21,6 +29,12 @@ class TooLarge(EsourceError):
     """The body is over its limit; nothing was stored."""
 
     status = 413
+
+
+class BadRange(EsourceError):
+    """The range that is asked for is beyond the end."""
+
+    status = 416
 
 
 class Unsupported(EsourceError):
@@ -47,3 +61,15 @@ class LogStale(StorageError):
 
 class StartError(EsourceError):
     """The hub cannot start; the text is the one line that the operator sees."""
+
+
+class PreconditionFailed(EsourceError):
+    """Somebody else has appended since; nothing was stored. Read, decide, and try again."""
+
+    status = 412
+
+
+class Conflict(EsourceError):
+    """The id is that of an event with other content; nothing was stored."""
+
+    status = 409

@@ -16,15 +16,19 @@ import fcntl
 import logging
 import os
 import re
+import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 from esource.channel import Channel
 from esource.config import Config
 from esource.errors import BadInput, StartError
+from esource.readers import shut
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +59,10 @@ class FolderLock:
             if isinstance(error, BlockingIOError):
                 return False
             raise
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
+        with suppress(OSError):  # it is for people; on a full disk they must do without
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return True
 
     def holder(self) -> str:
@@ -110,6 +115,7 @@ class Hub:
         self._opened = False
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._recent: OrderedDict[str, Channel] = OrderedDict()
+        self._streaming: set[Any] = set()  # sockets of clients who send a body without end
 
     def open(self, waiting: Callable[[], None] = lambda: None) -> None:
         """Make the folder and become its one writer; wait for as long as another process is.
@@ -145,31 +151,39 @@ class Hub:
                 )
             if not self._opened:  # not under gunicorn, whose hook opens the hub
                 self.open()
-            channel = Channel(self.config.dir / f"{name}.tsv", self.config.fsync)
+            path = self.config.dir / f"{name}.tsv"
+            channel = Channel(path, self.config.fsync, self.config.dedup_events)
             self._channels[name] = channel
-            channel._draining = self.draining
+            channel.draining = self.draining
         self._recent[name] = channel
         self._recent.move_to_end(name)
         if len(self._recent) > KEEP_OPEN:
             self._recent.popitem(last=False)
         return channel.open()
 
+    @contextmanager
+    def streaming(self, client: Any) -> Iterator[None]:
+        """Let a body without end be ended by `drain`."""
+        self._streaming.add(client)
+        try:
+            yield
+        finally:
+            self._streaming.discard(client)
+
     def drain(self) -> None:
-        """End every stream, now and from now on. Publishing goes on."""
+        """End every stream, out and in, now and from now on. Publishing goes on."""
         self.draining = True
+        for client in list(self._streaming - {None}):
+            shut(client, socket.SHUT_RD)
         for channel in list(self._channels.values()):
             channel.drain()
 
     def cut_off(self) -> None:
         """Shut the connections of streams that have not ended since `drain`."""
         for channel in list(self._channels.values()):
-            channel.cut_off()
+            channel.readers.cut_off()
 
-    def close(self) -> None:
-        """Put everything committed on disk, and let go of the folder."""
+    def sync(self) -> None:
+        """Put everything committed on disk; the kernel lets go of the lock after the last write."""
         for channel in list(self._channels.values()):
             channel.sync()
-        self._channels.clear()
-        self._recent.clear()
-        self._opened = False
-        self._lock.release()

@@ -52,10 +52,12 @@ class Log:
         self.path = path
         self.sync = sync
         self.end = 0  # bytes; everything before is whole rows
-        self.repaired = 0  # bytes cut off at opening, saved aside
+        self.read_only = ""  # why there can be no appends, if so
+        self.failed = ""  # why there can be none until the file is opened again, if so
         self._fd = -1
         self._identity = (0, 0)
-        self.failed = ""  # why appends are refused
+        self._size = 0  # of the file, when it was last looked at or written
+        self._folder_synced = False
         try:
             self._open()
         except OSError as error:
@@ -72,11 +74,21 @@ class Log:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             fd = os.open(self.path, os.O_RDONLY | FLAGS)
-            self.failed = f"{self.path.name} is read-only"
+            self.read_only = f"{self.path.name} is read-only"
         self._adopt(fd)
-        self.end = self._repaired_end()
-        if self.sync and not self.failed:
-            _sync(fd)
+        self._size = os.fstat(fd).st_size
+        self.end = self._whole_rows(0, self._size)
+        if self.read_only:
+            return
+        if self.end < self._size:
+            try:
+                self._cut_torn_row()
+            except OSError as error:  # a full disk: what is whole can still be read
+                self.failed = f"{self.path.name} needs repair: {error.strerror}"
+                logger.critical("%s", self.failed)
+                return
+        if self.sync:
+            self._sync_all()
 
     def _adopt(self, fd: int) -> None:
         weakref.finalize(self, os.close, fd)
@@ -86,27 +98,26 @@ class Log:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
 
-    def _repaired_end(self) -> int:
-        """Return the end of the last whole row; cut off what follows it, after saving it."""
-        size = os.fstat(self._fd).st_size
-        end = size
-        while end:
-            start = max(end - CHUNK, 0)
-            newline = os.pread(self._fd, end - start, start).rfind(b"\n")
+    def _whole_rows(self, start: int, end: int) -> int:
+        """Return where the last whole row between two offsets ends, or `start`."""
+        while end > start:
+            chunk_start = max(end - CHUNK, start)
+            newline = os.pread(self._fd, end - chunk_start, chunk_start).rfind(b"\n")
             if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size and not self.failed:
-            self.repaired = size - end
-            saved = self._save_aside(end, size)
-            os.ftruncate(self._fd, end)
-            os.fsync(self._fd)
-            logger.warning(
-                "%s: the last row had no end (a torn write); its %d bytes are now in %s",
-                self.path, size - end, saved,
-            )  # fmt: skip
-        return end
+                return chunk_start + newline + 1
+            end = chunk_start
+        return start
+
+    def _cut_torn_row(self) -> None:
+        """Cut off what follows the last whole row, after saving it."""
+        saved = self._save_aside(self.end, self._size)
+        os.ftruncate(self._fd, self.end)
+        os.fsync(self._fd)
+        logger.warning(
+            "%s: the last row had no end (a torn write); its %d bytes are now in %s",
+            self.path, self._size - self.end, saved,
+        )  # fmt: skip
+        self._size = self.end
 
     def _save_aside(self, start: int, end: int) -> str:
         """Copy bytes of the file to a new file next to it, on disk on return; return its name."""
@@ -114,13 +125,22 @@ class Log:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"
         path = self.path.with_name(f"{self.path.name}.torn-{stamp}")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE)
-        with open(fd, "wb") as copy:
-            while start < end:
-                start += copy.write(os.pread(self._fd, min(end - start, CHUNK), start))
-            copy.flush()
-            os.fsync(fd)
+        try:
+            with open(fd, "wb") as copy:
+                while start < end:
+                    start += copy.write(os.pread(self._fd, min(end - start, CHUNK), start))
+                copy.flush()
+                os.fsync(fd)
+        except OSError:
+            path.unlink()
+            raise
         self._sync_folder()
         return path.name
+
+    def _sync_all(self) -> None:
+        _sync(self._fd)
+        if not self._folder_synced:
+            self._sync_folder()
 
     def _sync_folder(self) -> None:
         """Put the folder's entries on disk: a file whose name is lost is lost."""
@@ -129,33 +149,49 @@ class Log:
             os.fsync(fd)
         finally:
             os.close(fd)
+        self._folder_synced = True
 
     # -- appending -----------------------------------------------------------------------
 
-    def append(self, rows: bytes) -> None:
-        """Append whole rows, LF-terminated, all or none.
+    def append(self, *blocks: bytes) -> int:
+        """Append whole rows, LF-terminated, all or none; return the offset where they begin.
 
-        On return they are before `end`, and on disk if the log syncs. Creates the file.
-        Raises `StorageFull` or `StorageError` with the file as it was, or `LogStale` if
-        somebody else changed the file: then this log must be replaced by a new one.
+        One write for each block, and one sync. On return they are before `end`, and on disk
+        if the log syncs. Creates the file. Raises `StorageFull` or `StorageError` with the
+        file as it was, or `LogStale` if somebody else changed it: see `is_same_file`.
         """
-        if self.failed:
-            raise StorageError(self.failed)
+        if self.read_only or self.failed:
+            raise StorageError(self.read_only or self.failed)
         self.check_unchanged()
+        if self.is_torn:
+            raise LogStale(f"{self.path.name} ends with an unfinished row")
         try:
             if self._fd < 0:
                 self._create()
-            view = memoryview(rows)
-            while view:  # a disk that fills up writes short first, then fails
-                view = view[os.write(self._fd, view) :]
-            if os.fstat(self._fd).st_size != self.end + len(rows):
-                raise LogStale(f"{self.path.name} was written to by somebody else at the same time")
+            for block in blocks:
+                view = memoryview(block)
+                while view:  # a disk that fills up writes short first, then fails
+                    view = view[os.write(self._fd, view) :]
+            size = sum(map(len, blocks))
+            start = self._start_of_append(size)
         except OSError as error:
             self._cut_back(error)
             raise _storage_error("write", self.path, error) from error
         if self.sync:
             self.flush(cut=True)
-        self.end += len(rows)
+        self.end = self._size = start + size
+        return start
+
+    def _start_of_append(self, size: int) -> int:
+        """Return where the rows that were just written begin: at `end`, if nobody else writes.
+
+        With O_APPEND the kernel leaves the file's position after them.
+        """
+        start = os.lseek(self._fd, 0, os.SEEK_CUR) - size
+        if start != self.end and os.pread(self._fd, 1, start - 1) != b"\n":
+            self.failed = f"{self.path.name} was written to by somebody else at the same time"
+            raise StorageError(self.failed)
+        return start
 
     def flush(self, cut: bool = False) -> None:
         """Put everything written on disk. After a failure the log refuses appends.
@@ -165,7 +201,7 @@ class Log:
         if self._fd < 0:
             return
         try:
-            _sync(self._fd)
+            self._sync_all()
         except OSError as error:
             if cut:
                 self._cut_back(error)
@@ -175,8 +211,6 @@ class Log:
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
-        if self.sync:
-            self._sync_folder()
 
     def _cut_back(self, cause: OSError) -> None:
         """Take away what an append left after `end`."""
@@ -192,7 +226,7 @@ class Log:
     # -- has the file changed? -------------------------------------------------------------
 
     def check_unchanged(self) -> None:
-        """Raise `LogStale` if the file is not as the last append left it, or `StorageError`."""
+        """Raise `LogStale` if the file is not as it was last seen, or `StorageError`."""
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
@@ -203,18 +237,48 @@ class Log:
             raise _storage_error("look at", self.path, error) from error
         if (status.st_dev, status.st_ino) != self._identity:
             raise LogStale(f"{self.path.name} was replaced")
-        if status.st_size != self.end:
-            raise LogStale(f"{self.path.name} is {status.st_size} bytes long, not {self.end}")
+        if status.st_size != self._size:
+            raise LogStale(f"{self.path.name} is {status.st_size} bytes long, not {self._size}")
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether something that is no whole row was last seen after `end`."""
+        return self._size != self.end
+
+    def is_same_file(self) -> bool:
+        """Return whether the name is still this log's file, and no row of it was cut off."""
+        try:
+            status = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        same = (status.st_dev, status.st_ino) == self._identity
+        return same and status.st_size >= self.end
+
+    def take_in(self) -> int:
+        """Move `end` past the whole rows that others have appended; return how many bytes.
+
+        What follows the last of them is left alone: somebody may be in the middle of
+        writing it. (The next append cuts it off, or finds it finished.) They are on disk
+        if the log syncs. Raises `StorageError`.
+        """
+        try:
+            self._size = os.fstat(self._fd).st_size
+            end = self._whole_rows(self.end, self._size)
+        except OSError as error:
+            raise _storage_error("read", self.path, error) from error
+        if self.sync and not self.read_only:
+            self.flush()
+        grown, self.end = end - self.end, end
+        return grown
 
     def reopened(self) -> "Log":
         """Return a new log on the file that now has this log's name.
 
-        If it is still the same file, and appends failed, what they may have left after
-        `end` was never acknowledged: it is saved aside and cut off first. Rows that
-        somebody else appended are kept. Raises `StorageError`.
+        If appends failed, what they may have left after `end` was never acknowledged: it is
+        saved aside and cut off first. Raises `StorageError`.
         """
         try:
-            if self.failed and self._fd >= 0 and self._is_same_file():
+            if self.failed and self._fd >= 0 and self.is_same_file():
                 size = os.fstat(self._fd).st_size
                 if size > self.end:
                     self._save_aside(self.end, size)
@@ -222,17 +286,6 @@ class Log:
         except OSError as error:
             raise _storage_error("reopen", self.path, error) from error
         return Log(self.path, self.sync)
-
-    def _is_same_file(self) -> bool:
-        try:
-            status = os.stat(self.path, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return (status.st_dev, status.st_ino) == self._identity
-
-    def continues(self, other: "Log") -> bool:
-        """Return whether this log holds all rows of `other`, at the same offsets."""
-        return self._identity == other._identity and self.end >= other.end
 
     # -- reading -------------------------------------------------------------------------
 
@@ -260,9 +313,12 @@ class Log:
         except OSError as error:
             raise _storage_error("read", self.path, error) from error
 
-    def backwards(self) -> Iterator[bytes]:
-        """Yield blocks of whole rows, the last of the file first. Raises `StorageError`."""
-        stop = self.end
+    def backwards(self, stop: int = -1) -> Iterator[tuple[int, bytes]]:
+        """Yield blocks of whole rows and their offsets, the last before `stop` (the end) first.
+
+        Raises `StorageError`.
+        """
+        stop = self.end if stop < 0 else stop
         size = CHUNK
         while stop:
             start = max(stop - size, 0)
@@ -272,7 +328,7 @@ class Log:
             if start and not cut:
                 size *= 2
                 continue
-            yield block[cut:]
+            yield start + cut, block[cut:]
             stop = start + cut
             size = CHUNK
 

@@ -19,7 +19,6 @@ import resource
 import signal
 import socket
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from esource import __version__
@@ -51,6 +50,7 @@ control_socket_disable = True
 forwarder_headers = ""
 
 DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
+UPLOAD_SECONDS = 1.5  # after that, for a body to arrive
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 24
 
@@ -143,10 +143,7 @@ def post_worker_init(worker: Any) -> None:
     def on_sigterm(number: int, frame: Any) -> None:
         assert callable(stop)
         stop(number, frame)
-        # Not in the signal's handler, which may stand in the middle of anything.
-        import gevent
-
-        gevent.spawn(connections.drain)
+        connections.begin_drain()
 
     signal.signal(signal.SIGTERM, on_sigterm)
 
@@ -161,31 +158,45 @@ class _Connections:
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
+        self.open: set[Any] = set()
         self.idle: set[Any] = set()
         self._handle = worker.handle
+        self._draining = False
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
         """Serve one connection (gunicorn's `Worker.handle`)."""
+        self.open.add(client)
         self.idle.add(client)
         try:
             self._handle(listener, client, address)
         finally:
+            self.open.discard(client)
             self.idle.discard(client)
 
-    def drain(self) -> None:
-        """Let go of every connection that is not in the middle of a request."""
+    def begin_drain(self) -> None:
+        """Let go of every connection, each as soon as may be; return at once."""
         import gevent
+
+        if not self._draining:
+            self._draining = True
+            gevent.spawn(self._drain)
+
+    def _drain(self) -> None:
+        import gevent
+
+        from esource.readers import shut
 
         # Who connects from now on, until gunicorn closes the door, gets this long for a request.
         self.worker.cfg.set("keepalive", 1)
         _hub(self.worker).drain()
         for client in list(self.idle):
-            # A request that has already arrived is still read, and served. (On a second
-            # descriptor: gevent would fail the reader on the first one instead of ending it.)
-            with suppress(OSError), client.dup() as twin:
-                twin.shutdown(socket.SHUT_RD)
+            shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
         gevent.sleep(DRAIN_SECONDS)
         _hub(self.worker).cut_off()
+        gevent.sleep(UPLOAD_SECONDS)
+        # Who waits for a commit has sent everything, and is still answered.
+        for client in list(self.open):
+            shut(client, socket.SHUT_RD)
 
 
 def pre_request(worker: Any, request: Any) -> None:
@@ -203,6 +214,7 @@ def post_request(worker: Any, request: Any, environ: dict[str, Any], response: A
         worker.connections.idle.add(client)
     else:
         request.force_close()  # a stream that was ended, or the last request before the stop
+        worker.connections.begin_drain()  # gunicorn's `max_requests` stops without a signal
 
 
 def _linger(client: Any) -> None:
@@ -220,4 +232,4 @@ def worker_int(worker: Any) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """At the end of a worker: what was committed is on disk."""
     if worker.booted:
-        _hub(worker).close()
+        _hub(worker).sync()

@@ -6,11 +6,10 @@ The order matters to people, who read the type first; parsers do not mind.
 """
 
 import re
+from collections.abc import Iterator
 
 from esource import tsv
 from esource.event import Event
-
-CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
 # A comment line without a blank line after it: a blank line is a phantom event to some clients.
 HEARTBEAT = b":\n"
@@ -76,24 +75,47 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.line = 0  # how many lines have been read
+        self._rest: list[bytes] = []  # of a line that has not ended
         self._started = False
         self._id = self._type = b""
         self._data: list[bytes] = []
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that `piece` completes. What is incomplete is kept for later."""
-        text = self._rest + piece
+        return list(self.events(piece))
+
+    def events(self, piece: bytes) -> Iterator[Event]:
+        """Yield the events that `piece` completes; `line` is then that of the event's end."""
+        waiting = self._rest and self._rest[-1].endswith(b"\r")
+        if self._started and not waiting and b"\n" not in piece and b"\r" not in piece:
+            self._rest.append(piece)  # not joined for each piece: a long line comes in many
+            return
+        text = b"".join([*self._rest, piece])
         if not self._started:
             if b"\xef\xbb\xbf".startswith(text):  # too short to tell a byte order mark
-                self._rest = text
-                return []
+                self._rest = [text]
+                return
             self._started = True
             text = text.removeprefix(b"\xef\xbb\xbf")
         # A CR at the very end may be half of a CRLF: it waits for the next piece.
         lines = re.split(rb"\r\n|\n|\r(?!\Z)", text)
-        self._rest = lines.pop()
-        return [event for line in lines if (event := self._line(line))]
+        self._rest = [lines.pop()]
+        for line in lines:
+            self.line += 1
+            event = self._line(line)
+            if event:
+                yield event
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are kept for an event that is not complete."""
+        return sum(map(len, self._rest)) + sum(map(len, self._data))
+
+    @property
+    def is_inside_an_event(self) -> bool:
+        """Whether data has come that no blank line has ended yet."""
+        return bool(self._data) or any(rest.startswith(b"data") for rest in self._rest[:1])
 
     def _line(self, line: bytes) -> Event | None:
         if not line:

@@ -20,8 +20,18 @@ CR and LF a publisher used is forgotten.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from esource.event import Event
+from esource.event import DEFAULT_ID_BYTES, Event, default_id, micros_of
+
+
+class Draft(NamedTuple):
+    """Whole rows, checked and LF-terminated, of which some may still lack an id."""
+
+    rows: bytes
+    events: int  # how many rows there are
+    without_id: int  # how many of them lack an id
+    newest_micros: int = -1  # the greatest time of a default id among the others; -1 without one
 
 
 def encode(event: Event) -> bytes:
@@ -32,12 +42,58 @@ def encode(event: Event) -> bytes:
     return b"%b\t%b\t%b\n" % (event.id, event.type, data)
 
 
+def stamp(draft: Draft, micros: int) -> bytes:
+    """Return the rows with an id each: those without get default ids from a time on."""
+    if not draft.without_id:
+        return draft.rows
+    if draft.events == 1:
+        return default_id(micros) + draft.rows
+    stamped = []
+    for row in draft.rows.split(b"\n")[:-1]:
+        if row.startswith(b"\t"):
+            stamped.append(b"%b%b\n" % (default_id(micros), row))
+            micros += 1
+        else:
+            stamped.append(row + b"\n")
+    return b"".join(stamped)
+
+
+def draft(event: Event) -> Draft:
+    """Return an event as a row to append; its id may be empty."""
+    return Draft(encode(event), 1, not event.id, micros_of(event.id) if event.id else -1)
+
+
+def newest_micros(rows: bytes) -> int:
+    """Return the greatest time of a default id in rows, in microseconds; -1 without one."""
+    ids = [row.partition(b"\t")[0] for row in rows.split(b"\n")]
+    ids = [id for id in ids if len(id) == DEFAULT_ID_BYTES and id.endswith(b"Z")]
+    # In the order of bytes they are in the order of time, but for those that are no times.
+    return next((micros for id in sorted(ids, reverse=True) if (micros := micros_of(id)) >= 0), -1)
+
+
+def id_of(row: bytes) -> bytes:
+    """Return the id of a row."""
+    return row[: row.index(b"\t")]
+
+
 def decode(rows: bytes) -> Iterator[Event]:
     """Yield the events of whole rows, LF-terminated; rows that are not events are skipped."""
     for row in rows.split(b"\n"):
         fields = row.split(b"\t", 2)
         if len(fields) == 3:
             yield Event(fields[0], fields[1], unfold(fields[2]))
+
+
+def encode_raw(rows: bytes, malformed: list[bytes]) -> bytes:
+    """Return the data of whole rows, each with a line end; line breaks in it are LF."""
+    data = []
+    for row in rows.split(b"\n")[:-1]:
+        fields = row.split(b"\t", 2)
+        if len(fields) == 3:
+            data.append(unfold(fields[2]) + b"\n")
+        else:
+            malformed.append(row)
+    return b"".join(data)
 
 
 def malformed(rows: bytes) -> Iterator[int]:

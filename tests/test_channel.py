@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from esource import tsv
-from esource.channel import Channel
+from esource.channel import Channel, Position
 from esource.errors import StorageError
 from esource.event import Event
 
 
-def read_to_end(channel: Channel, offset: int) -> list[Event]:
-    """Return what a reader gets from an offset until it would wait."""
+def read_to_end(channel: Channel, position: Position) -> list[Event]:
+    """Return what a reader gets from a position until it would wait."""
     rows = b""
-    for batch in channel.follow(offset, heartbeat=0.001):
+    for batch in channel.follow(position, heartbeat=0.001):
         if batch is None:
             break
         rows += batch.rows
@@ -51,7 +51,7 @@ class PublishCrashResume(RuleBasedStateMachine):
         greenlets = [gevent.spawn(self.channel.publish, event) for event in events]
         published = [greenlet.get() for greenlet in greenlets]
         assert [event.data for event in published] == [event.data for event in events]
-        self.events += published
+        self.events += sorted(published)  # in the order of their ids, which is the file's
 
     @rule(torn=st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"")))
     def crash(self, torn: bytes) -> None:
@@ -70,10 +70,10 @@ class PublishCrashResume(RuleBasedStateMachine):
         self.channel.refresh()
         ids = [event.id for event in self.events]
         id = data.draw(st.sampled_from([*ids, b"unknown", b"0"]))
-        offset, verdict = self.channel.offset_after(id)
+        position, verdict = self.channel.after(id)
         assert verdict == ("exact" if id in ids else "start")
         start = ids.index(id) + 1 if id in ids else 0
-        assert read_to_end(self.channel, offset) == self.events[start:]
+        assert read_to_end(self.channel, position) == self.events[start:]
 
     @invariant()
     def the_file_is_the_list(self) -> None:
@@ -98,9 +98,9 @@ def test_events_published_together_share_one_write_and_one_sync(
     appended: list[bytes] = []
     real_append = channel.log.append
 
-    def append(rows: bytes) -> None:
-        appended.append(rows)
-        real_append(rows)
+    def append(*blocks: bytes) -> int:
+        appended.extend(blocks)
+        return real_append(*blocks)
 
     monkeypatch.setattr(channel.log, "append", append)
     events = [gevent.spawn(channel.publish, Event(b"", b"", b"x")) for _ in range(100)]
@@ -114,7 +114,7 @@ def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> Non
     order = []
 
     def read() -> None:
-        for batch in channel.follow(0, heartbeat=10):
+        for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
             order.append("reader")
             if batch:
                 return
@@ -139,7 +139,7 @@ def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
         return rows
 
     def read() -> bytes:
-        for batch in channel.follow(0, heartbeat=10):
+        for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
             if batch:
                 return channel.encoded(batch, encode)
         return b""
@@ -192,7 +192,7 @@ def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
 
 def read_two(channel: Channel) -> list[Event]:
     events: list[Event] = []
-    for batch in channel.follow(0, heartbeat=10):
+    for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
         if batch:
             events += tsv.decode(batch.rows)
         if len(events) >= 2:

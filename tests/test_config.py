@@ -10,6 +10,7 @@ def test_the_defaults() -> None:
     assert Config.from_env({}) == Config(
         dir=Path("events"), bind="127.0.0.1:9000", fsync="always",
         max_event_bytes=1_048_576, heartbeat_seconds=10,
+        max_batch_bytes=67_108_864, dedup_events=10_000,
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def test_a_read_is_whole_rows_at_most_the_limit_but_at_least_one(path: Path) -> 
 def test_a_torn_last_row_is_saved_aside_and_the_log_still_appends(path: Path) -> None:
     path.write_bytes(ROWS + b"3\t\tthr")
     log = Log(path)
-    assert (log.end, log.repaired) == (len(ROWS), 6)
+    assert log.end == len(ROWS)
     assert torn_files(path) == [b"3\t\tthr"]
     log.append(b"4\t\tfour\n")
     assert path.read_bytes() == ROWS + b"4\t\tfour\n"
@@ -86,7 +86,7 @@ def test_any_bytes_are_repaired_and_nothing_is_lost(
     path.write_bytes(content)
     log = Log(path)
     assert path.read_bytes() + b"".join(torn_files(path)) == content
-    assert b"".join(reversed(list(log.backwards()))) == path.read_bytes()
+    assert b"".join(rows for _, rows in reversed(list(log.backwards()))) == path.read_bytes()
     assert path.read_bytes().endswith(b"\n")
 
 
@@ -97,8 +97,9 @@ def test_backwards_yields_whole_rows_last_first(path: Path) -> None:
     log.append(b"".join(rows))
     blocks = list(log.backwards())
     assert len(blocks) >= 5
-    assert all(block.endswith(b"\n") for block in blocks)
-    assert b"".join(reversed(blocks)) == b"".join(rows)
+    assert all(block.endswith(b"\n") for _, block in blocks)
+    assert b"".join(block for _, block in reversed(blocks)) == b"".join(rows)
+    assert all(log.read(offset, len(block)) == block for offset, block in blocks)
 
 
 # -- faults ------------------------------------------------------------------------------------
@@ -205,17 +206,94 @@ def test_no_descriptors_left_is_an_error_and_later_appends_succeed(
 # -- a file that others change -----------------------------------------------------------------
 
 
-def test_rows_appended_by_others_are_noticed_and_kept(path: Path) -> None:
+def test_rows_appended_by_others_are_noticed_and_taken_in(path: Path) -> None:
     log = Log(path)
     log.append(ROWS)
     with path.open("ab") as file:
-        file.write(b"by hand\t\t\n")
+        file.write(b"by hand\t\t\nunfini")
     with pytest.raises(LogStale, match="bytes long"):
         log.append(b"3\t\tthree\n")
+    assert log.is_same_file()
+    assert log.take_in() == len(b"by hand\t\t\n")
+    log.check_unchanged()
+    assert log.is_torn
+    with path.open("ab") as file:
+        file.write(b"shed\t\t\n")
+    assert log.take_in() == len(b"unfinished\t\t\n")
+    log.append(b"3\t\tthree\n")
+    assert path.read_bytes() == ROWS + b"by hand\t\t\nunfinished\t\t\n3\t\tthree\n"
+    assert torn_files(path) == []
+
+
+def test_somebody_elses_unfinished_row_is_saved_aside_before_an_append(path: Path) -> None:
+    log = Log(path)
+    log.append(ROWS)
+    with path.open("ab") as file:
+        file.write(b"unfini")
+    assert log.take_in() == 0
+    with pytest.raises(LogStale, match="unfinished row"):
+        log.append(b"3\t\tthree\n")
+    log = log.reopened()
+    log.append(b"3\t\tthree\n")
+    assert path.read_bytes() == ROWS + b"3\t\tthree\n"
+    assert torn_files(path) == [b"unfini"]
+
+
+def test_rows_appended_by_others_in_the_same_moment_do_not_get_in_the_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(path)
+    log.append(ROWS)
+    real_write = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        with path.open("ab") as file:
+            file.write(b"by hand\t\t\n")
+        return real_write(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    start = log.append(b"3\t\tthree\n")
+    assert start == len(ROWS) + len(b"by hand\t\t\n")
+    assert log.read(0, 1000) == ROWS + b"by hand\t\t\n3\t\tthree\n"
+
+
+def test_a_read_only_file_is_read_and_refuses_appends(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(ROWS + b"3\t\tthr")
+    real_open = os.open
+
+    def read_only(name: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(errno.EACCES, "Permission denied")
+        return real_open(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    log = Log(path)
+    assert log.read(0, 100) == ROWS
+    with pytest.raises(StorageError, match="is read-only"):
+        log.append(b"4\t\tfour\n")
+    log.check_unchanged()
+    assert path.read_bytes() == ROWS + b"3\t\tthr"
+    assert torn_files(path) == []
+
+
+def test_a_torn_row_that_cannot_be_saved_is_left_and_the_rest_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(ROWS + b"3\t\tthr")
+    fault = Fault(monkeypatch, "fsync", errno.ENOSPC)
+    log = Log(path)
+    assert log.read(0, 100) == ROWS
+    assert path.read_bytes() == ROWS + b"3\t\tthr"
+    assert torn_files(path) == []
+    with pytest.raises(StorageError, match="needs repair"):
+        log.append(b"4\t\tfour\n")
+    fault.mend()
     again = log.reopened()
-    assert again.continues(log)
-    again.append(b"3\t\tthree\n")
-    assert path.read_bytes() == ROWS + b"by hand\t\t\n3\t\tthree\n"
+    again.append(b"4\t\tfour\n")
+    assert path.read_bytes() == ROWS + b"4\t\tfour\n"
+    assert torn_files(path) == [b"3\t\tthr"]
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "replaced", "emptied"])
@@ -234,8 +312,8 @@ def test_a_file_that_went_away_is_noticed(path: Path, how: str) -> None:
         os.truncate(path, 0)
     with pytest.raises(LogStale):
         log.append(b"3\t\tthree\n")
+    assert not log.is_same_file()
     again = log.reopened()
-    assert not again.continues(log)
     before = path.read_bytes() if path.exists() else b""
     again.append(b"3\t\tthree\n")
     assert path.read_bytes() == before + b"3\t\tthree\n"

@@ -1,0 +1,43 @@
+"""What every view needs: the query as text, answers of one line, and headers."""
+
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl
+
+from flask import Response
+from werkzeug.datastructures import Headers
+
+from esource.errors import BadInput
+
+TEXT = "text/plain; charset=utf-8"
+
+
+def answer(
+    text: str | bytes, status: int, more: dict[str, str] | None = None, content_type: str = TEXT
+) -> Response:
+    """Return an answer for a person: one line, LF-terminated unless it is an id."""
+    line = f"{status} {HTTPStatus(status).phrase}"  # Werkzeug's are in capitals
+    return Response(text, line, headers(content_type, more))
+
+
+def headers(content_type: str, more: dict[str, str] | None = None) -> Headers:
+    """Return the headers that every answer has, and some more."""
+    # A browser that sniffs would take an event's data for a page.
+    fields = Headers({"Content-Type": content_type, "X-Content-Type-Options": "nosniff"})
+    fields.update(more or {})
+    return fields
+
+
+def query(environ: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the query's parameters, in order; raise `BadInput` if they are not UTF-8.
+
+    Percent-encoded or not: `curl 'hub/orders?event=größe'` sends the bytes of the terminal.
+    """
+    text = environ.get("QUERY_STRING", "")
+    if not text:
+        return []
+    try:
+        text = text.encode("latin-1").decode()  # WSGI's strings are bytes in disguise
+        return parse_qsl(text, keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise BadInput("the query is not valid UTF-8, or has too many parameters") from None

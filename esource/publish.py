@@ -1,0 +1,262 @@
+"""`POST /<channel>`: one event, or a batch of them.
+
+A batch of declared length is all or nothing. A chunked one is a stream: what is complete
+is committed as it arrives, and the answer comes at the end.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import orjson
+from flask import Response
+from werkzeug.http import parse_etags, parse_options_header, quote_etag
+
+from esource import answers, body, ingest, tsv
+from esource.channel import Channel, Precondition, Receipt
+from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageError
+from esource.event import Event, check_data, check_id, check_type
+from esource.hub import Hub
+from esource.ingest import LineDecoder, StreamDecoder
+from esource.threads import give_way
+from esource.tsv import Draft
+
+PARAMETERS = ("id", "event", "each", "expect", "unique")
+# Of a stream that is on its way to the disk; then the sender waits.
+WINDOW_BYTES = 1 << 22
+
+
+class _Wish(NamedTuple):
+    """How rows are to be appended."""
+
+    precondition: Precondition | None
+    unique: bool
+
+
+def publish(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
+    """Answer a POST. Blocks until the events are committed."""
+    channel = hub.channel(name)
+    parameters = _parameters(environ)
+    wish = _Wish(_precondition(channel, parameters, environ), _flag(parameters, "unique"))
+    decoder = _decoder(hub, parameters, environ)
+    if decoder:
+        return _publish_batch(hub, channel, decoder, wish, environ)
+    event = Event(
+        check_id(parameters.get("id", "")),
+        check_type(parameters.get("event", "")),
+        _data(hub, environ),
+    )
+    if wish.unique and not event.id:
+        raise BadInput("unique=1 tells events apart by their ids; give an id, too")
+    receipt = channel.append([tsv.draft(event)], *wish).wait()
+    etag = quote_etag(channel.version(receipt.end))
+    if receipt.skipped:
+        return answers.answer(event.id, 200, {"ETag": etag})
+    return answers.answer(receipt.first, 201, {"ETag": etag})
+
+
+def _data(hub: Hub, environ: dict[str, Any]) -> bytes:
+    content = body.read(environ, hub.config.max_event_bytes)
+    data = check_data(body.decode(content, environ))
+    return data[:-1] if data.endswith(b"\n") else data
+
+
+# -- what is asked for ---------------------------------------------------------------------
+
+
+def _parameters(environ: dict[str, Any]) -> dict[str, str]:
+    pairs = answers.query(environ)
+    parameters = dict(pairs)
+    for name in parameters:
+        if name not in PARAMETERS:
+            raise BadInput(f"unknown parameter {name!r}; allowed here: {', '.join(PARAMETERS)}")
+    if len(parameters) < len(pairs):
+        raise BadInput("a parameter is given twice")
+    return parameters
+
+
+def _flag(parameters: dict[str, str], name: str) -> bool:
+    value = parameters.get(name, "")
+    if value not in ("", "0", "1"):
+        raise BadInput(f"{name} is {value!r}, but must be 0 or 1")
+    return value == "1"
+
+
+def _precondition(
+    channel: Channel, parameters: dict[str, str], environ: dict[str, Any]
+) -> Precondition | None:
+    """Return what must hold of the channel for an append (RFC 9110, 13.1), if anything must.
+
+    An empty `expect=` expects an empty channel: it is what a script has that found no event.
+    """
+    expected = parameters.get("expect")
+    match = environ.get("HTTP_IF_MATCH")
+    none_match = environ.get("HTTP_IF_NONE_MATCH")
+    if expected is None and match is None and none_match is None:
+        return None
+
+    def check(end: int, newest_id: bytes) -> None:
+        etag = channel.version(end)
+        holds = expected is None or expected.encode() == newest_id
+        if match is not None:
+            etags = parse_etags(match)
+            holds &= etags.contains(etag) or (etags.star_tag and end > 0)
+        if none_match is not None:
+            etags = parse_etags(none_match)
+            holds &= not (etags.contains(etag) or (etags.star_tag and end > 0))
+        if not holds:
+            newest = newest_id.decode(errors="replace")
+            raise PreconditionFailed(
+                f"the channel is not as expected: its newest id is {newest!r}",
+                {"ETag": quote_etag(etag)},
+            )
+
+    return check
+
+
+def _decoder(
+    hub: Hub, parameters: dict[str, str], environ: dict[str, Any]
+) -> LineDecoder | StreamDecoder | None:
+    """Return the decoder of a batch; None for a body that is one event."""
+    content_type, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
+    limit = hub.config.max_event_bytes
+    decoder: LineDecoder | StreamDecoder
+    each = parameters.get("each", "")
+    if each:
+        if each != "line":
+            raise BadInput(f"each is {each!r}, but must be line")
+        type = check_type(parameters.get("event", ""))
+        decoder = LineDecoder(ingest.decode_each_line(type), limit)
+        others = {"id"}
+    else:
+        match content_type.lower():
+            case "text/tab-separated-values":
+                decoder = LineDecoder(ingest.decode_tsv, limit)
+            case "application/x-ndjson":
+                decoder = LineDecoder(ingest.decode_ndjson, limit)
+            case "text/event-stream":
+                decoder = StreamDecoder(limit)
+            case _:
+                return None
+        others = {"id", "event"}
+    for name in others & parameters.keys():
+        raise BadInput(f"{name} is for a single event, not for a batch")
+    body.require_utf8(options, environ)
+    return decoder
+
+
+# -- batches -------------------------------------------------------------------------------
+
+
+def _publish_batch(
+    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: _Wish,
+    environ: dict[str, Any],
+) -> Response:  # fmt: skip
+    if body.is_chunked(environ):
+        receipts = _append_stream(hub, channel, decoder, wish, environ)
+    else:
+        receipts = _append_whole(hub, channel, decoder, wish, environ)
+    return _batch_answer(channel, receipts)
+
+
+def _batch_answer(channel: Channel, receipts: "_Totals") -> Response:
+    result: dict[str, Any] = {
+        "count": receipts.appended,
+        "first": receipts.first.decode() or None,
+        "last": receipts.last.decode() or None,
+    }
+    if receipts.skipped:
+        result["skipped"] = receipts.skipped
+    etag = quote_etag(channel.version(receipts.end or channel.committed))
+    status = 201 if receipts.appended else 200
+    content = orjson.dumps(result) + b"\n"
+    return answers.answer(content, status, {"ETag": etag}, "application/json")
+
+
+class _Totals:
+    """What became of the receipts of one batch."""
+
+    def __init__(self) -> None:
+        self.appended = self.skipped = self.end = 0
+        self.first = self.last = b""
+
+    def add(self, receipt: Receipt) -> None:
+        """Wait for a receipt and count it. Raises what `Receipt.wait` raises."""
+        receipt.wait()
+        self.appended += receipt.appended
+        self.skipped += receipt.skipped
+        self.first = self.first or receipt.first
+        self.last = receipt.last or self.last
+        self.end = receipt.end
+
+
+def _drafts(decoder: LineDecoder | StreamDecoder, pieces: Iterator[bytes]) -> Iterator[Draft]:
+    """Yield the events of a body, and after the good ones raise what is wrong with the next."""
+    for piece in pieces:
+        draft = decoder.feed(piece)
+        if draft.events:
+            yield draft
+        if decoder.error:
+            raise decoder.error
+        give_way()  # a body that has arrived is read without a wait
+    draft = decoder.end()
+    if draft.events:
+        yield draft
+    if decoder.error:
+        raise decoder.error
+
+
+def _append_whole(
+    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: _Wish,
+    environ: dict[str, Any],
+) -> _Totals:  # fmt: skip
+    """Append all of a body of declared length, or raise and append nothing."""
+    totals = _Totals()
+    try:
+        drafts = list(_drafts(decoder, body.pieces(environ, hub.config.max_batch_bytes)))
+    except EsourceError:
+        body.close_afterwards(environ)  # what has not been read of it is not a request
+        raise
+    if drafts:
+        totals.add(channel.append(drafts, *wish))
+    return totals
+
+
+def _append_stream(
+    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: _Wish,
+    environ: dict[str, Any],
+) -> _Totals:  # fmt: skip
+    """Append the events of a chunked body as they come.
+
+    What is complete is queued at once but not waited for: commits go on while the next piece
+    is read. The sender waits while more than `WINDOW_BYTES` are on their way to the disk.
+    Raises with how many events are stored; those before the bad line are.
+    """
+    totals = _Totals()
+    window: deque[tuple[Receipt, int]] = deque()
+    in_window = 0
+    stopped: EsourceError | None = None
+    try:
+        with hub.streaming(environ.get("gunicorn.socket")):
+            for draft in _drafts(decoder, body.pieces(environ)):
+                receipt = channel.append([draft], *wish)
+                window.append((receipt, len(draft.rows)))
+                in_window += len(draft.rows)
+                while window and (in_window > WINDOW_BYTES or wish.precondition):
+                    receipt, size = window.popleft()
+                    in_window -= size
+                    totals.add(receipt)
+                    wish = wish._replace(precondition=None)  # it was for the beginning
+    except EsourceError as error:
+        stopped = error
+    for receipt, _ in window:
+        try:
+            totals.add(receipt)
+        except EsourceError as error:
+            stopped = stopped or error
+    if stopped:
+        body.close_afterwards(environ)
+        if hub.draining:
+            stopped = StorageError("the hub is stopping; send the rest again")
+        raise type(stopped)(f"{stopped}; {totals.appended} events before that are stored")
+    return totals

@@ -1,0 +1,243 @@
+"""`GET /<channel>`: selection x format x finite or follow.
+
+A read is a position to start from, an end or none, and a format. The whole file as TSV is
+a download, which can be continued, asked about and sent without looking at it; so is any
+other part of the file that is TSV and finite and whole.
+"""
+
+import random
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flask import Response
+from werkzeug.datastructures import Headers
+from werkzeug.http import (
+    http_date,
+    is_resource_modified,
+    parse_accept_header,
+    parse_range_header,
+    quote_etag,
+)
+
+from esource import answers, selection, sse
+from esource.channel import Batch, Channel, Position
+from esource.errors import BadRange
+from esource.formats import FORMATS, MEDIA_TYPES, SSE, TSV, Format
+from esource.hub import Hub
+from esource.selection import Selection
+
+HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
+RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
+# A slow reader's backlog is in the file; the kernel need not hold megabytes of it, too.
+SEND_BUFFER_BYTES = 1 << 16
+# A client that vanished without a FIN, while there was nothing to send.
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+
+def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
+    """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
+    channel = hub.channel(name)
+    pairs = answers.query(environ)
+    wanted = selection.parse(pairs, tuple(FORMATS))
+    channel.refresh()
+    format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
+    follow = format is SSE if wanted.follow is None else wanted.follow
+    # Where the client has got to, which it knows better than the link that it followed first.
+    resume_id = environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1")
+    start, verdict = _start(channel, wanted, resume_id, follow)
+    headers = answers.headers(format.content_type, {"Vary": "Accept"})
+    if verdict:
+        headers["Esource-Resume"] = verdict
+    if follow:
+        return _follow(hub, channel, wanted, format, start, headers, environ)
+    # No greenlet switch from here to the response: end, id and file belong together.
+    end = channel.committed if start.log is channel.log else start.log.end
+    headers["ETag"] = quote_etag(channel.version(end))
+    if wanted.limit is None and HEADER_VALUE.fullmatch(channel.newest_id):
+        headers["Last-Event-ID"] = channel.newest_id.decode("latin-1")
+    if format is TSV and wanted.is_whole:
+        return _download(channel, start, end, headers, environ, conditional=not pairs)
+    pieces = _encoded(channel, channel.read(start, end), wanted, format)
+    content = (piece for piece in _framed(pieces, format) if piece is not None)
+    return Response(content, 200, headers, direct_passthrough=True)
+
+
+def _format(wanted: Selection, accept: str) -> Format:
+    """Return the format that the query names, or the client prefers.
+
+    Whoever can take an event stream at all gets one; clients of it that list other types as
+    well mean those for errors.
+    """
+    if wanted.format:
+        return FORMATS[wanted.format]
+    if accept in ("", "*/*"):
+        return TSV
+    acceptable = [
+        MEDIA_TYPES[media_type]
+        for kind, quality in parse_accept_header(accept)  # the preferred one first
+        if quality > 0 and (media_type := kind.partition(";")[0].strip().lower()) in MEDIA_TYPES
+    ]
+    return SSE if SSE in acceptable else next(iter(acceptable), TSV)
+
+
+def _start(
+    channel: Channel, wanted: Selection, resume_id: bytes, follow: bool
+) -> tuple[Position, str]:
+    """Return where to start, and how a resume point was found."""
+    if resume_id:
+        return channel.after(resume_id)
+    verdict = ""
+    start = Position(channel.log, 0)
+    if wanted.after:
+        start, verdict = channel.after(wanted.after)
+    if wanted.since is not None:
+        later = channel.later_than(wanted.since)
+        start, verdict = max(start, later, key=lambda position: position.offset), "time"
+    if wanted.tail is not None:
+        return channel.last(wanted.tail, start.offset, wanted.types), verdict
+    if follow and not verdict:
+        return channel.tail, "live"
+    return start, verdict
+
+
+# -- finite --------------------------------------------------------------------------------
+
+
+def _download(
+    channel: Channel, start: Position, end: int, headers: Headers, environ: dict[str, Any],
+    conditional: bool,
+) -> Response:  # fmt: skip
+    """Answer with bytes of the file; those of the whole one can be asked for in part."""
+    status = 200
+    offset = start.offset
+    if conditional:
+        # A date has no fractions: an append in the second of the last download must still look
+        # newer, so the file counts as modified in the second that follows the append.
+        modified = int(start.log.modified) + 1
+        headers["Accept-Ranges"] = "bytes"
+        headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
+        headers["Last-Modified"] = http_date(min(modified, time.time()))
+        if not is_resource_modified(
+            environ, channel.version(end), last_modified=http_date(modified)
+        ):
+            return Response(status=304, headers=headers)
+        part = _range(environ, end, headers["ETag"])
+        if part:
+            offset, end = part
+            headers["Content-Range"] = f"bytes {offset}-{end - 1}/{channel.committed}"
+            status = 206
+    headers["Content-Length"] = str(end - offset)
+    content = channel.send(Position(start.log, offset), end, environ.get("gunicorn.socket"))
+    return Response(content, status, headers, direct_passthrough=True)
+
+
+def _range(environ: dict[str, Any], size: int, etag: str) -> tuple[int, int] | None:
+    """Return the one range that is asked for, if it is for this version; raise `BadRange`."""
+    asked = parse_range_header(environ.get("HTTP_RANGE"))
+    if not asked or asked.units != "bytes" or len(asked.ranges) != 1:
+        return None
+    if environ["REQUEST_METHOD"] != "GET" or environ.get("HTTP_IF_RANGE", etag) != etag:
+        return None
+    part = asked.range_for_length(size)
+    if part is None:
+        raise BadRange(
+            f"the channel ends at byte {size}", {"Content-Range": f"bytes */{size}"}
+        )  # fmt: skip
+    return part
+
+
+# -- follow --------------------------------------------------------------------------------
+
+
+def _follow(
+    hub: Hub, channel: Channel, wanted: Selection, format: Format, start: Position,
+    headers: Headers, environ: dict[str, Any],
+) -> Response:  # fmt: skip
+    """Answer with what there is from the start on, and then with what comes."""
+    headers["Cache-Control"] = "no-store"
+    headers["X-Accel-Buffering"] = "no"  # nginx
+    client = environ.get("gunicorn.socket")
+
+    def content() -> Iterator[bytes]:
+        if client is not None:
+            _tune(client)
+        yield b""  # the headers leave
+        batches = channel.follow(start, hub.config.heartbeat_seconds, client, wanted.timeout)
+        for piece in _framed(_encoded(channel, batches, wanted, format), format):
+            if piece is not None:
+                yield piece
+            elif format.heartbeat:
+                yield format.heartbeat
+            elif _is_gone(client):
+                return
+        if format is SSE and channel.draining:
+            yield sse.retry(random.randint(*RETRY_MS))
+
+    return Response(content(), 200, headers, direct_passthrough=True)
+
+
+def _tune(client: Any) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if client.family != socket.AF_UNIX:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):
+                client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _is_gone(client: Any) -> bool:
+    """Return whether the client has closed its side: all that can be known without a heartbeat."""
+    if client is None:
+        return False
+    try:
+        with socket.socket(fileno=client.dup().detach()) as twin:
+            twin.settimeout(0)
+            return not twin.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except NotImplementedError:  # TLS
+        return False
+
+
+# -- both ----------------------------------------------------------------------------------
+
+
+def _encoded(
+    channel: Channel, batches: Iterable[Batch | None], wanted: Selection, format: Format
+) -> Iterator[bytes | None]:
+    """Yield the selected events of batches in a format; None for silence. Ends at the limit."""
+    remaining = wanted.limit
+    if remaining == 0:
+        return
+    for batch in batches:
+        if batch is None:
+            yield None
+            continue
+        if wanted.is_whole:
+            piece = channel.encoded(batch, format.encode)
+        else:
+            rows = selection.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
+            if remaining is not None:
+                rows, count = selection.first(rows, remaining)
+                remaining -= count
+            piece = format.encode(rows, [])
+        if piece:
+            yield piece
+        if remaining == 0:
+            return
+
+
+def _framed(pieces: Iterable[bytes | None], format: Format) -> Iterator[bytes | None]:
+    """Yield what stands before, between and after the pieces as well."""
+    if format.head:
+        yield format.head
+    separator = len(format.separator)
+    for piece in pieces:
+        if piece and separator:
+            piece, separator = piece[separator:], 0
+        yield piece
+    if format.end:
+        yield format.end

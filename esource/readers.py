@@ -1,0 +1,150 @@
+"""The readers of a channel that wait: who they are, and how they are woken.
+
+Readers wait in cohorts: one signal wakes up to `COHORT` of them, and between two cohorts
+others get a turn. A commit that comes while cohorts are being woken starts another round,
+after which everybody has seen it.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import gevent
+from gevent.event import Event as Signal  # an event is always an `event.Event`
+
+from esource.threads import give_way
+
+COHORT = 64
+
+
+class _Cohort:
+    """Up to `COHORT` readers, who are woken together."""
+
+    __slots__ = ("readers", "signal")
+
+    def __init__(self) -> None:
+        self.readers = 0
+        self.signal = Signal()
+
+    def wake(self) -> None:
+        # A fresh signal first: who is woken and waits again waits for the next commit.
+        signal, self.signal = self.signal, Signal()
+        signal.set()
+
+
+class _Readable(BaseException):
+    """Thrown into a waiting reader when its client's socket has something to read."""
+
+
+class Readers:
+    """Everybody who follows one channel."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._cohorts: list[_Cohort] = []
+        self._clients: set[Any] = set()  # their sockets
+        self._waker: gevent.Greenlet | None = None
+        self._stale = False  # a cohort may not know of the newest commit
+
+    def __len__(self) -> int:
+        return sum(cohort.readers for cohort in self._cohorts)
+
+    def __bool__(self) -> bool:
+        return bool(self._cohorts)
+
+    def wake(self) -> None:
+        """Wake everybody who waits, soon; return at once."""
+        self._stale = True
+        if self._waker is None and self._cohorts:
+            self._waker = gevent.spawn(self._wake)
+
+    def _wake(self) -> None:
+        """Be the waker greenlet: ten thousand readers in slices, not in one long breath."""
+        while self._stale:
+            self._stale = False
+            for cohort in list(self._cohorts):
+                cohort.wake()
+                give_way()
+        # No greenlet switch since `_stale` was read.
+        self._waker = None
+
+    @contextmanager
+    def sending(self, client: Any) -> Iterator[None]:
+        """Let a client whom something is being sent to be cut off as well."""
+        self._clients.add(client)
+        try:
+            yield
+        finally:
+            self._clients.discard(client)
+
+    def cut_off(self) -> None:
+        """Shut the sockets of all clients: those who are still there are stuck in a send."""
+        for client in list(self._clients):
+            shut(client, socket.SHUT_RDWR)
+
+
+def shut(client: Any, how: int) -> None:
+    """Shut a connection, as its peer would: who reads or writes on it finds it ended.
+
+    On a second descriptor: on the first one gevent would fail who waits, and noisily.
+    """
+    with suppress(OSError), socket.socket(fileno=os.dup(client.fileno())) as twin:
+        twin.shutdown(how)
+
+
+class Reader:
+    """One reader, as a context: joined to the others while it is entered."""
+
+    def __init__(self, readers: Readers, client: Any = None) -> None:
+        """Name the reader's client by its socket, if it has one."""
+        self._readers = readers
+        self._client = client
+        self._cohort: _Cohort | None = None
+        self._readable: Any = None
+
+    def __enter__(self) -> "Reader":
+        cohorts = self._readers._cohorts
+        cohort = next((cohort for cohort in cohorts if cohort.readers < COHORT), None)
+        if cohort is None:
+            cohort = _Cohort()
+            cohorts.append(cohort)
+        cohort.readers += 1
+        self._cohort = cohort
+        if self._client is not None:
+            self._readers._clients.add(self._client)
+            self._readable = gevent.get_hub().loop.io(self._client.fileno(), 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forget_client()
+        self._readers._clients.discard(self._client)
+        assert self._cohort
+        self._cohort.readers -= 1
+        if not self._cohort.readers:
+            self._readers._cohorts.remove(self._cohort)
+
+    def _forget_client(self) -> None:
+        if self._readable:
+            self._readable.close()
+            self._readable = None
+
+    def wait(self, seconds: float) -> bool | None:
+        """Return True after a commit, False after `seconds`, None at the client's byte or EOF.
+
+        None comes once; after that the client is not watched any more. The caller has read
+        how far the commits are without a greenlet switch since.
+        """
+        assert self._cohort
+        try:
+            if self._readable:
+                # As gevent's Timeout does with a timer.
+                self._readable.start(gevent.getcurrent().throw, _Readable)
+            return bool(self._cohort.signal.wait(seconds))
+        except _Readable:
+            self._forget_client()
+            return None
+        finally:
+            if self._readable:
+                self._readable.stop()

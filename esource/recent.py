@@ -1,0 +1,50 @@
+"""The last events of a channel by id, for publishers who may send one twice. Pure."""
+
+from hashlib import blake2b
+
+from esource.errors import Conflict
+
+
+class Recent:
+    """The ids of the last `limit` events, and a digest of what each of them said."""
+
+    def __init__(self, limit: int, rows: bytes = b"") -> None:
+        """Begin with the events of whole rows."""
+        self._limit = limit
+        self._digests: dict[bytes, bytes] = {}
+        self.add(rows)
+
+    def add(self, rows: bytes) -> None:
+        """Take note of the events of whole rows."""
+        for row in rows.split(b"\n"):
+            id, _, content = row.partition(b"\t")
+            if id and b"\t" in content:
+                self._digests.pop(id, None)  # the newest is the last in the dictionary
+                self._digests[id] = _digest(content)
+        while len(self._digests) > self._limit:
+            del self._digests[next(iter(self._digests))]
+
+    def new(self, rows: bytes) -> tuple[bytes, int]:
+        """Return the rows whose events are not there, and how many.
+
+        Raises `Conflict` if the id of one is there with other content.
+        """
+        new: dict[bytes, bytes] = {}
+        for row in rows.split(b"\n")[:-1]:
+            id, _, content = row.partition(b"\t")
+            digest = _digest(content)
+            known = self._digests.get(id) or new.get(id)
+            if known is None:
+                new[id] = digest
+            elif known != digest:
+                raise Conflict(f"the id {id.decode()!r} is that of an event with other content")
+        kept: dict[bytes, bytes] = {}
+        for row in rows.split(b"\n")[:-1]:
+            id = row.partition(b"\t")[0]
+            if id in new:
+                kept.setdefault(id, row + b"\n")
+        return b"".join(kept.values()), len(kept)
+
+
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()
