@@ -100,10 +100,10 @@ def _precondition(
         holds = expected is None or expected.encode() == newest_id
         if match is not None:
             etags = parse_etags(match)
-            holds &= etags.contains(etag) or (etags.star_tag and end > 0)
+            holds &= end > 0 if etags.star_tag else etags.is_strong(etag)
         if none_match is not None:
             etags = parse_etags(none_match)
-            holds &= not (etags.contains(etag) or (etags.star_tag and end > 0))
+            holds &= end == 0 if etags.star_tag else not etags.contains_weak(etag)
         if not holds:
             newest = newest_id.decode(errors="replace")
             raise PreconditionFailed(

@@ -119,7 +119,8 @@ def _download(
         modified = int(start.log.modified) + 1
         headers["Accept-Ranges"] = "bytes"
         headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
-        headers["Last-Modified"] = http_date(min(modified, time.time()))
+        if end:
+            headers["Last-Modified"] = http_date(min(modified, time.time()))
         if not is_resource_modified(
             environ, channel.version(end), last_modified=http_date(modified)
         ):

@@ -146,6 +146,8 @@ def post_worker_init(worker: Any) -> None:
         connections.begin_drain()
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _hub(worker: Any) -> "Hub":
