@@ -15,8 +15,9 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     readers    who waits for a commit, and how they are woken
     channel    the queue, the commit, and where readers go on
     hub        channel names -> channels, and the folder's locks
-    answers, body
-               what the views share: answers of one line, bodies whole or not at all
+    origin, answers, body
+               what the views share: whose pages may ask, answers of one line, bodies whole
+               or not at all
     publish, read, views
                HTTP
     app        the wiring

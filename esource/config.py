@@ -54,6 +54,22 @@ def _setting(default: Any, cast: Callable[[str], Any], meaning: str) -> Any:
     return field(default=default, metadata={"cast": cast, "meaning": meaning})
 
 
+def _origins(text: str) -> frozenset[str]:
+    origins = frozenset(text.lower().replace(",", " ").split())
+    for origin in origins - {"*", "null"}:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin):
+            raise ValueError("origins such as https://example.org:8443, with spaces in between")
+    return origins
+
+
+def _hosts(text: str) -> frozenset[str]:
+    hosts = frozenset(text.lower().replace(",", " ").split())
+    for host in hosts:
+        if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[^\s/:@\[\]]+)(:\d{1,5})?", host):
+            raise ValueError("host names such as hub.example.org, with spaces in between")
+    return hosts
+
+
 @dataclass(frozen=True)
 class Config:
     """Every setting of the hub. Gunicorn's own are gunicorn's."""
@@ -79,6 +95,22 @@ class Config:
     # About 150 bytes of memory each, in channels to which somebody posts with `unique=1`.
     dedup_events: int = _setting(
         10_000, _positive(int, "events"), "how many events back `unique=1` looks for a repeated id"
+    )
+    # Each is a connection and about 20 KB; the descriptors of the process are a limit, too.
+    max_subscribers: int = _setting(
+        50_000, _positive(int, "subscribers"), "how many may follow; more are answered `503`"
+    )
+    # Strangers who post to names of their own making fill a folder before they fill a disk.
+    max_channels: int = _setting(
+        100_000,
+        _positive(int, "channels"),
+        "how many files there may be; more get no `201` but `503`",
+    )
+    cors_origins: frozenset[str] = _setting(
+        frozenset(), _origins, "origins whose pages may read and write, with spaces in between"
+    )
+    allowed_hosts: frozenset[str] = _setting(
+        frozenset(), _hosts, "the hub's own names; requests for others are answered `421`"
     )
     # Below the 15 s that browsers' polyfills and the 30 s that proxies and NAT tables wait.
     heartbeat_seconds: float = _setting(

@@ -25,6 +25,24 @@ class BadInput(EsourceError):
     status = 400
 
 
+class Forbidden(EsourceError):
+    """A page of an origin that is not allowed; nothing was done."""
+
+    status = 403
+
+
+class Misdirected(EsourceError):
+    """The request is for another host than the hub's."""
+
+    status = 421
+
+
+class Busy(EsourceError):
+    """A limit is reached; later it may work."""
+
+    status = 503
+
+
 class TooLarge(EsourceError):
     """The body is over its limit; nothing was stored."""
 

@@ -55,7 +55,9 @@ def check_type(text: str) -> bytes:
 
 
 def _check_field(name: str, text: str, limit: int) -> bytes:
-    if len(text) <= limit and (not text or _PLAIN.fullmatch(text)):
+    if not text:
+        return b""
+    if len(text) <= limit and _PLAIN.fullmatch(text):
         return text.encode()
     if any(unicodedata.category(char) == "Cc" for char in text):
         raise BadInput(f"{name} holds a control character (tab, line break, …)")

@@ -27,14 +27,17 @@ from weakref import WeakValueDictionary
 
 from esource.channel import Channel
 from esource.config import Config
-from esource.errors import BadInput, StartError
+from esource.errors import BadInput, Busy, StartError
 from esource.readers import shut
+from esource.threads import in_thread, reads
 
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")
 KEEP_OPEN = 256  # channels used last
 LOCK_POLL_SECONDS = 0.02
+RETRY_AFTER = "10"  # seconds
+COUNT_SECONDS = 10.0  # between counts of the files, once there are too many
 LOCK_REMINDER_SECONDS = 10.0
 
 
@@ -116,6 +119,9 @@ class Hub:
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._recent: OrderedDict[str, Channel] = OrderedDict()
         self._streaming: set[Any] = set()  # sockets of clients who send a body without end
+        self.subscribers = 0
+        self._files = -1  # how many channels have a file, when they were last counted
+        self._counted = 0.0  # when that was
 
     def open(self, waiting: Callable[[], None] = lambda: None) -> None:
         """Make the folder and become its one writer; wait for as long as another process is.
@@ -161,6 +167,33 @@ class Hub:
             self._recent.popitem(last=False)
         return channel.open()
 
+    def admit_subscriber(self) -> None:
+        """Raise `Busy` if no more may follow; not while stopping, or browsers would give up."""
+        if self.subscribers >= self.config.max_subscribers and not self.draining:
+            raise Busy("too many subscribers; come back later", {"Retry-After": RETRY_AFTER})
+
+    @contextmanager
+    def subscribing(self) -> Iterator[None]:
+        """Count a subscriber."""
+        self.subscribers += 1
+        try:
+            yield
+        finally:
+            self.subscribers -= 1
+
+    def admit_channel(self, channel: Channel) -> None:
+        """Raise `Busy` if the channel has no file and there may be no more. Blocks to count."""
+        if channel.log.inode:
+            return
+        limit = self.config.max_channels
+        now = time.monotonic()
+        if self._files < 0 or (self._files >= limit and now - self._counted > COUNT_SECONDS):
+            self._counted = now
+            self._files = in_thread(reads(), _count_files, self.config.dir)
+        if self._files >= limit:
+            raise Busy(f"there are {limit} channels already", {"Retry-After": RETRY_AFTER})
+        self._files += 1
+
     @contextmanager
     def streaming(self, client: Any) -> Iterator[None]:
         """Let a body without end be ended by `drain`."""
@@ -187,3 +220,8 @@ class Hub:
         """Put everything committed on disk; the kernel lets go of the lock after the last write."""
         for channel in list(self._channels.values()):
             channel.sync()
+
+
+def _count_files(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        return sum(entry.name.endswith(".tsv") for entry in entries)

@@ -148,12 +148,11 @@ def decode_ndjson(lines: bytes, limit: int) -> Draft:
     rows = []
     without_id = 0
     for line in lines.split(b"\n"):
-        if not line.strip():
+        if not line or line.isspace():
             continue
-        event = ndjson.decode_line(line)
-        _check_size(event.data, limit)
-        without_id += not event.id
-        rows.append(tsv.encode(event))
+        row = ndjson.decode_row(line, limit)
+        without_id += row.startswith(b"\t")
+        rows.append(row)
     block = b"".join(rows)
     newest_micros = tsv.newest_micros(block) if without_id < len(rows) else -1
     return Draft(block, len(rows), without_id, newest_micros)

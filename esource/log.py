@@ -61,6 +61,10 @@ class Log:
         try:
             self._open()
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StorageError(
+                    f"{path.name} is a symbolic link; the hub follows none"
+                ) from error
             raise _storage_error("open", path, error) from error
 
     # -- opening -------------------------------------------------------------------------

@@ -10,41 +10,47 @@ and data that is not a string is kept as its JSON text.
 import orjson
 
 from esource import tsv
-from esource.errors import BadInput
-from esource.event import Event, check_data, check_id, check_type
+from esource.errors import BadInput, TooLarge
+from esource.event import check_data, check_id, check_type
 
 
 def encode(rows: bytes, malformed: list[bytes]) -> bytes:
     """Return one line of JSON for each event of whole rows."""
-    return b"".join([line + b"\n" for line in _objects(rows, malformed)])
+    return b"".join([orjson.dumps(fields) + b"\n" for fields in _objects(rows, malformed)])
 
 
 def encode_elements(rows: bytes, malformed: list[bytes]) -> bytes:
     """Return the elements of a JSON array, each after a comma."""
-    return b"".join([b",\n" + line for line in _objects(rows, malformed)])
+    return b"".join([b",\n" + orjson.dumps(fields) for fields in _objects(rows, malformed)])
 
 
-def _objects(rows: bytes, malformed: list[bytes]) -> list[bytes]:
-    objects = []
-    # Not `decode(errors=…)` on a field each: one pass over the whole is several times faster.
+def _objects(rows: bytes, malformed: list[bytes]) -> list[dict[str, str]]:
+    # One pass over the whole is several times faster than one over each field.
     text = rows.decode(errors="replace")
-    slow = "\r" in text
-    for row in text.split("\n")[:-1]:
+    if not ("\x0b" in text or "\r" in text):
         try:
-            id, type, data = row.split("\t", 2)
+            return [
+                {"id": id, "event": type, "data": data}
+                for id, type, data in [row.split("\t", 2) for row in text.split("\n")[:-1]]
+            ]
         except ValueError:
+            pass  # a row is not an event
+    objects = []
+    for row in text.split("\n")[:-1]:
+        fields = row.split("\t", 2)
+        if len(fields) == 3:
+            data = tsv.unfold(fields[2].encode()).decode()
+            objects.append({"id": fields[0], "event": fields[1], "data": data})
+        else:
             malformed.append(row.encode())
-            continue
-        if slow:
-            data = tsv.unfold(data.encode()).decode()
-        elif "\x0b" in data:
-            data = data.replace("\x0b", "\n")
-        objects.append(orjson.dumps({"id": id, "event": type, "data": data}))
     return objects
 
 
-def decode_line(line: bytes) -> Event:
-    """Return the event of one line; an `id` that is missing is empty. Raises `BadInput`."""
+def decode_row(line: bytes, limit: int) -> bytes:
+    """Return the row of one line; without `id` its id is empty. Raises `BadInput`, `TooLarge`.
+
+    `limit` is in bytes of the event's data.
+    """
     try:
         fields = orjson.loads(line)
     except ValueError as error:
@@ -55,4 +61,9 @@ def decode_line(line: bytes) -> Event:
     if type(id) is not str or type(event) is not str:
         raise BadInput('"id" and "event" must be strings')
     text = data.encode() if type(data) is str else orjson.dumps(data)
-    return Event(check_id(id), check_type(event), check_data(text))
+    if len(text) > limit:
+        raise TooLarge(f"an event over the limit of {limit} bytes")
+    if b"\\" in line:  # else there is no line break in it, and nothing that is not allowed
+        text = check_data(text).replace(b"\n", b"\x0b")
+    # As `tsv.encode`, but without an `Event` in between, for the sake of speed.
+    return b"%b\t%b\t%b\n" % (check_id(id), check_type(event), text)

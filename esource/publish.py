@@ -39,6 +39,7 @@ def publish(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     parameters = _parameters(environ)
     wish = _Wish(_precondition(channel, parameters, environ), _flag(parameters, "unique"))
     decoder = _decoder(hub, parameters, environ)
+    hub.admit_channel(channel)
     if decoder:
         return _publish_batch(hub, channel, decoder, wish, environ)
     event = Event(

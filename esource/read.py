@@ -162,20 +162,23 @@ def _follow(
     headers["X-Accel-Buffering"] = "no"  # nginx
     client = environ.get("gunicorn.socket")
 
+    hub.admit_subscriber()
+
     def content() -> Iterator[bytes]:
         if client is not None:
             _tune(client)
-        yield b""  # the headers leave
         batches = channel.follow(start, hub.config.heartbeat_seconds, client, wanted.timeout)
-        for piece in _framed(_encoded(channel, batches, wanted, format), format):
-            if piece is not None:
-                yield piece
-            elif format.heartbeat:
-                yield format.heartbeat
-            elif _is_gone(client):
-                return
-        if format is SSE and channel.draining:
-            yield sse.retry(random.randint(*RETRY_MS))
+        with hub.subscribing():
+            yield b""  # the headers leave
+            for piece in _framed(_encoded(channel, batches, wanted, format), format):
+                if piece is not None:
+                    yield piece
+                elif format.heartbeat:
+                    yield format.heartbeat
+                elif _is_gone(client):
+                    return
+            if format is SSE and channel.draining:
+                yield sse.retry(random.randint(*RETRY_MS))
 
     return Response(content(), 200, headers, direct_passthrough=True)
 

@@ -7,7 +7,8 @@ rows between the two could be lost to the reader.
 
 import re
 
-from esource.event import time_of
+from esource.event import DEFAULT_ID_BYTES, time_of
+from esource.zones import id_of_time, is_uniform
 
 # The id of each row that is an event.
 _IDS = re.compile(rb"^([^\t\n]*)\t[^\t\n]*\t", re.MULTILINE)
@@ -37,6 +38,14 @@ def later_than(rows: bytes, time: int) -> int:
 
     `time` is in nanoseconds since 1970.
     """
+    bound = id_of_time(time)
+    if bound is not None and is_uniform(rows):  # then the order of bytes is that of time
+        offset = 0
+        for row in rows.split(b"\n"):
+            if row[:DEFAULT_ID_BYTES] > bound and row.count(b"\t") >= 2:
+                return offset
+            offset += len(row) + 1
+        return -1
     for match in _IDS.finditer(rows):
         row_time = time_of(match[1])
         if row_time is not None and row_time > time:

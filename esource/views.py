@@ -9,25 +9,42 @@ from werkzeug.exceptions import HTTPException
 from esource.answers import answer
 from esource.errors import EsourceError
 from esource.hub import Hub
+from esource.origin import Origins
 from esource.publish import publish
 from esource.read import read
 
 
 def register(app: Flask, hub: Hub) -> None:
     """Put the channels' routes and the error handlers into the app."""
+    origins = Origins(hub.config)
 
     def post(channel: str) -> Response:
-        return publish(hub, channel, request.environ)
+        environ = request.environ
+        origins.check_host(environ)
+        origins.check_write(environ)
+        return publish(hub, channel, environ)
 
     def get(channel: str) -> Response:
+        origins.check_host(request.environ)
         return read(hub, channel, request.environ)
+
+    def options(channel: str) -> Response:
+        origins.check_host(request.environ)
+        return answer("", 204, origins.preflight(request.environ))
+
+    def cross_origin(response: Response) -> Response:
+        for name, value in origins.headers(request.environ).items():
+            response.headers.add(name, value)
+        return response
 
     def broken(error: Exception) -> Response:
         """Answer for a defect of the hub: its cause goes to the log, not to the client."""
         app.logger.error("%s %s", request.method, request.path, exc_info=error)
         return answer("the hub has failed; its log says why\n", 500)
 
-    for view, methods in ((post, ["POST"]), (get, ["GET", "HEAD"])):
+    if hub.config.cors_origins:
+        app.after_request(cross_origin)
+    for view, methods in ((post, ["POST"]), (get, ["GET", "HEAD"]), (options, ["OPTIONS"])):
         app.add_url_rule(
             "/<channel>", view_func=view, methods=methods, provide_automatic_options=False
         )

@@ -12,7 +12,7 @@ grown with it, never stored.
 import re
 from typing import NamedTuple
 
-from esource.event import DEFAULT_ID, default_id
+from esource.event import DEFAULT_ID, DEFAULT_ID_BYTES, default_id
 
 ZONE_BYTES = 1 << 20
 # No comparison needs more of a row: ids are shorter, but for foreign ones, and then a zone
@@ -46,14 +46,19 @@ def zone(offset: int, rows: bytes) -> Zone:
     """Return the zone of whole rows, at least one, that begin at an offset."""
     each = rows.split(b"\n")
     each.pop()
-    other_first = not DEFAULT_ID.match(rows) or rows[27:28] != b"\t"
     return Zone(
         offset,
         offset + len(rows),
         min(each)[:PREFIX_BYTES],
         max(each)[:PREFIX_BYTES],
-        not other_first and not _OTHER_ID.search(rows, 0, len(rows) - 1),
+        is_uniform(rows),
     )
+
+
+def is_uniform(rows: bytes) -> bool:
+    """Return whether all rows begin with a default id."""
+    first = DEFAULT_ID.match(rows) and rows[DEFAULT_ID_BYTES : DEFAULT_ID_BYTES + 1] == b"\t"
+    return bool(first) and not _OTHER_ID.search(rows, 0, len(rows) - 1)
 
 
 def id_of_time(time: int) -> bytes | None:

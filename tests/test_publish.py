@@ -209,5 +209,5 @@ def test_no_length_and_no_chunks_is_an_empty_body(hub: Hub) -> None:
 
 def test_other_methods_are_told_which_are_allowed(hub: Hub) -> None:
     answer = hub.request("DELETE", "/methods")
-    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
     assert re.fullmatch(r"[^\n]+\n", answer.text)

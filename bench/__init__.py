@@ -1,0 +1,1 @@
+"""Benchmarks: scripts, each with a catalogue of what it measures. See `bench/README.md`."""

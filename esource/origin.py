@@ -1,0 +1,106 @@
+"""Who may ask, as far as a browser tells: hosts and origins. Pure.
+
+The hub has no users and no passwords. But a browser carries requests for any page that a
+person opens, also to a hub on that person's own machine, where no gateway stands in front:
+
+- a page may post `text/plain` anywhere without asking (no CORS preflight), so writes are
+  refused unless they come from the hub's own pages, a listed origin, or no browser at all;
+- it may not read the answers, unless the hub says so (CORS), which it does for listed origins;
+- a name that the attacker's DNS points to 127.0.0.1 makes the attacker's page the hub's own
+  ("DNS rebinding"): a list of the hub's names, if there is one, ends that.
+
+Sources: the Fetch standard (CORS protocol, `Sec-Fetch-Site`), RFC 6454, RFC 9110, 15.5.20.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from esource.config import Config
+from esource.errors import Forbidden, Misdirected
+
+METHODS = "GET, HEAD, POST"
+# What a page may send and see beyond what is always safe.
+REQUEST_HEADERS = (
+    "Cache-Control, Content-Type, If-Match, If-Modified-Since, If-None-Match, If-Range, "
+    "Last-Event-ID, Range"
+)
+RESPONSE_HEADERS = "Content-Range, ETag, Esource-Resume, Last-Event-ID, Retry-After"
+PREFLIGHT_SECONDS = 600
+
+
+class Origins:
+    """The rules of one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        """Take the lists; both may be empty."""
+        self._origins = config.cors_origins
+        self._hosts = config.allowed_hosts
+
+    def check_host(self, environ: dict[str, Any]) -> None:
+        """Raise `Misdirected` if the request is for a host that is not this hub."""
+        if not self._hosts:
+            return
+        host = environ.get("HTTP_HOST", "").lower()
+        if host not in self._hosts and _without_port(host) not in self._hosts:
+            raise Misdirected(f"this hub is not {host or 'a hub without a name'!r}")
+
+    def check_write(self, environ: dict[str, Any]) -> None:
+        """Raise `Forbidden` if a page of another origin wants to write."""
+        origin = environ.get("HTTP_ORIGIN")
+        site = environ.get("HTTP_SEC_FETCH_SITE")
+        if origin is None and site is None:
+            return  # no browser
+        if site is not None:
+            if site in ("same-origin", "none"):
+                return
+        elif origin is not None and urlsplit(origin).netloc.lower() == _host(environ, origin):
+            return
+        if not self._allows(origin):
+            raise Forbidden(
+                f"pages of {origin or 'another origin'} may not write; "
+                "ESOURCE_CORS_ORIGINS lists those that may"
+            )
+
+    def headers(self, environ: dict[str, Any]) -> dict[str, str]:
+        """Return the headers that let a page of a listed origin read the answer."""
+        origin = environ.get("HTTP_ORIGIN")
+        if not self._origins:
+            return {}
+        if origin is None or not self._allows(origin):
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",  # the cookie of a gateway in front
+            "Access-Control-Expose-Headers": RESPONSE_HEADERS,
+        }
+
+    def preflight(self, environ: dict[str, Any]) -> dict[str, str]:
+        """Return the headers of the answer to OPTIONS; raise `Forbidden` for other origins."""
+        headers = {"Allow": f"{METHODS}, OPTIONS"}
+        if "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
+            return headers
+        origin = environ.get("HTTP_ORIGIN")
+        if not self._allows(origin):
+            raise Forbidden(f"pages of {origin} may not; ESOURCE_CORS_ORIGINS lists those that may")
+        return {
+            **headers,
+            "Access-Control-Allow-Methods": METHODS,
+            "Access-Control-Allow-Headers": REQUEST_HEADERS,
+            "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
+        }
+
+    def _allows(self, origin: str | None) -> bool:
+        return origin is not None and (origin.lower() in self._origins or "*" in self._origins)
+
+
+def _host(environ: dict[str, Any], origin: str) -> str:
+    """Return the request's host as an origin would have it: without its scheme's own port."""
+    host: str = environ.get("HTTP_HOST", "").lower()
+    default = {"http": ":80", "https": ":443"}.get(urlsplit(origin).scheme, "")
+    return host.removesuffix(default) if default else host
+
+
+def _without_port(host: str) -> str:
+    name, _, port = host.rpartition(":")
+    return name if port.isdigit() else host
