@@ -21,6 +21,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     publish, read, views
                HTTP
     app        the wiring
+    check      the files of a folder while no hub runs
     server     gunicorn's settings and hooks
     __main__   the command line
 

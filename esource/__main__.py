@@ -1,35 +1,150 @@
-"""`esource` and `python -m esource`: start the hub, as plain `gunicorn` does in a checkout."""
+"""`esource` and `python -m esource`: serve, or look at the files while nobody serves.
 
+Exit codes: 0 all is well; 1 it is not (a file with something wrong, a hub that cannot start);
+2 the command line makes no sense.
+"""
+
+import argparse
+import json
+import os
 import sys
-
-from gunicorn.app.wsgiapp import WSGIApplication
+from collections.abc import Sequence
+from pathlib import Path
 
 from esource import __version__
+from esource.config import Config
+from esource.errors import EsourceError
 
 USAGE = """\
-usage: esource [GUNICORN OPTIONS]
+usage: esource [serve] [GUNICORN OPTIONS]
+       esource check [--json] [DIR]
+       esource repair [DIR]
+       esource version
 
-Start the hub. Settings are environment variables (ESOURCE_DIR, ESOURCE_BIND, …; see the
-README), and gunicorn's options work as always, for example:
+serve    start the hub (also without the word), as plain gunicorn does in a checkout
+check    look for torn rows, rows that are not events, ids out of order or repeated
+repair   do what the hub does when it opens a file: cut off a torn row, after a copy
+version  print the version
+
+Settings are environment variables (ESOURCE_DIR, ESOURCE_BIND, …; see the README).
+Gunicorn's options work as always, `gunicorn --help` lists them:
 
     ESOURCE_DIR=/srv/events esource -b 127.0.0.1:8000
 
-    -h, --help      this text; `gunicorn --help` lists gunicorn's options
-    -v, --version   the version
+check and repair look at ESOURCE_DIR unless a folder is named, and leave a folder alone
+that a hub holds. They exit with 1 if anything is wrong.
 """
+SHOWN = 20  # findings of one file; more are counted
 
 
 def main() -> None:
-    """Run the server with gunicorn's options from the command line; does not return."""
-    options = sys.argv[1:]
-    if options and options[0] in ("-h", "--help", "help"):
+    """Run the command of the command line."""
+    arguments = sys.argv[1:]
+    command = arguments[0] if arguments else "serve"
+    if command in ("-h", "--help", "help"):
         print(USAGE, end="")
-    elif options and options[0] in ("-v", "--version", "version"):
+    elif command in ("-v", "--version", "version"):
         print(f"esource {__version__}")
+    elif command in ("check", "repair"):
+        try:
+            sys.exit((_check if command == "check" else _repair)(arguments[1:]))
+        except EsourceError as error:
+            sys.exit(f"esource: {error}")
+        except BrokenPipeError:
+            sys.exit(1)
+    elif command == "serve" or command.startswith("-"):
+        _serve(arguments[command == "serve" :])
     else:
-        # The last -c wins, so a person's own still counts.
-        sys.argv[1:] = ["-c", "python:esource.server", *options]
-        WSGIApplication(prog="esource").run()
+        print(f"esource: there is no command {command!r}; see esource --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _serve(options: Sequence[str]) -> None:
+    """Run the server with gunicorn's options; does not return."""
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    # The last -c wins, so a person's own still counts.
+    sys.argv[1:] = ["-c", "python:esource.server", *options]
+    WSGIApplication(prog="esource").run()
+
+
+def _folder(command: str, arguments: Sequence[str], *flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(f"esource {command}")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
+    options = parser.parse_args(arguments)
+    options.folder = options.folder or Config.from_env(os.environ).dir
+    return options
+
+
+def _check(arguments: Sequence[str]) -> int:
+    from esource import check
+
+    options = _folder("check", arguments, "--json")
+    findings = []
+    paths = check.channel_files(options.folder)
+    locks = check.hold(options.folder)
+    for path in paths:
+        found = 0
+        for finding in check.check(path, _Progress(path)):
+            found += 1
+            if options.json:
+                findings.append(finding._asdict())
+            elif found <= SHOWN:
+                print(f"{finding.file}, line {finding.line}: {finding.text}")
+        if found > SHOWN and not options.json:
+            print(f"{path.name}: {found - SHOWN} more")
+        if found and not options.json:
+            findings.append({})
+    for lock in locks:
+        lock.release()
+    if options.json:
+        print(json.dumps({"files": len(paths), "findings": findings}, indent=1))
+    else:
+        print(f"{len(paths)} files, {len(findings)} of them with something wrong")
+    return 1 if findings else 0
+
+
+class _Progress:
+    """A line on a terminal that says how far a large file has been read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self.percent = -1
+
+    def __call__(self, done: int) -> None:
+        if self.size < 1 << 26 or not sys.stderr.isatty():
+            return
+        percent = done * 100 // self.size
+        if percent != self.percent:
+            self.percent = percent
+            end = "\n" if done >= self.size else ""
+            print(f"\r{self.path.name} {percent} %", end=end, file=sys.stderr, flush=True)
+
+
+def _repair(arguments: Sequence[str]) -> int:
+    from esource import check
+
+    options = _folder("repair", arguments)
+    paths = check.channel_files(options.folder)
+    locks = check.hold(options.folder)
+    repaired = failed = 0
+    for path in paths:
+        try:
+            copy = check.repair(path)
+        except EsourceError as error:
+            failed += 1
+            print(f"esource: {error}", file=sys.stderr)
+            continue
+        if copy:
+            repaired += 1
+            print(f"{path.name}: cut off a torn row; as it was before, it is in {copy.name}")
+    for lock in locks:
+        lock.release()
+    print(f"{len(paths)} files, {repaired} repaired")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

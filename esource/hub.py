@@ -34,6 +34,8 @@ from esource.threads import in_thread, reads
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")
+SERVER_LOCK = ".lock"
+WRITER_LOCK = ".writer.lock"
 KEEP_OPEN = 256  # channels used last
 LOCK_POLL_SECONDS = 0.02
 RETRY_AFTER = "10"  # seconds
@@ -87,7 +89,7 @@ def prepare_folder(folder: Path) -> FolderLock:
     """Make the folder if need be, and return its server lock, taken. Raises `StartError`."""
     try:
         folder.mkdir(exist_ok=True)
-        lock = FolderLock(folder / ".lock")
+        lock = FolderLock(folder / SERVER_LOCK)
         held = lock.acquire()
     except FileNotFoundError:
         raise StartError(
@@ -114,7 +116,7 @@ class Hub:
         """Configure a hub; nothing is opened or locked yet."""
         self.config = config
         self.draining = False
-        self._lock = FolderLock(config.dir / ".writer.lock")
+        self._lock = FolderLock(config.dir / WRITER_LOCK)
         self._opened = False
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._recent: OrderedDict[str, Channel] = OrderedDict()

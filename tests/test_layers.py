@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "views": "publish read answers origin hub errors",
     "app": "views hub config",
     "server": "hub readers config errors __init__",
-    "__main__": "server __init__",
+    "check": "hub log event errors",
+    "__main__": "check server config errors __init__",
 }
 # What only few rooms may know about; the server's hooks start a greenlet to stop.
 ONLY = {

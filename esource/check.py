@@ -1,0 +1,117 @@
+"""The files of a folder, looked at and repaired while no hub is running.
+
+What is looked for: a last row without its end, rows that are not events, default ids that
+do not increase, ids that stand there twice. None of it stops a hub; all of it is worth
+knowing before a resume point is trusted.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from esource.errors import StartError, StorageError
+from esource.event import DEFAULT_ID
+from esource.hub import SERVER_LOCK, WRITER_LOCK, FolderLock
+from esource.log import Log
+
+BLOCK_BYTES = 1 << 20
+
+
+class Finding(NamedTuple):
+    """Something wrong with a file; `line` counts from 1."""
+
+    file: str
+    line: int
+    kind: str
+    text: str
+
+
+def channel_files(folder: Path) -> list[Path]:
+    """Return the channel files of a folder, by name. Raises `StartError`."""
+    if not folder.is_dir():
+        raise StartError(f"{folder} is not a folder")
+    return sorted(path for path in folder.glob("*.tsv") if path.is_file())
+
+
+def hold(folder: Path) -> list[FolderLock]:
+    """Return the folder's locks, taken, as far as there are any. Raises `StartError`."""
+    locks = []
+    for name in (SERVER_LOCK, WRITER_LOCK):
+        lock = FolderLock(folder / name)
+        if lock.path.exists():
+            if not lock.acquire():
+                raise StartError(
+                    f"the folder {folder} is held by a hub ({lock.holder()}); stop that first"
+                )
+            locks.append(lock)
+    return locks
+
+
+def check(path: Path, progress: Callable[[int], None] = lambda size: None) -> Iterator[Finding]:
+    """Yield what is wrong with a file; `progress` is told how many bytes have been read.
+
+    Reads block by block. Remembers the ids that are no default ids, and those alone.
+    """
+    line = done = 0
+    rest = newest = b""
+    others: set[bytes] = set()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            rows = (rest + block).split(b"\n")
+            rest = rows.pop()
+            for row in rows:
+                line += 1
+                if row.count(b"\t") < 2:
+                    yield Finding(
+                        path.name, line, "malformed", "not an event (fewer than two tabs)"
+                    )
+                    continue
+                id = row[: row.index(b"\t")]
+                shown = id.decode(errors="replace")
+                if DEFAULT_ID.fullmatch(id):
+                    if id == newest:
+                        yield Finding(path.name, line, "repeated", f"the id {shown} is repeated")
+                    elif id < newest:
+                        yield Finding(
+                            path.name, line, "order", f"the id {shown} is earlier than one before"
+                        )
+                    newest = max(id, newest)
+                elif id in others:
+                    yield Finding(path.name, line, "repeated", f"the id {shown} is repeated")
+                elif id:
+                    others.add(id)
+            done += len(block)
+            progress(done)
+    if rest:
+        yield Finding(
+            path.name, line + 1, "torn", f"the last row has no end; {len(rest)} bytes are torn"
+        )
+
+
+def repair(path: Path) -> Path | None:
+    """Repair a file as the hub does when it opens it; return the copy made of it before.
+
+    None if there was nothing to repair. Raises `StorageError`.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return None
+        file.seek(size - 1)
+        if file.read() == b"\n":
+            return None
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    copy = path.with_name(f"{path.name}.before-repair-{stamp}")
+    try:
+        shutil.copy2(path, copy)
+        with copy.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"cannot copy {path.name} to {copy.name}: {error.strerror}") from None
+    log = Log(path)
+    if log.failed or log.read_only:
+        raise StorageError(log.failed or log.read_only)
+    return copy
