@@ -222,7 +222,7 @@ def test_the_settings_are_those_of_the_table() -> None:
     assert list(rows) == [variable(setting.name) for setting in fields(Config)]
     for setting in fields(Config):
         default, meaning = rows[variable(setting.name)]
-        assert setting.metadata["cast"](default.strip("`")) == setting.default
+        assert setting.metadata["cast"](default.strip(" `")) == setting.default
         assert meaning == setting.metadata["meaning"]
 
 
@@ -249,8 +249,8 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
     "a path that is not one name, such as `/` or `/orders/new`": [
         ("GET", "/", b"", {}), ("POST", "/orders/new", b"", {}), ("POST", "/orders/", b"", {}),
     ],
-    "a method other than `GET`, `HEAD` and `POST`": [
-        (method, "/orders", b"", {}) for method in ("PUT", "DELETE", "PATCH", "OPTIONS")
+    "a method other than `GET`, `HEAD`, `OPTIONS` and `POST`": [
+        (method, "/orders", b"", {}) for method in ("PUT", "DELETE", "PATCH")
     ],
     "an unknown query parameter, or one given twice": [
         ("POST", "/orders?evnt=a", b"", {}),
@@ -285,6 +285,26 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
     ],
     "a `Range` beyond the end of the channel": [
         ("GET", "/orders", b"", {"Range": "bytes=9-"}),
+    ],
+    "a line of a batch that is none of its format": [
+        ("POST", "/orders", b"no tabs\n", {"Content_Type": "text/tab-separated-values"}),
+        ("POST", "/orders", b"{}\n{\n", {"Content_Type": "application/x-ndjson"}),
+        ("POST", "/orders?each=line", b"good\nb\0d\n", {}),
+    ],
+    "a `POST` by a page of another origin than the hub's and those of `ESOURCE_CORS_ORIGINS`": [
+        ("POST", "/orders", b"", {"Origin": "https://example.org"}),
+        ("POST", "/orders", b"", {"Sec_Fetch_Site": "cross-site"}),
+    ],
+    "a precondition that does not hold (`expect=`, `If-Match`, `If-None-Match`)": [
+        ("POST", "/orders?expect=1", b"", {}),
+        ("POST", "/orders", b"", {"If_Match": "*"}),
+        ("POST", "/orders", b"", {"If_None_Match": '"0-0"'}),
+    ],
+    "`unique=1` with an id that is there with other data": [
+        (
+            "POST", "/orders?unique=1", b"1\t\ta\n1\t\tb\n",
+            {"Content_Type": "text/tab-separated-values"},
+        ),
     ],
 }  # fmt: skip
 
