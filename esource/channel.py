@@ -50,7 +50,8 @@ Encode = Callable[[bytes, list[bytes]], bytes]
 Precondition = Callable[[int, bytes], None]
 
 COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
-READ_BYTES = 1 << 18  # of rows encoded at a time: about a millisecond of the loop
+READ_BYTES = 1 << 18  # of rows encoded at a time, and
+READ_ROWS = 4000  # how many: together about two milliseconds of the loop
 SCAN_BYTES = ZONE_BYTES  # of rows searched at a time, in a thread
 SEND_BYTES = 1 << 20  # of a download, in a thread
 TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
@@ -215,6 +216,7 @@ class Channel:
         self._recent: Recent | None = None
         self._sync_due = False
         self._named: set[int] = set()  # offsets of rows that are not events, already logged
+        self._line = 0, 1  # the offset of the last of them, and the number of its line
 
     # -- the file ------------------------------------------------------------------------
 
@@ -421,10 +423,9 @@ class Channel:
             self._forget_tail()
         start = 0
         while start < len(rows):
-            end = rows.rfind(b"\n", start, start + READ_BYTES) + 1
-            end = end or rows.index(b"\n", start) + 1
-            self._tail[offset + start] = Batch(offset + start, rows[start:end])
-            start = end
+            few = _few_rows(rows[start : start + READ_BYTES]) or rows[start:]
+            self._tail[offset + start] = Batch(offset + start, few)
+            start += len(few)
         self._tail_bytes += len(rows)
         while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
             oldest = self._tail.pop(next(iter(self._tail)))
@@ -483,6 +484,8 @@ class Channel:
 
         zones = list(self._zones) if log is self._log else []
         mapped = zones[-1].end if zones else 0
+        if end - mapped > 8 * ZONE_BYTES and self._mapper is None and log is self._log:
+            self._mapper = gevent.spawn(self._map, log, end)  # for the next one who searches
         places = [(zone.offset, zone.end) for zone in zones if zone.end <= end and admits(zone)]
         for offset, stop in [*places, (mapped, end)]:
             while offset < stop:
@@ -492,8 +495,6 @@ class Channel:
                 if not size:
                     break
                 offset += size
-        if end - mapped > 8 * ZONE_BYTES and self._mapper is None and log is self._log:
-            self._mapper = gevent.spawn(self._map, log, end)  # for the next one who searches
         return -1
 
     def _map(self, log: Log, end: int) -> None:
@@ -557,11 +558,11 @@ class Channel:
     ) -> Iterator[Batch | None]:
         """Yield every batch of rows from a position on, as it is committed; None for silence.
 
-        `heartbeat` is the silence in seconds. Ends after `timeout` seconds, and when the hub
-        drains. With the `client`'s socket, an EOF or a byte from the client is a silence too,
-        and shorter ones follow, so that a client who has gone is found out: of two heartbeats
-        in short order the second cannot be sent. (An EOF alone is no proof: a client may
-        close only its sending side.)
+        `heartbeat` is the silence in seconds. Ends after `timeout` seconds (0: as soon as there
+        is nothing more), and when the hub drains. With the `client`'s socket, an EOF or a byte
+        from the client is a silence too, and shorter ones follow, so that a client who has gone
+        is found out: of two heartbeats in short order the second cannot be sent. (An EOF alone
+        is no proof: a client may close only its sending side.)
         """
         log, offset = position
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -570,6 +571,8 @@ class Channel:
             while not self.draining:
                 end = self.committed if log is self._log else log.end
                 if offset < end:
+                    if timeout and deadline is not None and time.monotonic() > deadline:
+                        return
                     batch = self._batch(log, offset, end)
                     if batch.rows:
                         yield batch
@@ -609,24 +612,27 @@ class Channel:
             if self._tail:  # read up to where the shared batches begin
                 first = next(iter(self._tail))
                 end = first if offset < first < end else end
-        return Batch(offset, in_thread(reads(), log.read, offset, READ_BYTES, end))
+        return Batch(offset, in_thread(reads(), _read_few, log, offset, end))
 
     def encoded(self, batch: Batch, encode: Encode) -> bytes:
         """Return a batch in a format; rows that are not events are named in the log, once."""
         text = batch.encoded(encode)
         if batch.malformed:
-            self._name_malformed(batch)
+            self.malformed_rows += len(batch.malformed)
+            batch.malformed = []
+            if len(self._named) < NAMED_ROWS:
+                gevent.spawn(self._name_malformed, batch)  # the reader need not wait for it
         return text
 
     def _name_malformed(self, batch: Batch) -> None:
-        self.malformed_rows += len(batch.malformed)
-        batch.malformed = []
-        for offset in tsv.malformed(batch.rows):
-            place = batch.offset + offset
-            if place in self._named or len(self._named) == NAMED_ROWS:
-                continue
+        """Name in the log the lines of a batch that are not events, once each."""
+        places = [batch.offset + offset for offset in tsv.malformed(batch.rows)]
+        places = [place for place in places if place not in self._named]
+        for place in places[: NAMED_ROWS - len(self._named)]:
             self._named.add(place)
-            line = 1 + in_thread(reads(), _lines_before, self.log, place)
+            offset, line = self._line if self._line[0] <= place else (0, 1)
+            line += in_thread(reads(), _lines_between, self.log, offset, place)
+            self._line = place, line
             logger.warning("%s, line %d: not an event (fewer than two tabs)", self.path, line)
             if len(self._named) == NAMED_ROWS:
                 logger.warning("%s: more such lines are not named", self.path)
@@ -703,8 +709,23 @@ def _last_rows(log: Log, count: int) -> bytes:
     return b"".join(reversed(blocks))
 
 
-def _lines_before(log: Log, offset: int) -> int:
+def _read_few(log: Log, offset: int, end: int) -> bytes:
+    """Return whole rows from an offset, as many as can be encoded without holding the loop."""
+    rows = log.read(offset, READ_BYTES, end)
+    return _few_rows(rows) or rows
+
+
+def _few_rows(rows: bytes) -> bytes:
+    """Return whole rows from the beginning, about `READ_ROWS` at most; empty if there is none."""
+    size = len(rows)
+    count = rows.count(b"\n")
+    if count > READ_ROWS:
+        size = size * READ_ROWS // count
+    return rows[: rows.rfind(b"\n", 0, size) + 1]
+
+
+def _lines_between(log: Log, start: int, end: int) -> int:
     lines = 0
-    for start in range(0, offset, SCAN_BYTES):
-        lines += log.pread(start, min(SCAN_BYTES, offset - start)).count(b"\n")
+    for offset in range(start, end, SCAN_BYTES):
+        lines += log.pread(offset, min(SCAN_BYTES, end - offset)).count(b"\n")
     return lines

@@ -27,6 +27,7 @@ from esource.channel import Batch, Channel, Position
 from esource.errors import BadRange
 from esource.formats import FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.hub import Hub
+from esource.readers import is_gone
 from esource.selection import Selection
 
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
@@ -48,7 +49,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     # Where the client has got to, which it knows better than the link that it followed first.
     resume_id = environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1")
     start, verdict = _start(channel, wanted, resume_id, follow)
-    headers = answers.headers(format.content_type, {"Vary": "Accept"})
+    headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict
     if follow:
@@ -59,7 +60,8 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     if wanted.limit is None and HEADER_VALUE.fullmatch(channel.newest_id):
         headers["Last-Event-ID"] = channel.newest_id.decode("latin-1")
     if format is TSV and wanted.is_whole:
-        return _download(channel, start, end, headers, environ, conditional=not pairs)
+        conditional = not pairs and not resume_id
+        return _download(channel, start, end, headers, environ, conditional)
     pieces = _encoded(channel, channel.read(start, end), wanted, format)
     content = (piece for piece in _framed(pieces, format) if piece is not None)
     return Response(content, 200, headers, direct_passthrough=True)
@@ -175,7 +177,7 @@ def _follow(
                     yield piece
                 elif format.heartbeat:
                     yield format.heartbeat
-                elif _is_gone(client):
+                elif client is not None and is_gone(client):
                     return
             if format is SSE and channel.draining:
                 yield sse.retry(random.randint(*RETRY_MS))
@@ -190,20 +192,6 @@ def _tune(client: Any) -> None:
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):
                 client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _is_gone(client: Any) -> bool:
-    """Return whether the client has closed its side: all that can be known without a heartbeat."""
-    if client is None:
-        return False
-    try:
-        with socket.socket(fileno=client.dup().detach()) as twin:
-            twin.settimeout(0)
-            return not twin.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except NotImplementedError:  # TLS
-        return False
 
 
 # -- both ----------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ after which everybody has seen it.
 """
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import gevent
+from gevent import monkey
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
 from esource.threads import give_way
@@ -83,6 +85,13 @@ class Readers:
         """Shut the sockets of all clients: those who are still there are stuck in a send."""
         for client in list(self._clients):
             shut(client, socket.SHUT_RDWR)
+
+
+def is_gone(client: Any) -> bool:
+    """Return whether a client has closed its sending side: what can be known without sending."""
+    poll = monkey.get_original("select", "poll")()  # gevent's own waits, and knows no RDHUP
+    poll.register(client.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def shut(client: Any, how: int) -> None:

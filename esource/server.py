@@ -13,6 +13,7 @@ so gevent) at the top.
 """
 
 import errno
+import gc
 import logging
 import os
 import resource
@@ -129,6 +130,9 @@ def post_worker_init(worker: Any) -> None:
     """In a worker, before it serves: become the one writer, and learn how to stop."""
     hub = _hub(worker)
     hub.open(waiting=worker.notify)
+    # What is there now stays: the garbage collector need not look at it with the loop waiting.
+    gc.collect()
+    gc.freeze()
     logging.getLogger("esource").info(
         "esource %s: channels in %s, fsync %s",
         __version__,

@@ -111,10 +111,11 @@ def test_events_published_together_share_one_write_and_one_sync(
 
 def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> None:
     channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"the first one looks for the newest id, and waits"))
     order = []
 
     def read() -> None:
-        for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
+        for batch in channel.follow(channel.tail, heartbeat=10):
             order.append("reader")
             if batch:
                 return

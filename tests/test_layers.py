@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "answers": "errors",
     "body": "errors",
     "publish": "answers body hub channel threads ingest tsv event errors",
-    "read": "answers hub channel formats selection sse errors",
+    "read": "answers hub channel readers formats selection sse errors",
     "views": "publish read answers origin hub errors",
     "app": "views hub config",
     "server": "hub readers config errors __init__",
