@@ -41,7 +41,7 @@ def read(environ: dict[str, Any], limit: int) -> bytes:
     if not size:
         return b""
     # RFC 9112, 6.3: gunicorn ends the input where the message ends.
-    body = _guarded(environ, environ["wsgi.input"].read, size)
+    body: bytes = _guarded(environ, environ["wsgi.input"].read, size)
     if is_chunked(environ):
         if len(body) > limit:
             close_afterwards(environ)
@@ -66,8 +66,10 @@ def pieces(environ: dict[str, Any], limit: int = sys.maxsize) -> Iterator[bytes]
             while piece := _guarded(environ, stream.read, 1024):
                 yield piece
             return
-        while piece := _guarded(environ, next, parser, b""):
-            yield piece
+        # An empty piece is not the end: the parser yields one for a size without data behind it.
+        while (piece := _guarded(environ, next, parser, None)) is not None:
+            if piece:
+                yield piece
         stream.reader.parser = None  # gunicorn finds the body read
         return
     while size > 0:
@@ -95,7 +97,7 @@ def _size(environ: dict[str, Any], limit: int) -> int:
     return limit + 1 if coding else 0
 
 
-def _guarded(environ: dict[str, Any], function: Callable[..., bytes], *args: Any) -> bytes:
+def _guarded(environ: dict[str, Any], function: Callable[..., Any], *args: Any) -> Any:
     """Call a function that reads from the body; raise `BadInput` for what gunicorn raises."""
     try:
         return function(*args)

@@ -33,7 +33,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.queue import Empty, SimpleQueue
 
 from esource import resume, selection, tsv
-from esource.errors import EsourceError, LogStale, StorageError
+from esource.errors import EsourceError, LogStale, PreconditionFailed, StorageError
 from esource.event import Event, micros_of, time_of
 from esource.log import Log
 from esource.readers import Reader, Readers
@@ -96,18 +96,19 @@ class Receipt:
     """
 
     __slots__ = (
-        "_commit", "_drafts", "_precondition", "_unique",
+        "_after", "_commit", "_drafts", "_precondition", "_unique",
         "appended", "end", "error", "first", "last", "skipped",
     )  # fmt: skip
 
     def __init__(
         self, commit: "_Commit", drafts: list[tuple[Draft, int]],
-        precondition: Precondition | None, unique: bool,
+        precondition: Precondition | None, unique: bool, after: "Receipt | None",
     ) -> None:  # fmt: skip
         self._commit = commit
         self._drafts = drafts  # each with the time of its first default id
         self._precondition = precondition
         self._unique = unique
+        self._after = after
         self.error: EsourceError | None = None
         self.appended = self.skipped = 0  # events
         self.first = self.last = b""
@@ -125,21 +126,30 @@ class Receipt:
             raise error.again() from error
         return self
 
+    @property
+    def failed(self) -> bool:
+        """Whether the rows were refused, as far as it is known."""
+        return bool(self._commit.error or self.error)
+
     def _rows(self, end: int, newest_id: bytes, recent: Recent | None) -> list[bytes]:
         """Return the rows to append at `end`, with their ids; on an error none."""
         self.appended = self.skipped = 0
         blocks = []
+        seen: dict[bytes, bytes] = {}
         try:
-            if self._precondition:
-                self._precondition(end, newest_id)
+            if self._after and self._after.failed:
+                raise PreconditionFailed("what went before it was refused")
             for draft, micros in self._drafts:
                 rows, events = tsv.stamp(draft, micros), draft.events
                 if self._unique and recent:
-                    rows, events = recent.new(rows)
+                    rows, events = recent.new(rows, seen)
                     self.skipped += draft.events - events
                 self.appended += events
                 if rows:
                     blocks.append(rows)
+            # Last, and not for rows that are all there: a retry is harmless.
+            if blocks and self._precondition:
+                self._precondition(end, newest_id)
         except EsourceError as error:
             self.error = error
             return []
@@ -312,13 +322,15 @@ class Channel:
         drafts: Sequence[Draft],
         precondition: Precondition | None = None,
         unique: bool = False,
+        after: Receipt | None = None,
     ) -> Receipt:
         """Queue rows, at least one, to be committed as one run with nothing in between.
 
         Those without id get default ids. A `precondition` is asked right before, with the
         end and the newest id of all that goes before, and raises if they are not to be
         appended. With `unique`, rows that are among the recent ones are left out, and an id
-        that is there with other content makes all of it fail.
+        that is there with other content makes all of it fail. `after` others they are only
+        appended if those were.
 
         Returns at once, but for the first time, when the newest default id is looked for.
         """
@@ -342,7 +354,7 @@ class Channel:
                 self._newest_micros = micros + draft.without_id - 1
             timed.append((draft, micros))
             commit.size += len(draft.rows)
-        receipt = Receipt(commit, timed, precondition, unique)
+        receipt = Receipt(commit, timed, precondition, unique, after)
         commit.receipts.append(receipt)
         return receipt
 
@@ -372,6 +384,8 @@ class Channel:
                 commit.error = StorageError(f"cannot write {self.path.name}: {error!r}")
             if commit.error:
                 self._recent = None  # it may know rows that are not in the file
+            for receipt in commit.receipts:
+                receipt._after = None  # or an endless stream would be an endless chain
             commit.done.set()
             # After the publishers, who are many and wait for a row that is on disk: both are
             # callbacks of the loop, which runs them in the order of these two lines.

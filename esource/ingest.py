@@ -5,11 +5,11 @@ line that is bad it returns what was good before, and sets `error`, which names 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from esource import ndjson, sse, tsv
 from esource.errors import BadInput, EsourceError, TooLarge
-from esource.event import check_data, check_id, check_type, micros_of
+from esource.event import Event, check_data, check_id, check_type, micros_of
 from esource.tsv import Draft
 
 EMPTY = Draft(b"", 0, 0)
@@ -43,8 +43,10 @@ class LineDecoder:
             return EMPTY
         lines = b"".join([*self._rest, piece[:cut]]) if self._rest else piece[:cut]
         self._rest, self._rest_size = [], 0
-        self._keep(piece[cut:])
-        return self._lines(lines)
+        draft = self._lines(lines)
+        if not self.error:
+            self._keep(piece[cut:])
+        return draft
 
     def end(self) -> Draft:
         """Return the event of a last line that has no line end."""
@@ -89,12 +91,28 @@ class StreamDecoder:
 
     def feed(self, piece: bytes) -> Draft:
         """Return the events of the frames that end in `piece`."""
+        draft = self._rows(self._decoder.events(piece))
+        if not self.error and self._decoder.pending > self._limit + OVERHEAD_BYTES:
+            self.error = TooLarge(f"line {self._decoder.line + 1}: {_over(self._limit)}")
+        return draft
+
+    def end(self) -> Draft:
+        """Return the event that a last CR ends; one that no blank line ends is an error."""
+        draft = self._rows(self._decoder.end())
+        if not self.error and self._decoder.is_inside_an_event:
+            self.error = BadInput(
+                f"line {self._decoder.line}: the last event is not ended by a blank line"
+            )
+        return draft
+
+    def _rows(self, events: Iterator[Event]) -> Draft:
         rows = []
         without_id = 0
         newest_micros = -1
         try:
-            for event in self._decoder.events(piece):
-                _check_utf8(event.id + event.type + event.data)
+            for event in events:
+                for field in event:
+                    _check_utf8(field)
                 check_id(event.id.decode())
                 check_type(event.type.decode())
                 check_data(event.data)
@@ -103,19 +121,9 @@ class StreamDecoder:
                 without_id += not event.id
                 if event.id:
                     newest_micros = max(newest_micros, micros_of(event.id))
-            if self._decoder.pending > self._limit + OVERHEAD_BYTES:
-                raise TooLarge(_over(self._limit))
         except EsourceError as error:
             self.error = type(error)(f"line {self._decoder.line}: {error}")
         return Draft(b"".join(rows), len(rows), without_id, newest_micros)
-
-    def end(self) -> Draft:
-        """Return nothing: an event that no blank line ends is an error."""
-        if self._decoder.is_inside_an_event:
-            self.error = BadInput(
-                f"line {self._decoder.line}: the last event is not ended by a blank line"
-            )
-        return EMPTY
 
 
 def decode_tsv(lines: bytes, limit: int) -> Draft:

@@ -7,11 +7,18 @@ back, and `jq -r .data` works. Read kindly: keys may be missing, other keys are 
 and data that is not a string is kept as its JSON text.
 """
 
+import json
+import re
+
 import orjson
 
 from esource import tsv
 from esource.errors import BadInput, TooLarge
 from esource.event import check_data, check_id, check_type
+
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\r\n,]*")
+_COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
 
 
 def encode(rows: bytes, malformed: list[bytes]) -> bytes:
@@ -60,10 +67,29 @@ def decode_row(line: bytes, limit: int) -> bytes:
     id, event, data = fields.get("id", ""), fields.get("event", ""), fields.get("data", "")
     if type(id) is not str or type(event) is not str:
         raise BadInput('"id" and "event" must be strings')
-    text = data.encode() if type(data) is str else orjson.dumps(data)
+    text = data.encode() if type(data) is str else _text_of_data(line)
     if len(text) > limit:
         raise TooLarge(f"an event over the limit of {limit} bytes")
     if b"\\" in line:  # else there is no line break in it, and nothing that is not allowed
         text = check_data(text).replace(b"\n", b"\x0b")
     # As `tsv.encode`, but without an `Event` in between, for the sake of speed.
     return b"%b\t%b\t%b\n" % (check_id(id), check_type(event), text)
+
+
+def _text_of_data(line: bytes) -> bytes:
+    """Return the JSON text of an object's data, as it stands there: no digit of it is lost."""
+    text = line.decode()
+    try:
+        end = text.index("{") + 1
+        found = "null"
+        while True:
+            end = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+            if text[end] == "}":
+                return found.encode()
+            key, end = _DECODER.raw_decode(text, end)
+            start = _COLON.match(text, end).end()  # type: ignore[union-attr]
+            _, end = _DECODER.raw_decode(text, start)
+            if key == "data":
+                found = text[start:end]
+    except (ValueError, RecursionError):
+        raise BadInput("data that is nested too deeply, or no JSON") from None

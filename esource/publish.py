@@ -6,6 +6,7 @@ is committed as it arrives, and the answer comes at the end.
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
@@ -24,6 +25,7 @@ from esource.tsv import Draft
 PARAMETERS = ("id", "event", "each", "expect", "unique")
 # Of a stream that is on its way to the disk; then the sender waits.
 WINDOW_BYTES = 1 << 22
+WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
 
 class _Wish(NamedTuple):
@@ -40,15 +42,25 @@ def publish(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     wish = _Wish(_precondition(channel, parameters, environ), _flag(parameters, "unique"))
     decoder = _decoder(hub, parameters, environ)
     hub.admit_channel(channel)
-    if decoder:
-        return _publish_batch(hub, channel, decoder, wish, environ)
+    try:
+        if decoder:
+            return _publish_batch(hub, channel, decoder, wish, environ)
+        return _publish_event(hub, channel, parameters, wish, environ)
+    except PreconditionFailed as error:
+        error.headers = {"ETag": quote_etag(channel.version(channel.committed))}  # to try again
+        raise
+
+
+def _publish_event(
+    hub: Hub, channel: Channel, parameters: dict[str, str], wish: _Wish, environ: dict[str, Any]
+) -> Response:
     event = Event(
         check_id(parameters.get("id", "")),
         check_type(parameters.get("event", "")),
         _data(hub, environ),
     )
     if wish.unique and not event.id:
-        raise BadInput("unique=1 tells events apart by their ids; give an id, too")
+        raise BadInput(WITHOUT_ID)
     receipt = channel.append([tsv.draft(event)], *wish).wait()
     etag = quote_etag(channel.version(receipt.end))
     if receipt.skipped:
@@ -98,7 +110,9 @@ def _precondition(
 
     def check(end: int, newest_id: bytes) -> None:
         etag = channel.version(end)
-        holds = expected is None or expected.encode() == newest_id
+        holds = True
+        if expected is not None:
+            holds = expected.encode() == newest_id if expected else end == 0
         if match is not None:
             etags = parse_etags(match)
             holds &= end > 0 if etags.star_tag else etags.is_strong(etag)
@@ -107,10 +121,7 @@ def _precondition(
             holds &= end == 0 if etags.star_tag else not etags.contains_weak(etag)
         if not holds:
             newest = newest_id.decode(errors="replace")
-            raise PreconditionFailed(
-                f"the channel is not as expected: its newest id is {newest!r}",
-                {"ETag": quote_etag(etag)},
-            )
+            raise PreconditionFailed(f"the channel is not as expected: its newest id is {newest!r}")
 
     return check
 
@@ -140,7 +151,7 @@ def _decoder(
             case _:
                 return None
         others = {"id", "event"}
-    for name in others & parameters.keys():
+    for name in (name for name in others if parameters.get(name)):
         raise BadInput(f"{name} is for a single event, not for a batch")
     body.require_utf8(options, environ)
     return decoder
@@ -191,20 +202,19 @@ class _Totals:
         self.end = receipt.end
 
 
-def _drafts(decoder: LineDecoder | StreamDecoder, pieces: Iterator[bytes]) -> Iterator[Draft]:
+def _drafts(
+    decoder: LineDecoder | StreamDecoder, pieces: Iterator[bytes], wish: _Wish
+) -> Iterator[Draft]:
     """Yield the events of a body, and after the good ones raise what is wrong with the next."""
-    for piece in pieces:
-        draft = decoder.feed(piece)
+    for piece in chain(pieces, [None]):
+        draft = decoder.end() if piece is None else decoder.feed(piece)
+        if wish.unique and draft.without_id:
+            raise BadInput(WITHOUT_ID)
         if draft.events:
             yield draft
         if decoder.error:
             raise decoder.error
         give_way()  # a body that has arrived is read without a wait
-    draft = decoder.end()
-    if draft.events:
-        yield draft
-    if decoder.error:
-        raise decoder.error
 
 
 def _append_whole(
@@ -214,7 +224,7 @@ def _append_whole(
     """Append all of a body of declared length, or raise and append nothing."""
     totals = _Totals()
     try:
-        drafts = list(_drafts(decoder, body.pieces(environ, hub.config.max_batch_bytes)))
+        drafts = list(_drafts(decoder, body.pieces(environ, hub.config.max_batch_bytes), wish))
     except EsourceError:
         body.close_afterwards(environ)  # what has not been read of it is not a request
         raise
@@ -239,8 +249,9 @@ def _append_stream(
     stopped: EsourceError | None = None
     try:
         with hub.streaming(environ.get("gunicorn.socket")):
-            for draft in _drafts(decoder, body.pieces(environ)):
-                receipt = channel.append([draft], *wish)
+            for draft in _drafts(decoder, body.pieces(environ), wish):
+                before = window[-1][0] if window else None
+                receipt = channel.append([draft], *wish, before)
                 window.append((receipt, len(draft.rows)))
                 in_window += len(draft.rows)
                 while window and (in_window > WINDOW_BYTES or wish.precondition):
@@ -259,5 +270,6 @@ def _append_stream(
         body.close_afterwards(environ)
         if hub.draining:
             stopped = StorageError("the hub is stopping; send the rest again")
-        raise type(stopped)(f"{stopped}; {totals.appended} events before that are stored")
+        text = f"{stopped}; {totals.appended} events before that are stored"
+        raise type(stopped)(text, stopped.headers)
     return totals

@@ -24,26 +24,23 @@ class Recent:
         while len(self._digests) > self._limit:
             del self._digests[next(iter(self._digests))]
 
-    def new(self, rows: bytes) -> tuple[bytes, int]:
-        """Return the rows whose events are not there, and how many.
+    def new(self, rows: bytes, seen: dict[bytes, bytes]) -> tuple[bytes, int]:
+        """Return the rows whose events are neither there nor in `seen`, and how many.
 
-        Raises `Conflict` if the id of one is there with other content.
+        They are put into `seen`: rows that come in several blocks. Raises `Conflict` if the
+        id of one is there with other content.
         """
-        new: dict[bytes, bytes] = {}
+        new = []
         for row in rows.split(b"\n")[:-1]:
             id, _, content = row.partition(b"\t")
             digest = _digest(content)
-            known = self._digests.get(id) or new.get(id)
+            known = self._digests.get(id) or seen.get(id)
             if known is None:
-                new[id] = digest
+                seen[id] = digest
+                new.append(row + b"\n")
             elif known != digest:
                 raise Conflict(f"the id {id.decode()!r} is that of an event with other content")
-        kept: dict[bytes, bytes] = {}
-        for row in rows.split(b"\n")[:-1]:
-            id = row.partition(b"\t")[0]
-            if id in new:
-                kept.setdefault(id, row + b"\n")
-        return b"".join(kept.values()), len(kept)
+        return b"".join(new), len(new)
 
 
 def _digest(content: bytes) -> bytes:

@@ -76,6 +76,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self.line = 0  # how many lines have been read
+        self.pending = 0  # how many bytes are kept for an event that is not complete
         self._rest: list[bytes] = []  # of a line that has not ended
         self._started = False
         self._id = self._type = b""
@@ -90,6 +91,7 @@ class Decoder:
         waiting = self._rest and self._rest[-1].endswith(b"\r")
         if self._started and not waiting and b"\n" not in piece and b"\r" not in piece:
             self._rest.append(piece)  # not joined for each piece: a long line comes in many
+            self.pending += len(piece)
             return
         text = b"".join([*self._rest, piece])
         if not self._started:
@@ -106,16 +108,22 @@ class Decoder:
             event = self._line(line)
             if event:
                 yield event
+        self.pending = len(self._rest[0]) + sum(map(len, self._data))
 
-    @property
-    def pending(self) -> int:
-        """How many bytes are kept for an event that is not complete."""
-        return sum(map(len, self._rest)) + sum(map(len, self._data))
+    def end(self) -> Iterator[Event]:
+        """Yield the event that a CR at the very end completes; count a line that has no end."""
+        rest = b"".join(self._rest)
+        self._rest = []
+        if rest:
+            self.line += 1
+            event = self._line(rest.removesuffix(b"\r"))
+            if event:
+                yield event
 
     @property
     def is_inside_an_event(self) -> bool:
-        """Whether data has come that no blank line has ended yet."""
-        return bool(self._data) or any(rest.startswith(b"data") for rest in self._rest[:1])
+        """Whether there is data that no blank line has ended; to be asked after `end`."""
+        return bool(self._data)
 
     def _line(self, line: bytes) -> Event | None:
         if not line:
