@@ -218,6 +218,7 @@ class Channel:
         self._newest_micros = -2  # of the greatest default id given or found; -2: not looked for
         self._queue: SimpleQueue[_Commit] = SimpleQueue()
         self._open_commit: _Commit | None = None  # the last in the queue, which takes more rows
+        self._unfinished: _Commit | None = None  # the last that was begun, until it is done
         self._writer: gevent.Greenlet | None = None
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
@@ -341,7 +342,7 @@ class Channel:
         now = time.time_ns() // 1000
         commit = self._open_commit
         if commit is None or commit.size >= COMMIT_BYTES:
-            commit = self._open_commit = _Commit()
+            commit = self._open_commit = self._unfinished = _Commit()
             self._queue.put(commit)
             if self._writer is None:
                 self._writer = gevent.spawn(self._write)
@@ -382,6 +383,8 @@ class Channel:
             except Exception as error:
                 logger.exception("%s: %d publishers refused", self.path, len(commit.receipts))
                 commit.error = StorageError(f"cannot write {self.path.name}: {error!r}")
+            if commit is self._unfinished:
+                self._unfinished = None
             if commit.error:
                 self._recent = None  # it may know rows that are not in the file
             for receipt in commit.receipts:
@@ -458,8 +461,13 @@ class Channel:
         time, as the newest is: at the first event of a later time. `start`: any other.
         Blocks while the file is searched, block by block in a thread.
         """
-        log = self.log
+        log, unfinished = self.log, self._unfinished
         offset, verdict = self._after(log, self.committed, id)
+        if verdict != "exact" and unfinished:
+            # Who reads the file itself may know an event that is not committed yet.
+            unfinished.done.wait()
+            log = self.log
+            offset, verdict = self._after(log, self.committed, id)
         return Position(log, offset), verdict
 
     def _after(self, log: Log, end: int, id: bytes) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """A channel in this process: publish, crash, reopen, resume, against a plain list."""
 
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -151,6 +152,31 @@ def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
     gevent.joinall(readers, raise_error=True)
     assert [reader.value for reader in readers] == [tsv.encode(event)] * 100
     assert len(encodings) == 1
+
+
+def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_not_get_it_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"first"))
+    written, synced = threading.Event(), threading.Event()
+
+    def sync(fd: int) -> None:
+        written.set()
+        assert synced.wait(10)
+
+    monkeypatch.setattr("esource.log._sync", sync)
+    publisher = gevent.spawn(channel.publish, Event(b"", b"", b"second"))
+    with gevent.Timeout(10):
+        while not written.is_set():
+            gevent.sleep(0.001)
+    seen = tsv.id_of(channel.path.read_bytes().split(b"\n")[1])
+    reader = gevent.spawn(channel.after, seen)
+    gevent.sleep(0.01)  # it has looked, and has not found it
+    synced.set()
+    position, verdict = reader.get()
+    assert (position.offset, verdict) == (channel.committed, "exact")
+    assert publisher.get().id == seen
 
 
 def test_an_idle_channel_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

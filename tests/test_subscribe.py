@@ -103,9 +103,9 @@ def test_foreign_rows_are_served_as_they_are(own_hub: Hub) -> None:
         )
     with Stream(own_hub, "/foreign?lastEventId=0") as stream:
         stream.read(4)
-    log = own_hub.log
     for line in (2, 3, 6):
-        assert log.count(f"foreign.tsv, line {line}: not an event") == 1
+        eventually(lambda line=line: f"foreign.tsv, line {line}: not an event" in own_hub.log)  # type: ignore[misc]
+    assert own_hub.log.count("not an event") == 3
     assert own_hub.get("/foreign").body == own_hub.file("foreign").read_bytes()
 
 
@@ -260,13 +260,12 @@ def test_a_reader_that_stalls_gets_everything_and_delays_nobody(hub: Hub) -> Non
 
 
 def test_a_client_that_goes_away_is_noticed_at_once(own_hub: Hub) -> None:
-    before = own_hub.descriptors()
     streams = [Stream(own_hub, "/go_away") for _ in range(20)]
-    assert own_hub.descriptors() == before + 20
+    followed = own_hub.descriptors()
     for stream in streams:
         stream.close()
     # The heartbeat is 10 s away.
-    eventually(lambda: own_hub.descriptors() <= before, seconds=1.0)
+    eventually(lambda: own_hub.descriptors() <= followed - 20, seconds=1.0)
 
 
 def test_a_client_that_only_stops_sending_is_not_gone(own_hub: Hub) -> None:
