@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import NoMoreData, ParseException
 from werkzeug.http import parse_options_header
 
 from esource.errors import BadInput, TooLarge, Unsupported
@@ -24,6 +24,46 @@ _NOT_CHARSETS = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "un
 _CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,30}")
 # Instead of gunicorn's 8 KiB, for bodies that may be large.
 RECEIVE_BYTES = 1 << 16
+# Of a chunk's size line, or of the trailers; gunicorn's parser knows no limit for either.
+CHUNK_LINE_BYTES = 1 << 14
+
+
+class _Lines:
+    """What gunicorn's chunk parser reads from: fails when a line does not end."""
+
+    def __init__(self, unreader: Any) -> None:
+        self.unread = unreader.unread
+        self.left = CHUNK_LINE_BYTES
+        self._unreader = unreader
+
+    def read(self) -> bytes:
+        if self.left <= 0:
+            raise OSError("a chunk's size line or the trailers are too long")
+        piece: bytes = self._unreader.read()
+        self.left -= len(piece)
+        return piece
+
+
+def guard_chunks(request: Any) -> None:
+    """Put limits into gunicorn's parser of a chunked body, before anything is read of it.
+
+    And let it fail with `NoMoreData` alone. Of a body that nobody reads it is the server who
+    looks for the end, and what else may be wrong would be a traceback in the log.
+    """
+    reader = request.body.reader
+    if not hasattr(reader, "parse_chunked"):
+        return
+    lines = _Lines(request.unreader)
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            for piece in reader.parse_chunked(lines):
+                lines.left = CHUNK_LINE_BYTES
+                yield piece
+        except (OSError, ParseException) as error:
+            raise NoMoreData(str(error)) from error
+
+    reader.parser = pieces()
 
 
 def is_chunked(environ: dict[str, Any]) -> bool:
@@ -83,6 +123,10 @@ def pieces(environ: dict[str, Any], limit: int = sys.maxsize) -> Iterator[bytes]
 
 def _size(environ: dict[str, Any], limit: int) -> int:
     """Return how many bytes to read: a chunked body may be one too many. Raises `TooLarge`."""
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
+    if coding and (coding != "chunked" or "CONTENT_LENGTH" in environ):
+        close_afterwards(environ)
+        raise BadInput(f"Transfer-Encoding {coding} is not supported; send chunked")
     declared = environ.get("CONTENT_LENGTH")
     if declared:
         size = int(declared)
@@ -90,10 +134,6 @@ def _size(environ: dict[str, Any], limit: int) -> int:
             close_afterwards(environ)
             raise TooLarge(f"the body is {size} bytes long, over the limit of {limit}")
         return size
-    coding = environ.get("HTTP_TRANSFER_ENCODING", "")
-    if coding and "chunked" not in coding.lower():
-        close_afterwards(environ)
-        raise BadInput(f"Transfer-Encoding {coding} is not supported; send chunked")
     return limit + 1 if coding else 0
 
 

@@ -23,7 +23,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ READ_ROWS = 4000  # how many: together about two milliseconds of the loop
 SCAN_BYTES = ZONE_BYTES  # of rows searched at a time, in a thread
 SEND_BYTES = 1 << 20  # of a download, in a thread
 TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
-WRITER_IDLE_SECONDS = 30.0
+WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 NAMED_ROWS = 100  # of those that are not events; a file of another kind must not flood the log
@@ -270,6 +270,8 @@ class Channel:
 
         Publishing sees it anyway; this is for those who only read. Raises `StorageError`.
         """
+        if self.log.failed:
+            return  # what is after `end` may be ours, and refused; the next append sees to it
         try:
             in_thread(reads(), self.log.check_unchanged)
         except LogStale as stale:
@@ -589,7 +591,7 @@ class Channel:
         log, offset = position
         deadline = None if timeout is None else time.monotonic() + timeout
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
-        with Reader(self.readers, client) as reader, self._followed():
+        with Reader(self.readers, client, self._last_reader_left) as reader:
             while not self.draining:
                 end = self.committed if log is self._log else log.end
                 if offset < end:
@@ -618,14 +620,9 @@ class Channel:
                     probe = probe * 2 if probe < heartbeat else 0.0
                     yield None
 
-    @contextmanager
-    def _followed(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            if len(self.readers) == 1:  # the last one, who is leaving
-                self._successors.clear()
-                self._forget_tail()
+    def _last_reader_left(self) -> None:
+        self._successors.clear()
+        self._forget_tail()
 
     def _batch(self, log: Log, offset: int, end: int) -> Batch:
         if log is self._log:

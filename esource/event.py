@@ -91,7 +91,7 @@ def default_id(micros: int) -> bytes:
 
 @lru_cache(maxsize=2)
 def _to_the_second(seconds: int) -> bytes:
-    return (EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S").encode()
+    return (EPOCH + timedelta(seconds=seconds)).isoformat()[:19].encode()
 
 
 def micros_of(id: bytes) -> int:

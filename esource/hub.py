@@ -28,6 +28,7 @@ from weakref import WeakValueDictionary
 from esource.channel import Channel
 from esource.config import Config
 from esource.errors import BadInput, Busy, StartError
+from esource.log import sync_folder
 from esource.readers import shut
 from esource.threads import in_thread, reads
 
@@ -88,7 +89,9 @@ class FolderLock:
 def prepare_folder(folder: Path) -> FolderLock:
     """Make the folder if need be, and return its server lock, taken. Raises `StartError`."""
     try:
-        folder.mkdir(exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir()
+            sync_folder(folder.absolute().parent)  # or the folder is gone after a power cut
         lock = FolderLock(folder / SERVER_LOCK)
         held = lock.acquire()
     except FileNotFoundError:
@@ -124,6 +127,7 @@ class Hub:
         self.subscribers = 0
         self._files = -1  # how many channels have a file, when they were last counted
         self._counted = 0.0  # when that was
+        self._admitted: set[str] = set()  # files that may have come since
 
     def open(self, waiting: Callable[[], None] = lambda: None) -> None:
         """Make the folder and become its one writer; wait for as long as another process is.
@@ -174,27 +178,21 @@ class Hub:
         if self.subscribers >= self.config.max_subscribers and not self.draining:
             raise Busy("too many subscribers; come back later", {"Retry-After": RETRY_AFTER})
 
-    @contextmanager
-    def subscribing(self) -> Iterator[None]:
-        """Count a subscriber."""
-        self.subscribers += 1
-        try:
-            yield
-        finally:
-            self.subscribers -= 1
-
     def admit_channel(self, channel: Channel) -> None:
         """Raise `Busy` if the channel has no file and there may be no more. Blocks to count."""
-        if channel.log.inode:
+        name = channel.path.name
+        if channel.log.inode or name in self._admitted:
             return
         limit = self.config.max_channels
         now = time.monotonic()
-        if self._files < 0 or (self._files >= limit and now - self._counted > COUNT_SECONDS):
+        full = self._files + len(self._admitted) >= limit
+        if self._files < 0 or (full and now - self._counted > COUNT_SECONDS):
             self._counted = now
+            self._admitted.clear()
             self._files = in_thread(reads(), _count_files, self.config.dir)
-        if self._files >= limit:
+        if self._files + len(self._admitted) >= limit:
             raise Busy(f"there are {limit} channels already", {"Retry-After": RETRY_AFTER})
-        self._files += 1
+        self._admitted.add(name)
 
     @contextmanager
     def streaming(self, client: Any) -> Iterator[None]:

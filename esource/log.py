@@ -147,12 +147,7 @@ class Log:
             self._sync_folder()
 
     def _sync_folder(self) -> None:
-        """Put the folder's entries on disk: a file whose name is lost is lost."""
-        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_folder(self.path.parent)
         self._folder_synced = True
 
     # -- appending -----------------------------------------------------------------------
@@ -191,9 +186,11 @@ class Log:
 
         With O_APPEND the kernel leaves the file's position after them.
         """
+        if not os.fstat(self._fd).st_nlink:
+            raise LogStale(f"{self.path.name} was removed")
         start = os.lseek(self._fd, 0, os.SEEK_CUR) - size
-        if start != self.end and os.pread(self._fd, 1, start - 1) != b"\n":
-            self.failed = f"{self.path.name} was written to by somebody else at the same time"
+        if start < self.end or (start > self.end and os.pread(self._fd, 1, start - 1) != b"\n"):
+            self.failed = f"{self.path.name} was changed by somebody else at the same time"
             raise StorageError(self.failed)
         return start
 
@@ -221,7 +218,8 @@ class Log:
         if self._fd < 0:
             return
         try:
-            os.ftruncate(self._fd, self.end)
+            if os.fstat(self._fd).st_size > self.end:  # never make it longer, with zeros
+                os.ftruncate(self._fd, self.end)
         except OSError as error:
             # An unfinished row stands in the file. Opening it again saves that aside.
             self.failed = f"{self.path.name} holds an unfinished write: {error.strerror}"
@@ -352,6 +350,15 @@ class Log:
     def inode(self) -> int:
         """The number that tells this file from one that replaces it; 0 if there is none."""
         return self._identity[1]
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on disk: a file whose name is lost is lost."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _storage_error(verb: str, path: Path, error: OSError) -> StorageError:

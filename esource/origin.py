@@ -13,7 +13,6 @@ Sources: the Fetch standard (CORS protocol, `Sec-Fetch-Site`), RFC 6454, RFC 911
 """
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from esource.config import Config
 from esource.errors import Forbidden, Misdirected
@@ -53,7 +52,7 @@ class Origins:
         if site is not None:
             if site in ("same-origin", "none"):
                 return
-        elif origin is not None and urlsplit(origin).netloc.lower() == _host(environ, origin):
+        elif origin is not None and _is_own(origin, environ):
             return
         if not self._allows(origin):
             raise Forbidden(
@@ -68,12 +67,15 @@ class Origins:
             return {}
         if origin is None or not self._allows(origin):
             return {"Vary": "Origin"}
-        return {
+        headers = {
             "Vary": "Origin",
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Credentials": "true",  # the cookie of a gateway in front
+            "Access-Control-Allow-Origin": "*",
             "Access-Control-Expose-Headers": RESPONSE_HEADERS,
         }
+        if origin.lower() in self._origins:  # by its name: then with the cookie of a gateway, too
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Allow-Credentials"] = "true"
+        return headers
 
     def preflight(self, environ: dict[str, Any]) -> dict[str, str]:
         """Return the headers of the answer to OPTIONS; raise `Forbidden` for other origins."""
@@ -94,11 +96,13 @@ class Origins:
         return origin is not None and (origin.lower() in self._origins or "*" in self._origins)
 
 
-def _host(environ: dict[str, Any], origin: str) -> str:
-    """Return the request's host as an origin would have it: without its scheme's own port."""
-    host: str = environ.get("HTTP_HOST", "").lower()
-    default = {"http": ":80", "https": ":443"}.get(urlsplit(origin).scheme, "")
-    return host.removesuffix(default) if default else host
+def _is_own(origin: str, environ: dict[str, Any]) -> bool:
+    """Return whether an origin is the host of the request; `null` is nobody's."""
+    scheme, _, authority = origin.lower().partition("://")
+    host = environ.get("HTTP_HOST", "").lower()
+    # An origin leaves out the port that its scheme has anyway.
+    default = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return bool(authority) and authority in (host, host.removesuffix(default or ":"))
 
 
 def _without_port(host: str) -> str:

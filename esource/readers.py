@@ -8,7 +8,9 @@ after which everybody has seen it.
 import os
 import select
 import socket
-from collections.abc import Iterator
+import struct
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,6 +21,10 @@ from gevent.event import Event as Signal  # an event is always an `event.Event`
 from esource.threads import give_way
 
 COHORT = 64
+# A client that vanished is gone within 10 s: 3 s until it is probed, 4 s without an answer, and
+# the time between two looks.
+LOOK_SECONDS = 1.0
+ANSWER_SECONDS = 4.0
 
 
 class _Cohort:
@@ -47,6 +53,8 @@ class Readers:
         """Begin with nobody."""
         self._cohorts: list[_Cohort] = []
         self._clients: set[Any] = set()  # their sockets
+        self._unanswered: dict[Any, float] = {}  # since when nothing comes back from a socket
+        self._watchman: gevent.Greenlet | None = None
         self._waker: gevent.Greenlet | None = None
         self._stale = False  # a cohort may not know of the newest commit
 
@@ -72,14 +80,60 @@ class Readers:
         # No greenlet switch since `_stale` was read.
         self._waker = None
 
+    def join(self, client: Any) -> None:
+        """Let a client be cut off, and be looked after: it may vanish without a FIN."""
+        self._clients.add(client)
+        if self._watchman is None and hasattr(socket, "TCP_INFO"):
+            self._watchman = gevent.spawn(self._watch)
+
+    def leave(self, client: Any) -> None:
+        """Forget a client."""
+        self._clients.discard(client)
+        self._unanswered.pop(client, None)
+
+    def _watch(self) -> None:
+        """Be the greenlet that cuts off clients who do not answer, while there are any."""
+        while self._clients:
+            gevent.sleep(LOOK_SECONDS)
+            for count, client in enumerate(list(self._clients)):
+                if not count % COHORT:
+                    give_way()
+                if client in self._clients and self._has_vanished(client):
+                    shut(client, socket.SHUT_RDWR)
+        # No greenlet switch since there were none.
+        self._watchman = None
+
+    def _has_vanished(self, client: Any) -> bool:
+        """Return whether nothing came back for `ANSWER_SECONDS` though something must have.
+
+        TCP_USER_TIMEOUT does not tell a client who is gone from one who answers that its
+        window is full, and retransmissions alone take the kernel 15 minutes.
+        """
+        try:
+            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
+        except OSError:
+            return False  # closed, or no TCP
+        probes = info[3]  # unanswered ones, of a closed window or to keep alive
+        (unacknowledged,) = struct.unpack_from("I", info, 24)  # segments
+        (last_answer,) = struct.unpack_from("I", info, 56)  # ms ago
+        now = time.monotonic()
+        since = self._unanswered.get(client)
+        if not (probes or unacknowledged):
+            self._unanswered.pop(client, None)
+        elif since is None or now - last_answer / 1000 > since:
+            self._unanswered[client] = now
+        else:
+            return now - since >= ANSWER_SECONDS
+        return False
+
     @contextmanager
     def sending(self, client: Any) -> Iterator[None]:
         """Let a client whom something is being sent to be cut off as well."""
-        self._clients.add(client)
+        self.join(client)
         try:
             yield
         finally:
-            self._clients.discard(client)
+            self.leave(client)
 
     def cut_off(self) -> None:
         """Shut the sockets of all clients: those who are still there are stuck in a send."""
@@ -106,10 +160,16 @@ def shut(client: Any, how: int) -> None:
 class Reader:
     """One reader, as a context: joined to the others while it is entered."""
 
-    def __init__(self, readers: Readers, client: Any = None) -> None:
-        """Name the reader's client by its socket, if it has one."""
+    __slots__ = ("_client", "_cohort", "_last_left", "_readable", "_readers")
+
+    def __init__(self, readers: Readers, client: Any, last_left: Callable[[], None]) -> None:
+        """Name the reader's client by its socket, if it has one.
+
+        `last_left` is called when this reader leaves and nobody else is there.
+        """
         self._readers = readers
         self._client = client
+        self._last_left = last_left
         self._cohort: _Cohort | None = None
         self._readable: Any = None
 
@@ -122,17 +182,19 @@ class Reader:
         cohort.readers += 1
         self._cohort = cohort
         if self._client is not None:
-            self._readers._clients.add(self._client)
+            self._readers.join(self._client)
             self._readable = gevent.get_hub().loop.io(self._client.fileno(), 1)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._forget_client()
-        self._readers._clients.discard(self._client)
+        self._readers.leave(self._client)
         assert self._cohort
         self._cohort.readers -= 1
         if not self._cohort.readers:
             self._readers._cohorts.remove(self._cohort)
+        if not self._readers:
+            self._last_left()
 
     def _forget_client(self) -> None:
         if self._readable:

@@ -207,7 +207,10 @@ class _Connections:
 
 def pre_request(worker: Any, request: Any) -> None:
     """Before each request: its connection is busy, and its body can ask to be the last one."""
+    from esource.body import guard_chunks
+
     worker.connections.idle.discard(request.unreader.sock)
+    guard_chunks(request)
     request.body.close_afterwards = request.force_close
 
 

@@ -81,6 +81,7 @@ class Decoder:
         self._started = False
         self._id = self._type = b""
         self._data: list[bytes] = []
+        self._data_size = 0
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that `piece` completes. What is incomplete is kept for later."""
@@ -108,7 +109,7 @@ class Decoder:
             event = self._line(line)
             if event:
                 yield event
-        self.pending = len(self._rest[0]) + sum(map(len, self._data))
+        self.pending = len(self._rest[0]) + self._data_size
 
     def end(self) -> Iterator[Event]:
         """Yield the event that a CR at the very end completes; count a line that has no end."""
@@ -129,12 +130,13 @@ class Decoder:
         if not line:
             event = Event(self._id, self._type, b"\n".join(self._data)) if self._data else None
             self._id = self._type = b""
-            self._data = []
+            self._data, self._data_size = [], 0
             return event
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
             self._data.append(value)
+            self._data_size += len(value) + 1  # with its line break
         elif name == b"event":
             self._type = value
         elif name == b"id" and b"\0" not in value:

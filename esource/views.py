@@ -3,8 +3,10 @@
 `POST /<channel>` is in `publish`, `GET /<channel>` in `read`.
 """
 
+from typing import Any
+
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from esource.answers import answer
 from esource.errors import EsourceError
@@ -18,19 +20,23 @@ def register(app: Flask, hub: Hub) -> None:
     """Put the channels' routes and the error handlers into the app."""
     origins = Origins(hub.config)
 
-    def post(channel: str) -> Response:
+    def checked() -> dict[str, Any]:
         environ = request.environ
+        if environ["PATH_INFO"].startswith("//"):
+            raise NotFound  # to Werkzeug it is the same as with one slash; a gateway may differ
         origins.check_host(environ)
+        return environ
+
+    def post(channel: str) -> Response:
+        environ = checked()
         origins.check_write(environ)
         return publish(hub, channel, environ)
 
     def get(channel: str) -> Response:
-        origins.check_host(request.environ)
-        return read(hub, channel, request.environ)
+        return read(hub, channel, checked())
 
     def options(channel: str) -> Response:
-        origins.check_host(request.environ)
-        return answer("", 204, origins.preflight(request.environ))
+        return answer("", 204, origins.preflight(checked()))
 
     def cross_origin(response: Response) -> Response:
         for name, value in origins.headers(request.environ).items():

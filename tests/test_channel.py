@@ -1,6 +1,9 @@
 """A channel in this process: publish, crash, reopen, resume, against a plain list."""
 
+import os
 import threading
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -179,20 +182,25 @@ def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_n
     assert publisher.get().id == seen
 
 
-def test_an_idle_channel_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-    import weakref
-
-    monkeypatch.setattr("esource.channel.WRITER_IDLE_SECONDS", 0.01)
-    before = len(os.listdir("/proc/self/fd"))
+def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
     channel = Channel(tmp_path / "orders.tsv").open()
     channel.publish(Event(b"", b"", b"x"))
+    assert is_open(channel.path)
     gone = weakref.ref(channel)
+    path = channel.path
     del channel
-    with gevent.Timeout(5):
-        while gone():
+    with gevent.Timeout(10):
+        while gone() or is_open(path):
             gevent.sleep(0.01)
-    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def is_open(path: Path) -> bool:
+    """Return whether this process has the file open."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return str(path) in links
 
 
 def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "threads": "",
     "readers": "threads",
     "channel": "readers threads log recent zones resume selection tsv event errors",
-    "hub": "channel readers threads config errors",
+    "hub": "channel readers threads log config errors",
     "origin": "config errors",
     "answers": "errors",
     "body": "errors",
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "read": "answers hub channel readers formats selection sse errors",
     "views": "publish read answers origin hub errors",
     "app": "views hub config",
-    "server": "hub readers config errors __init__",
+    "server": "hub body readers config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
 }

@@ -1,0 +1,18 @@
+"""What every test of faults may ask for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import rig
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> rig.Build:
+    """The function that compiles a shim, once each."""
+    folder = tmp_path_factory.mktemp("shims")
+
+    def build(name: str) -> Path:
+        return rig.build(name, folder)
+
+    return build

@@ -1,0 +1,280 @@
+"""A disk that is full or fails, at the n-th call for many n, and a real full one."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.faults.rig import (
+    QUIET,
+    Build,
+    Disk,
+    Publisher,
+    Wire,
+    increases,
+    mounted,
+    numbers,
+    size,
+)
+from tests.harness import Hub, Stream, eventually
+
+PLACES = range(size(16, 60))  # n
+
+
+class Fault(NamedTuple):
+    """What fails, with which status publishers are told, and where the sequence begins."""
+
+    rules: tuple[tuple[str, int, int], ...]  # kind of call, errno, how often
+    statuses: frozenset[int]
+
+
+FAULTS = {
+    "write ENOSPC": Fault((("write", errno.ENOSPC, 1),), frozenset({507})),
+    "write ENOSPC thrice": Fault((("write", errno.ENOSPC, 3),), frozenset({507})),
+    "write EDQUOT": Fault((("write", errno.EDQUOT, 1),), frozenset({507})),
+    "write EIO": Fault((("write", errno.EIO, 1),), frozenset({503})),
+    "write short": Fault((("write", 0, 1),), frozenset()),
+    "write short thrice": Fault((("write", 0, 3),), frozenset()),
+    "write short, then ENOSPC": Fault((("write", -errno.ENOSPC, 1),), frozenset({507})),
+    "write short, then EIO": Fault((("write", -errno.EIO, 1),), frozenset({503})),
+    "sync EIO": Fault((("sync", errno.EIO, 1),), frozenset({503})),
+    "sync EIO thrice": Fault((("sync", errno.EIO, 3),), frozenset({503})),
+    "sync ENOSPC": Fault((("sync", errno.ENOSPC, 1),), frozenset({503, 507})),
+    "write short, then EIO, and cutting back": Fault(
+        (("write", -errno.EIO, 1), ("truncate", errno.EIO, 1)), frozenset({503})
+    ),
+    "write short, then ENOSPC, and cutting back twice": Fault(
+        (("write", -errno.ENOSPC, 1), ("truncate", errno.EIO, 2)), frozenset({503, 507})
+    ),
+    "sync, and cutting back": Fault(
+        (("sync", errno.EIO, 1), ("truncate", errno.EIO, 1)), frozenset({503})
+    ),
+}
+FIRST_FAULTS = {  # of calls that are made for a new file, or for none but the first event
+    "folder sync EIO": Fault((("sync_folder", errno.EIO, 1),), frozenset({503})),
+    "folder sync EIO thrice": Fault((("sync_folder", errno.EIO, 3),), frozenset({503})),
+    "open EMFILE": Fault((("open", errno.EMFILE, 1),), frozenset({503})),
+    "open ENOSPC": Fault((("open", errno.ENOSPC, 1),), frozenset({507})),
+    "open EROFS": Fault((("open", errno.EROFS, 2),), frozenset({503})),
+    "open EACCES": Fault((("open", errno.EACCES, 2),), frozenset({503})),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, shim: Build) -> Iterator[tuple[Hub, Disk]]:
+    """A hub on a disk that fails when it is told to."""
+    hub = Hub(tmp_path_factory.mktemp("broken"), **QUIET)
+    hub.folder.mkdir()
+    disk = Disk(hub, shim("disk"))
+    try:
+        hub.start()
+        yield hub, disk
+    finally:
+        if hub.process:
+            hub.stop()
+
+
+def check_a_fault(hub: Hub, disk: Disk, fault: Fault, channel: str, place: int) -> str:
+    """Publish through a fault; return the trace of the calls.
+
+    Every answer is compared with the file, the file with the subscriber, and all downloads
+    meanwhile with the file.
+    """
+    disk.heal()
+    disk.forget()
+    publishers = [Publisher(hub, f"p{n}", channel) for n in range(3)]
+    downloads = []
+    with Stream(hub, f"/{channel}") as stream:
+        for kind, error, times in fault.rules:
+            disk.fail(kind, place if kind == fault.rules[0][0] else 0, error, times)
+        for publisher in publishers:
+            publisher.start()
+
+        def over() -> bool:
+            if not any(kind == "truncate" for kind, *_ in fault.rules):  # see below
+                downloads.append(hub.get(f"/{channel}").body)
+            return not any(disk.pending(kind) for kind, *_ in fault.rules)
+
+        eventually(over)
+        counts = [len(publisher.acknowledged) for publisher in publishers]
+        eventually(
+            lambda: all(
+                len(publisher.acknowledged) > count + 3
+                for publisher, count in zip(publishers, counts, strict=True)
+            )
+        )
+        for publisher in publishers:
+            publisher.stop()
+        rows = hub.rows(channel)
+        assert hub.file(channel).read_bytes().endswith(b"\n")
+        for publisher in publishers:
+            found = numbers(rows, publisher.name)
+            assert found == publisher.acknowledged  # in order, once, and nothing that was refused
+            assert increases(found)
+        assert len(rows) == sum(len(publisher.acknowledged) for publisher in publishers)
+        statuses = {status for publisher in publishers for _, status in publisher.refused}
+        assert statuses <= fault.statuses
+        assert bool(statuses) == bool(fault.statuses)
+        events = stream.read(len(rows))
+        assert [event.data for event in events] == [row.split(b"\t", 2)[2] for row in rows]
+    whole = hub.file(channel).read_bytes()
+    downloads.append(hub.get(f"/{channel}").body)
+    for download in downloads:
+        assert whole.startswith(download)
+        assert download.endswith(b"\n") or not download
+    assert downloads[-1] == whole
+    return disk.trace()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_at_the_nth_call_is_told_to_its_publishers_and_hurts_nobody_else(
+    broken: tuple[Hub, Disk], name: str
+) -> None:
+    """Fails when `Log.append` does not `_cut_back` after a failed write or sync, when it
+    writes no more than once, when `StorageFull` is not told from `StorageError`, when
+    `Channel._commit` moves `committed` before `log.append`, and when `_reopen` is left out
+    after a failure.
+    """
+    hub, disk = broken
+    channel = re.sub("[^a-z]+", "-", name.lower())
+    for place in PLACES:
+        check_a_fault(hub, disk, FAULTS[name], f"{channel}-{place}", place)
+    assert "Traceback" not in hub.log
+
+
+@pytest.mark.parametrize("name", FIRST_FAULTS)
+def test_a_fault_in_making_the_file_is_told_and_the_next_event_makes_it(
+    broken: tuple[Hub, Disk], name: str
+) -> None:
+    """Fails when `Log._sync_all` takes a failed `_sync_folder` for a good one, and when
+    `_storage_error` takes every error for one kind.
+    """
+    hub, disk = broken
+    channel = re.sub("[^a-z]+", "-", name.lower())
+    check_a_fault(hub, disk, FIRST_FAULTS[name], channel, 0)
+    assert "Traceback" not in hub.log
+
+
+@pytest.mark.parametrize("reads_fail", [False, True])
+def test_after_a_failed_sync_nothing_is_acknowledged_until_the_file_was_reopened_and_read(
+    broken: tuple[Hub, Disk], reads_fail: bool
+) -> None:
+    """Fails when `Log.flush` does not set `failed`, and when `Channel._commit` resets it
+    without `_reopen`.
+    """
+    hub, disk = broken
+    for place in range(1, 1 + PLACES.stop):
+        disk.heal()
+        path = f"/reread-{reads_fail}-{place}"
+        with Wire(hub) as wire:
+            for n in range(place):
+                assert wire.post(path, b"%d" % n).status == 201
+            disk.forget()
+            disk.fail("sync", 0, errno.EIO)
+            assert wire.post(path, b"refused").status == 503
+            assert len(hub.get(path).body.splitlines()) == place
+            if reads_fail:
+                disk.fail("read", 0, errno.EIO, times=1000)
+                for _ in range(3):
+                    assert wire.post(path, b"refused").status == 503
+                disk.heal()
+            else:
+                disk.fail("open", 0, errno.EMFILE, times=1)
+                assert wire.post(path, b"refused").status == 503
+            assert wire.post(path, b"later").status == 201
+        trace = disk.trace()
+        # From the failed sync to the next write: at least an open and then a read that succeed.
+        between = trace[trace.index("S") + 1 : trace.rindex("w")]
+        assert "w" not in between, trace
+        assert re.search("o.*r", between), trace
+        rows = hub.rows(path[1:])
+        data = [row.split(b"\t", 2)[2] for row in rows]
+        assert data == [*(b"%d" % n for n in range(place)), b"later"]
+
+
+def test_refused_rows_that_could_not_be_cut_off_are_never_shown(
+    broken: tuple[Hub, Disk],
+) -> None:
+    """Fails when `Channel._follow_change` calls `take_in` on a log that has failed."""
+    hub, disk = broken
+    disk.heal()
+    hub.publish("/shown", "first")
+    with Stream(hub, "/shown") as stream:
+        disk.fail("write", 0, -errno.ENOSPC)
+        disk.fail("truncate", 0, errno.EIO)
+        assert hub.post("/shown?each=line", b"refused\n" * 100).status == 507
+        assert hub.rows("shown")[1:], "the fault has left nothing"
+        assert hub.get("/shown").body.count(b"\n") == 1
+        hub.publish("/shown", "second")
+        assert [event.data for event in stream.read(1)] == [b"second"]
+    data = [row.split(b"\t", 2)[2] for row in hub.rows("shown")]
+    assert data == [b"first", b"second"]
+
+
+def test_a_batch_that_meets_a_fault_is_stored_whole_or_not_at_all(
+    broken: tuple[Hub, Disk],
+) -> None:
+    """Fails when `Log.append` leaves what a failed write has written."""
+    hub, disk = broken
+    batch = b"".join(b"row %d\n" % n for n in range(2000))
+    stored = 0
+    with Wire(hub) as wire:
+        for place in range(4):
+            for kind, error in [
+                ("write", -errno.ENOSPC), ("write", 0), ("write", errno.EIO), ("sync", errno.EIO),
+            ]:  # fmt: skip
+                disk.heal()
+                disk.fail(kind, place, error)
+                while disk.pending(kind):
+                    reply = wire.post("/batch?each=line", batch)
+                    assert reply.status in (201, 503, 507)
+                    stored += reply.status == 201
+                    assert len(hub.rows("batch")) == 2000 * stored
+    assert stored > 0
+
+
+def test_a_full_disk_is_told_and_forgotten_once_there_is_space(tmp_path: Path) -> None:
+    """Fails when `Log.append` does not `_cut_back`, or answers before it has written."""
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=512k", "tmpfs") as small:
+        hub = Hub(tmp_path)
+        hub.folder = small / "events"
+        hub.environ["ESOURCE_DIR"] = str(hub.folder)
+        hub.start()
+        try:
+            ballast = small / "ballast"
+            ballast.write_bytes(bytes(200_000))
+            publishers = [Publisher(hub, f"p{n}", f"orders-{n}") for n in range(4)]
+            for number, publisher in enumerate(publishers):
+                publisher.padding = b"x" * (700 * (number + 1))
+                publisher.start()
+            eventually(lambda: all(len(publisher.refused) > 3 for publisher in publishers))
+            assert hub.post("/a-new-one", "x" * 20_000).status == 507
+            ballast.unlink()
+            counts = [len(publisher.acknowledged) for publisher in publishers]
+            eventually(
+                lambda: all(
+                    len(publisher.acknowledged) > count
+                    for publisher, count in zip(publishers, counts, strict=True)
+                )
+            )
+            for publisher in publishers:
+                publisher.stop()
+                assert {status for _, status in publisher.refused} == {507}
+                rows = hub.rows(publisher.channel)
+                assert numbers(rows, publisher.name) == publisher.acknowledged
+                assert hub.file(publisher.channel).read_bytes().endswith(b"\n")
+                assert hub.get(f"/{publisher.channel}").body == (
+                    hub.file(publisher.channel).read_bytes()
+                )
+            hub.restart()
+            for publisher in publishers:
+                assert len(hub.rows(publisher.channel)) == len(publisher.acknowledged)
+            assert "Traceback" not in hub.log
+        finally:
+            if hub.process:
+                hub.stop()
+            shutil.rmtree(hub.folder)

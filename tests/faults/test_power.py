@@ -1,0 +1,299 @@
+"""Power loss: what was not synced may vanish, and no acknowledged event is part of that.
+
+Simulated by `power.c`, which notes what was synced: after a kill, everything else is taken
+out of the folder. And for real, with an ext4 that is shut down without flushing anything.
+"""
+
+import fcntl
+import os
+import random
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from esource.log import Log
+from tests.faults.rig import (
+    Build,
+    Publisher,
+    command,
+    increases,
+    kill,
+    mounted,
+    numbers,
+    preload,
+    size,
+)
+from tests.harness import Hub, Stream, eventually
+
+CYCLES = size(8, 60)
+FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
+WITHOUT_FLUSHING_THE_LOG = 2
+
+
+class Power:
+    """What is on disk for sure, as `power.c` notes it, and the power switch."""
+
+    def __init__(self, hub: Hub, library: Path) -> None:
+        self.folder = hub.folder
+        self.journal = hub.home / "synced"
+        preload(hub, library, POWER_JOURNAL=str(self.journal))
+
+    def begin(self) -> None:
+        """Let everything that is there count as synced."""
+        lines = []
+        for folder in (self.folder.parent, self.folder):
+            if folder.exists():
+                paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+                entries = [f"{path.name} {path.stat().st_ino}" for path in paths]
+                lines.append(" ".join(["D", str(folder.stat().st_ino), *entries]))
+                lines += [f"F {path.stat().st_ino} {path.stat().st_size}" for path in paths]
+        self.journal.write_text("".join(line + "\n" for line in lines))
+
+    def synced(self) -> tuple[dict[int, int], dict[int, dict[str, int]]]:
+        """Return the sizes of files by inode, and the entries of folders by inode."""
+        sizes = {}
+        folders = {}
+        for line in self.journal.read_text().split("\n")[:-1]:
+            kind, inode, *rest = line.split()
+            if kind == "F":
+                sizes[int(inode)] = int(rest[0])
+            else:
+                folders[int(inode)] = dict(zip(rest[::2], map(int, rest[1::2]), strict=True))
+        return sizes, folders
+
+    def cut(self, choose: "Choice") -> int:
+        """Take away what a power cut may take; return how many bytes or files that were."""
+        sizes, folders = self.synced()
+        entries = folders.get(self.folder.stat().st_ino, {})
+        taken = 0
+        for path in sorted(self.folder.iterdir()):
+            if path.name.startswith("."):
+                continue
+            status = path.stat()
+            if entries.get(path.name) != status.st_ino and choose(0, 1) == 0:
+                path.unlink()
+                taken += 1
+                continue
+            kept = choose(min(sizes.get(status.st_ino, 0), status.st_size), status.st_size)
+            taken += status.st_size - kept
+            os.truncate(path, kept)
+        return taken
+
+
+class Choice:
+    """What survives of the unsynced: nothing the first times, then anything."""
+
+    def __init__(self, nothing: bool) -> None:
+        self.nothing = nothing
+
+    def __call__(self, least: int, most: int) -> int:
+        return least if self.nothing else random.randint(least, most)
+
+
+class Watcher:
+    """A subscriber; what it has seen must never be lost."""
+
+    def __init__(self, hub: Hub, channel: str) -> None:
+        self.seen: set[bytes] = set()
+        self._stream = Stream(hub, f"/{channel}")
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        with self._stream as stream:
+            try:
+                stream.read_to_end()
+            except OSError:
+                pass
+            finally:
+                self.seen = {event.data for event in stream.events}
+
+    def join(self) -> set[bytes]:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        return self.seen
+
+
+def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
+    """Publish, cut the power and start again; yield how many events were acknowledged and lost."""
+    publishers = [Publisher(hub, f"p{n}", "shared") for n in range(3)]
+    shown_and_lost = 0
+    for cycle in range(cycles):
+        if hub.folder.exists():
+            power.begin()
+        hub.start()
+        fresh = [Publisher(hub, f"f{n}", f"fresh-{cycle}-{n}") for n in range(3)]
+        watcher = Watcher(hub, "shared")
+        before = {publisher.name: len(publisher.acknowledged) for publisher in publishers}
+        for publisher in [*publishers, *fresh]:
+            publisher.start()
+
+        def done(fresh: list[Publisher] = fresh) -> int:
+            return min(len(publisher.acknowledged) for publisher in fresh)
+
+        wanted = random.randrange(1, 40)
+        eventually(lambda wanted=wanted, done=done: done() >= wanted)  # type: ignore[misc]
+        kill(hub)
+        for publisher in [*publishers, *fresh]:
+            publisher.join()
+        seen = watcher.join()
+        power.cut(Choice(nothing=cycle % 2 == 0))
+        power.begin()
+        hub.start()
+        acknowledged = lost = 0
+        for publisher in [*publishers, *fresh]:
+            served = hub.get(f"/{publisher.channel}").body
+            assert served.endswith(b"\n") or not served
+            found = numbers(served.split(b"\n")[:-1], publisher.name)
+            assert increases(found)
+            answered = publisher.acknowledged[before.get(publisher.name, 0) :]
+            acknowledged += len(answered)
+            lost += len(set(answered) - set(found))
+        rows = {row.split(b"\t", 2)[2] for row in hub.get("/shared").body.split(b"\n")[:-1]}
+        shown_and_lost += len(seen - rows)
+        kill(hub)
+        yield acknowledged, lost
+    if hub.environ["ESOURCE_FSYNC"] == "always":
+        assert shown_and_lost == 0
+
+
+@pytest.mark.parametrize("fsync", ["always", "never"])
+def test_power_cuts_lose_no_acknowledged_event_with_always_and_some_with_never(
+    tmp_path: Path, shim: Build, fsync: str
+) -> None:
+    """`always` fails when `log._sync` does nothing, when `Log._sync_all` leaves out the
+    folder, when `Log.append` moves `end` without `flush`, and when `_write` wakes and answers
+    before `_commit`. `never` shows that the test can see a loss.
+    """
+    random.seed(2)
+    hub = Hub(tmp_path, ESOURCE_FSYNC=fsync)
+    hub.folder.mkdir()
+    power = Power(hub, shim("power"))
+    acknowledged = lost = 0
+    try:
+        for more, gone in outages(hub, power, CYCLES if fsync == "always" else 2):
+            acknowledged += more
+            lost += gone
+    finally:
+        if hub.process:
+            hub.stop()
+    print(f"{fsync}: {acknowledged} acknowledged, {lost} lost")
+    assert acknowledged > 0
+    if fsync == "always":
+        assert lost == 0
+    else:
+        assert lost > 0
+
+
+def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: Build) -> None:
+    """Fails when `Log._open` leaves out `_cut_torn_row`.
+
+    A hub with `never` makes a file of which nothing is synced; so every size is possible.
+    """
+    hub = Hub(tmp_path, ESOURCE_FSYNC="never")
+    hub.folder.mkdir()
+    power = Power(hub, shim("power"))
+    power.begin()
+    hub.start()
+    for n in range(4):
+        hub.publish(f"/orders?event=type{n}", f"data {n}\nof two lines")
+    kill(hub)
+    path = hub.file("orders")
+    whole = path.read_bytes()
+    assert power.synced()[0].get(path.stat().st_ino, 0) == 0
+    for kept in range(len(whole) + 1):
+        path.write_bytes(whole[:kept])
+        rows = whole[: whole.rfind(b"\n", 0, kept) + 1]
+        log = Log(path)
+        assert log.read(0, 1 << 20) == rows
+        log.append(b"next\t\t\n")
+        assert path.read_bytes() == rows + b"next\t\t\n"
+        for torn in path.parent.glob("*.torn-*"):
+            torn.unlink()
+
+
+def test_the_new_folder_itself_survives_a_power_cut(tmp_path: Path, shim: Build) -> None:
+    """Fails when the folder that holds the events folder is not synced after making it."""
+    hub = Hub(tmp_path)
+    power = Power(hub, shim("power"))
+    power.begin()
+    hub.start()
+    try:
+        hub.publish("/orders", "x")
+        entries = power.synced()[1].get(tmp_path.stat().st_ino, {})
+        assert entries.get("events") == hub.folder.stat().st_ino
+    finally:
+        hub.stop()
+
+
+@pytest.mark.parametrize("fsync", ["always", "never"])
+def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) -> None:
+    """`always` fails when `log._sync` does nothing. `never` shows that events can be lost."""
+    random.seed(3)
+    image = tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    try:
+        command("mkfs.ext4", "-q", image)
+    except FileNotFoundError:
+        pytest.skip("no mkfs.ext4")
+    hub = Hub(tmp_path, ESOURCE_FSYNC=fsync)
+    hub.folder = tmp_path / "mnt-0" / "events"
+    hub.environ["ESOURCE_DIR"] = str(hub.folder)
+    lost = acknowledged = 0
+    before: list[int] = []
+    for cycle in range(size(3, 20) if fsync == "always" else 1):
+        publishers = [Publisher(hub, f"p{n}", f"orders-{cycle}-{n % 2}") for n in range(4)]
+        try:
+            with mounted(tmp_path / f"mnt-{2 * cycle}", "-o", "loop", image) as mount:
+                hub.folder = mount / "events"
+                hub.environ["ESOURCE_DIR"] = str(hub.folder)
+                if cycle == 0:
+                    hub.folder.mkdir()
+                    command("sync", "-f", mount)
+                hub.start()
+                for publisher in publishers:
+                    publisher.start()
+                wanted = random.randrange(20, 200)
+                eventually(lambda p=publishers, n=wanted: min(len(a.acknowledged) for a in p) > n)  # type: ignore[misc]
+                fd = os.open(mount, os.O_RDONLY)
+                try:
+                    how = struct.pack("I", WITHOUT_FLUSHING_THE_LOG)
+                    # With the power an answer would be gone, too; here syncs in progress may
+                    # still end well, with nothing on disk.
+                    before = [len(publisher.acknowledged) for publisher in publishers]
+                    fcntl.ioctl(fd, FS_IOC_SHUTDOWN, how)
+                finally:
+                    os.close(fd)
+                # What the disk refuses from now on is refused to publishers, too.
+                eventually(lambda p=publishers: all(a.refused for a in p) or fsync == "never")  # type: ignore[misc]
+                kill(hub)
+                for publisher in publishers:
+                    publisher.join()
+            with mounted(tmp_path / f"mnt-{2 * cycle + 1}", "-o", "loop", image) as mount:
+                hub.folder = mount / "events"
+                hub.environ["ESOURCE_DIR"] = str(hub.folder)
+                hub.start()
+                try:
+                    for publisher, count in zip(publishers, before, strict=True):
+                        served = hub.get(f"/{publisher.channel}").body
+                        found = numbers(served.split(b"\n")[:-1], publisher.name)
+                        assert increases(found)
+                        answered = publisher.acknowledged[:count]
+                        acknowledged += len(answered)
+                        lost += len(set(answered) - set(found))
+                        assert {status for _, status in publisher.refused} <= {503}
+                finally:
+                    kill(hub)
+        finally:
+            if hub.process:
+                kill(hub)
+    print(f"{fsync}: {acknowledged} acknowledged, {lost} lost")
+    assert acknowledged > 0
+    if fsync == "always":
+        assert lost == 0
+    else:
+        assert lost > 0

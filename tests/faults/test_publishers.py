@@ -1,0 +1,111 @@
+"""Slow publishers, idle connections and many channels keep nobody from being served."""
+
+import os
+import socket
+import statistics
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rig import Wire, size
+from tests.faults.test_readers import p99, rss
+from tests.harness import Hub, eventually, running_hub
+
+SLOW = size(500, 3000)  # in headers, and as many in bodies
+IDLE = size(1000, 6000)  # connections that say nothing, and as many that have said something
+CHANNELS = size(3000, 50_000)
+TYPICAL_CHANNELS = 1000  # after which memory and descriptors must not grow any more
+
+
+def test_slow_publishers_and_idle_connections_keep_nobody_from_being_served(
+    own_hub: Hub,
+) -> None:
+    """Fails with gunicorn's `sync` or `gthread` worker, and when `worker_connections` is 1000."""
+    with ExitStack() as stack:
+        connections: list[socket.socket] = []
+
+        def connect(start: bytes) -> None:
+            connection = own_hub.connect()
+            stack.callback(connection.close)
+            connection.sendall(start)
+            connections.append(connection)
+
+        before = own_hub.descriptors()
+        for _ in range(SLOW):
+            connect(b"POST /slow HTTP/1.1\r\nHost: h\r\nX-A")
+            connect(b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nx")
+        for _ in range(IDLE):
+            connect(b"")
+            connect(b"GET /up__ HTTP/1.1\r\nHost: h\r\n\r\n")
+        eventually(lambda: own_hub.descriptors() >= before + len(connections) - 1, 60)
+        times = []
+        for n in range(200):
+            for connection in connections[n % 7 : 2 * SLOW : 101]:
+                connection.sendall(b"x")  # one more byte now and then
+            started = time.perf_counter()
+            own_hub.publish("/quick", f"{n}")
+            times.append(time.perf_counter() - started)
+        print(
+            f"{len(connections)} slow or idle: publish p50 "
+            f"{statistics.median(times) * 1e3:.1f} ms, p99 {p99(times) * 1e3:.1f} ms"
+        )
+        assert p99(times) < 0.25
+        assert len(own_hub.rows("quick")) == 200
+    eventually(lambda: own_hub.descriptors() < before + 20, 60)
+    assert own_hub.rows("slow") == []
+    own_hub.publish("/quick", "still")
+
+
+def files_open(hub: Hub) -> int:
+    """Return how many channel files the worker has open."""
+    count = 0
+    for fd in Path(f"/proc/{hub.worker}/fd").iterdir():
+        try:
+            count += os.readlink(fd).endswith(".tsv")
+        except FileNotFoundError:
+            continue
+    return count
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "GET",
+        pytest.param("POST"),
+    ],
+)
+def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_were(
+    tmp_path: Path, method: str
+) -> None:
+    """Fails when `Hub` keeps its channels in a plain dict, when a channel's greenlet outlives
+    its work by long, and when `Log` does not close its file.
+    """
+    with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub, Wire(hub) as wire:
+
+        def touch(first: int, last: int) -> int:
+            most = 0
+            for n in range(first, last):
+                if method == "GET":
+                    head = f"GET /channel-{n} HTTP/1.1\r\nHost: h\r\n\r\n"
+                    wire.connection.sendall(head.encode())
+                    assert wire.reply().status == 200
+                else:
+                    assert wire.post(f"/channel-{n}", b"x").status == 201
+                if n % 500 == 0:
+                    most = max(most, files_open(hub))
+            return most
+
+        if method == "GET":
+            hub.folder.joinpath("channel-0.tsv").write_bytes(b"")
+            for n in range(CHANNELS):
+                (hub.folder / f"channel-{n}.tsv").write_bytes(b"1\t\tx\n")
+        touch(0, TYPICAL_CHANNELS)
+        memory = rss(hub)
+        most = touch(TYPICAL_CHANNELS, CHANNELS)
+        grown = rss(hub) - memory
+        print(f"{method}: at most {most} files open, RSS +{grown / 1e6:.1f} MB")
+        assert most <= 600
+        assert grown < 8e6
+        hub.get("/channel-0")
