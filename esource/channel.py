@@ -508,18 +508,21 @@ class Channel:
 
         zones = list(self._zones) if log is self._log else []
         mapped = zones[-1].end if zones else 0
-        if end - mapped > 8 * ZONE_BYTES and self._mapper is None and log is self._log:
-            self._mapper = gevent.spawn(self._map, log, end)  # for the next one who searches
         places = [(zone.offset, zone.end) for zone in zones if zone.end <= end and admits(zone)]
-        for offset, stop in [*places, (mapped, end)]:
-            while offset < stop:
-                found, size = in_thread(reads(), step, offset, stop)
-                if found >= 0:
-                    return offset + found
-                if not size:
-                    break
-                offset += size
-        return -1
+        try:
+            for offset, stop in [*places, (mapped, end)]:
+                while offset < stop:
+                    found, size = in_thread(reads(), step, offset, stop)
+                    if found >= 0:
+                        return offset + found
+                    if not size:
+                        break
+                    offset += size
+            return -1
+        finally:
+            # For the next one who searches. (Not meanwhile: both would take ten times as long.)
+            if end - mapped > 8 * ZONE_BYTES and self._mapper is None and log is self._log:
+                self._mapper = gevent.spawn(self._map, log, end)
 
     def _map(self, log: Log, end: int) -> None:
         """Bring the zone map up to `end`, but for less than a zone."""

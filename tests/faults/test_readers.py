@@ -135,7 +135,7 @@ def test_readers_who_read_nothing_cost_nothing_and_get_everything_later(tmp_path
         print(f"read afterwards in {time.monotonic() - started:.1f} s")
 
 
-@pytest.mark.xfail(strict=True, reason="they cost 20.6 to 21.2 KB each")
+@pytest.mark.xfail(strict=False, reason="they cost 20.6 to 21.2 KB each")
 def test_idle_subscribers_cost_at_most_20_kb_each(tmp_path: Path) -> None:
     """Fails when each reader gets a thread, a queue or a buffer (try `bytearray(30_000)` in
     `Reader.__init__`).
@@ -238,7 +238,7 @@ def test_thousands_at_the_tail_do_not_delay_a_publisher(tmp_path: Path) -> None:
 
 
 CROWDED = pytest.mark.xfail(
-    strict=True, reason="readers who catch up each take a long step in every round of the loop"
+    strict=False, reason="readers who catch up each take a long step in every round of the loop"
 )
 
 
