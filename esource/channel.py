@@ -256,6 +256,9 @@ class Channel:
 
     def _take(self, log: Log) -> None:
         newest_id = in_thread(reads(), _id_before, log, log.end)
+        if self._newest_micros != -2:  # else it is looked for when it is needed
+            newest_micros = in_thread(reads(), _newest_micros, log)
+            self._newest_micros = max(self._newest_micros, newest_micros)
         # No greenlet switch from here: offset, id and file belong together.
         log.sync = self._fsync == "always"
         self._log = log
@@ -306,7 +309,6 @@ class Channel:
         # No greenlet switch since the log was replaced: who reads the old one needs this.
         if self.readers:
             self._successors[old] = Position(new, offset)
-        self._newest_micros = max(self._newest_micros, -1)  # those of the old file still count
         self.readers.wake()
 
     # -- publishing ----------------------------------------------------------------------

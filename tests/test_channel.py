@@ -243,6 +243,26 @@ def test_an_id_given_by_a_publisher_moves_the_next_default_id(tmp_path: Path) ->
     assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000001Z"
 
 
+@pytest.mark.parametrize("published_before", [True, False])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_default_id_in_rows_of_others_moves_the_next_one(
+    tmp_path: Path, published_before: bool, replaced: bool
+) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    rows = b"2999-12-31T23:59:59.999999Z\t\tby hand\n"
+    if published_before:
+        channel.publish(Event(b"", b"", b""))
+    if published_before and not replaced:
+        rows = channel.path.read_bytes() + rows
+    if replaced:
+        (tmp_path / "other").write_bytes(rows)
+        (tmp_path / "other").replace(channel.path)
+    else:
+        channel.path.write_bytes(rows)
+    channel.refresh()
+    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
+
+
 def test_the_clock_may_step_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = Channel(tmp_path / "orders.tsv").open()
     ids = [channel.publish(Event(b"", b"", b"")).id]
