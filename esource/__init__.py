@@ -22,6 +22,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
                HTTP
     app        the wiring
     check      the files of a folder while no hub runs
+    fastpath   plain publishes without the framework
     server     gunicorn's settings and hooks
     __main__   the command line
 

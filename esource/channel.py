@@ -5,7 +5,7 @@ goes from an offset to `committed`, then waits for it to move:
 
     publishers ──► queue ──► writer ──► log.append ──► committed moves
                                                         1. the publishers are answered
-                                                        2. the readers are woken
+                                                        2. the readers have it
     readers: offset < committed?  ── yes ──►  rows, offset moves
                                   ── no ───►  wait
 
@@ -36,7 +36,7 @@ from esource import resume, selection, tsv
 from esource.errors import EsourceError, LogStale, PreconditionFailed, StorageError
 from esource.event import Event, micros_of, time_of
 from esource.log import Log
-from esource.readers import Reader, Readers
+from esource.readers import Direct, Reader, Readers
 from esource.recent import Recent
 from esource.threads import commits, in_thread, reads
 from esource.tsv import Draft
@@ -55,6 +55,7 @@ READ_ROWS = 4000  # how many: together about two milliseconds of the loop
 SCAN_BYTES = ZONE_BYTES  # of rows searched at a time, in a thread
 SEND_BYTES = 1 << 20  # of a download, in a thread
 TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
+PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its socket may take
 WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
@@ -222,6 +223,7 @@ class Channel:
         self._writer: gevent.Greenlet | None = None
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
+        self._newest_news: tuple[Any, tuple[bytes, int]] = None, (b"", 0)  # with what it is for
         self._zones: list[Zone] = []
         self._mapper: gevent.Greenlet | None = None
         self._recent: Recent | None = None
@@ -396,8 +398,8 @@ class Channel:
             commit.done.set()
             # After the publishers, who are many and wait for a row that is on disk: both are
             # callbacks of the loop, which runs them in the order of these two lines.
-            if not commit.error:
-                self.readers.wake()
+            if self.readers and not commit.error:
+                self.readers.tell(self._news)
 
     def _commit(self, commit: _Commit) -> None:
         with self._file_lock:
@@ -455,6 +457,7 @@ class Channel:
     def _forget_tail(self) -> None:
         self._tail.clear()
         self._tail_bytes = 0
+        self._newest_news = None, (b"", 0)
 
     # -- finding a place -----------------------------------------------------------------
 
@@ -583,8 +586,9 @@ class Channel:
             offset += len(batch.rows)
 
     def follow(
-        self, position: Position, heartbeat: float, client: Any = None, timeout: float | None = None
-    ) -> Iterator[Batch | None]:
+        self, position: Position, heartbeat: float, client: Any = None,
+        timeout: float | None = None, direct: Direct | None = None,
+    ) -> Iterator[Batch | None]:  # fmt: skip
         """Yield every batch of rows from a position on, as it is committed; None for silence.
 
         `heartbeat` is the silence in seconds. Ends after `timeout` seconds (0: as soon as there
@@ -592,38 +596,68 @@ class Channel:
         from the client is a silence too, and shorter ones follow, so that a client who has gone
         is found out: of two heartbeats in short order the second cannot be sent. (An EOF alone
         is no proof: a client may close only its sending side.)
+
+        With `direct`, a batch may go to the socket instead, while the caller waits for the next.
         """
-        log, offset = position
         deadline = None if timeout is None else time.monotonic() + timeout
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
-        with Reader(self.readers, client, self._last_reader_left) as reader:
+        spoke = time.monotonic()  # when the client last heard something
+        with Reader(self.readers, position, client, direct, self._last_reader_left) as reader:
             while not self.draining:
-                end = self.committed if log is self._log else log.end
-                if offset < end:
+                end = self.committed if reader.log is self._log else reader.log.end
+                if reader.offset < end:
                     if timeout and deadline is not None and time.monotonic() > deadline:
                         return
-                    batch = self._batch(log, offset, end)
+                    batch = self._batch(reader.log, reader.offset, end)
                     if batch.rows:
                         yield batch
-                        offset = batch.offset + len(batch.rows)
+                        reader.offset = batch.offset + len(batch.rows)
+                        spoke = time.monotonic()
                         continue
-                    offset = end  # the file was cut under us; its successor is found below
-                if log is not self._log:
-                    log, offset = self._successors.get(log) or self.tail
+                    reader.offset = end  # the file was cut under us; its successor is found below
+                if reader.log is not self._log:
+                    reader.log, reader.offset = self._successors.get(reader.log) or self.tail
                     continue
-                seconds = min(probe or heartbeat, heartbeat)
+                now = time.monotonic()
+                spoke = max(spoke, reader.pushed_at)
+                seconds = spoke + min(probe or heartbeat, heartbeat) - now
                 if deadline is not None:
-                    seconds = min(seconds, deadline - time.monotonic())
-                    if seconds <= 0:
+                    if deadline <= now:
                         return
-                # No greenlet switch since `committed` was read, or its signal would be missed.
-                woken = reader.wait(seconds)
-                if woken is None:
+                    seconds = min(seconds, deadline - now)
+                if seconds > 0:
+                    # No greenlet switch since `committed` was read, or its news would be missed.
+                    if reader.wait(seconds) is not None:
+                        continue
                     probe = PROBE_SECONDS
-                    yield None
-                elif not woken:
+                else:
                     probe = probe * 2 if probe < heartbeat else 0.0
-                    yield None
+                yield None
+                spoke = time.monotonic()
+
+    def _news(self, reader: Reader) -> tuple[bytes, int]:
+        """Return what a reader with `direct` is to be sent next, and where that ends.
+
+        Nothing, if it is not in memory, or is so much that no socket takes it at once.
+        """
+        key = reader.log, reader.offset, self.committed, reader.direct
+        if key == self._newest_news[0]:  # most readers are at the same offset
+            return self._newest_news[1]
+        pieces = []
+        size, end = 0, reader.offset
+        direct = reader.direct
+        while direct and reader.log is self._log and (batch := self._tail.get(end)):
+            piece = self.encoded(batch, direct.encode)
+            size += len(piece)
+            if size > PUSH_BYTES:
+                break
+            pieces.append(piece)
+            end += len(batch.rows)
+        data = b"".join(pieces)
+        if direct and direct.is_chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._newest_news = key, (data, end)
+        return data, end
 
     def _last_reader_left(self) -> None:
         self._successors.clear()

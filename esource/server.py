@@ -27,6 +27,7 @@ from esource.config import Config, unknown
 from esource.errors import StartError
 
 if TYPE_CHECKING:
+    from esource.fastpath import FastPath
     from esource.hub import FolderLock, Hub
 
 try:
@@ -159,6 +160,20 @@ def _hub(worker: Any) -> "Hub":
     return hub
 
 
+def _fast_path(worker: Any) -> "FastPath | None":
+    """Return the fast path; None where somebody wants to see, count or encrypt every request."""
+    from esource.fastpath import FastPath
+
+    if (
+        worker.cfg.is_ssl
+        or worker.cfg.proxy_protocol != "off"
+        or worker.log.access_log_enabled
+        or worker.cfg.max_requests
+    ):
+        return None
+    return FastPath(worker.app.wsgi().extensions["esource.post"], worker.cfg.keepalive)
+
+
 class _Connections:
     """The worker's open connections, and which of them are between two requests."""
 
@@ -167,6 +182,7 @@ class _Connections:
         self.open: set[Any] = set()
         self.idle: set[Any] = set()
         self._handle = worker.handle
+        self._fast_path = _fast_path(worker)
         self._draining = False
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
@@ -174,10 +190,25 @@ class _Connections:
         self.open.add(client)
         self.idle.add(client)
         try:
-            self._handle(listener, client, address)
+            if self._fast_path is None or self._publishes(self._fast_path, client):
+                self._handle(listener, client, address)
+            else:
+                _linger(client)
         finally:
             self.open.discard(client)
             self.idle.discard(client)
+
+    def _publishes(self, fast_path: "FastPath", client: Any) -> bool:
+        """Answer plain publishes; return whether anything else has come, which is gunicorn's."""
+        try:
+            while request := fast_path.next(client):
+                self.idle.discard(client)
+                if not request.answer(is_last=not self.worker.alive):
+                    return False
+                self.idle.add(client)
+            return True
+        except OSError:  # silent for too long, or gone
+            return False
 
     def begin_drain(self) -> None:
         """Let go of every connection, each as soon as may be; return at once."""

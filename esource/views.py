@@ -3,6 +3,7 @@
 `POST /<channel>` is in `publish`, `GET /<channel>` in `read`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, request
@@ -16,8 +17,12 @@ from esource.publish import publish
 from esource.read import read
 
 
-def register(app: Flask, hub: Hub) -> None:
-    """Put the channels' routes and the error handlers into the app."""
+def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
+    """Put the channels' routes and the error handlers into the app.
+
+    Return what answers a POST to a channel, given its WSGI environment, as the app would:
+    without Flask's dispatch, for the fast path.
+    """
     origins = Origins(hub.config)
 
     def checked() -> dict[str, Any]:
@@ -32,6 +37,18 @@ def register(app: Flask, hub: Hub) -> None:
         origins.check_write(environ)
         return publish(hub, channel, environ)
 
+    def post_directly(environ: dict[str, Any]) -> Response:
+        try:
+            origins.check_host(environ)
+            origins.check_write(environ)
+            response = publish(hub, environ["PATH_INFO"][1:], environ)
+        except EsourceError as error:
+            response = _failed(error)
+        except Exception as error:
+            response = broken(error, environ)
+        response.headers.extend(origins.headers(environ))
+        return response
+
     def get(channel: str) -> Response:
         return read(hub, channel, checked())
 
@@ -39,13 +56,15 @@ def register(app: Flask, hub: Hub) -> None:
         return answer("", 204, origins.preflight(checked()))
 
     def cross_origin(response: Response) -> Response:
-        for name, value in origins.headers(request.environ).items():
-            response.headers.add(name, value)
+        response.headers.extend(origins.headers(request.environ))
         return response
 
-    def broken(error: Exception) -> Response:
+    def broken(error: Exception, environ: dict[str, Any] | None = None) -> Response:
         """Answer for a defect of the hub: its cause goes to the log, not to the client."""
-        app.logger.error("%s %s", request.method, request.path, exc_info=error)
+        environ = environ or request.environ
+        app.logger.error(
+            "%s %s", environ["REQUEST_METHOD"], environ["PATH_INFO"], exc_info=error
+        )  # fmt: skip
         return answer("the hub has failed; its log says why\n", 500)
 
     if hub.config.cors_origins:
@@ -57,6 +76,7 @@ def register(app: Flask, hub: Hub) -> None:
     app.register_error_handler(EsourceError, _failed)
     app.register_error_handler(HTTPException, _refused)
     app.register_error_handler(Exception, broken)
+    return post_directly
 
 
 def _failed(error: Exception) -> Response:

@@ -32,14 +32,15 @@ MAY_IMPORT = {
     "read": "answers hub channel readers formats selection sse errors",
     "views": "publish read answers origin hub errors",
     "app": "views hub config",
-    "server": "hub body readers config errors __init__",
+    "fastpath": "",
+    "server": "fastpath hub body readers config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
 }
 # What only few rooms may know about; the server's hooks start a greenlet to stop.
 ONLY = {
     "gevent": {"threads", "readers", "channel", "server"},
-    "flask": {"answers", "publish", "read", "views", "app"},
+    "flask": {"answers", "publish", "read", "views", "app", "fastpath"},
     "gunicorn": {"body", "server", "__main__"},
 }
 FOLDER = Path(esource.__file__).parent
