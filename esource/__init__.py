@@ -23,11 +23,13 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     app        the wiring
     check      the files of a folder while no hub runs
     fastpath   plain publishes without the framework
+    connections
+               the worker's connections, and how they end
     server     gunicorn's settings and hooks
     __main__   the command line
 
-Everything above `log` is pure: bytes in, bytes out. gevent is in `threads`, `readers` and
-`channel` (and starts the end in `server`).
+Everything above `log` is pure: bytes in, bytes out. gevent is in `threads`, `readers`,
+`channel` and `connections`.
 
 This module imports nothing, so that gunicorn's configuration can import
 `esource.config` before gevent has patched the standard library.

@@ -55,15 +55,15 @@ class FastPath:
 
     def __init__(self, post: Callable[[dict[str, Any]], Response], keepalive: float) -> None:
         """`post` answers a POST; a connection may be silent for `keepalive` seconds."""
+        self.keepalive = keepalive
         self._post = post
-        self._keepalive = keepalive
 
     def next(self, client: Any) -> "Request | None":
         """Take the next request of a connection if it is a plain publish, else leave it there.
 
         Blocks until something has arrived. Raises `TimeoutError` if nothing does, and `OSError`.
         """
-        client.settimeout(self._keepalive)
+        client.settimeout(self.keepalive)
         arrived = client.recv(PEEK_BYTES, socket.MSG_PEEK)
         end = arrived.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4
         if end < 4:

@@ -33,9 +33,11 @@ from esource.formats import FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.hub import Hub
 from esource.readers import Direct, is_gone
 from esource.selection import Selection
+from esource.threads import turn
 
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
+SMALL_BYTES = 1 << 14  # of rows, which need not wait for a turn to be encoded
 # A slow reader's backlog is in the file; the kernel need not hold megabytes of it, too.
 SEND_BUFFER_BYTES = 1 << 16
 # A client that vanished without a FIN is asked after 3 s; `readers` watches for the answer.
@@ -168,7 +170,7 @@ def _range(environ: dict[str, Any], size: int, etag: str) -> tuple[int, int] | N
 def _finite(
     channel: Channel, batches: Iterable[Batch], wanted: Selection, format: Format
 ) -> Iterator[bytes]:
-    encode = _Encoder(channel, wanted, format)
+    encode = _Encoder(channel, wanted, format, follows=False)
     if format.head:
         yield format.head
     if not encode.is_done:
@@ -204,7 +206,7 @@ def _follow(
             start, hub.config.heartbeat_seconds, client, wanted.timeout,
             _direct(wanted, format, environ),
         )  # fmt: skip
-        encode = _Encoder(channel, wanted, format)
+        encode = _Encoder(channel, wanted, format, follows=True)
         hub.subscribers += 1
         try:
             yield format.head  # the headers leave, too
@@ -267,10 +269,11 @@ def _tune(client: Any) -> None:
 class _Encoder:
     """Batches -> the selected events of them, in a format, until the limit is reached."""
 
-    __slots__ = ("_channel", "_format", "_remaining", "_separator", "_wanted")
+    __slots__ = ("_channel", "_follows", "_format", "_remaining", "_separator", "_wanted")
 
-    def __init__(self, channel: Channel, wanted: Selection, format: Format) -> None:
+    def __init__(self, channel: Channel, wanted: Selection, format: Format, follows: bool) -> None:
         self._channel = channel
+        self._follows = follows
         self._wanted = wanted
         self._format = format
         self._remaining = wanted.limit
@@ -282,7 +285,18 @@ class _Encoder:
         return self._remaining == 0
 
     def __call__(self, batch: Batch) -> bytes:
-        """Return what is to be sent of a batch; it may be nothing."""
+        """Return what is to be sent of a batch; it may be nothing. Waits for a turn, if large.
+
+        On a stop, a follower's turn comes at once: it is nothing, and the stream ends.
+        """
+        if len(batch.rows) <= SMALL_BYTES:
+            return self._encode(batch)
+        with turn():
+            if self._follows and self._channel.draining:
+                return b""
+            return self._encode(batch)
+
+    def _encode(self, batch: Batch) -> bytes:
         wanted = self._wanted
         if wanted.is_whole:
             piece = self._channel.encoded(batch, self._format.encode)

@@ -51,11 +51,6 @@ control_socket_disable = True
 # The hub serves at the root, so no header may move it elsewhere.
 forwarder_headers = ""
 
-DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
-UPLOAD_SECONDS = 1.5  # after that, for a body to arrive
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 1 << 24
-
 _lock: "FolderLock | None" = None
 
 
@@ -129,6 +124,8 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """In a worker, before it serves: become the one writer, and learn how to stop."""
+    from esource.connections import Connections
+
     hub = _hub(worker)
     hub.open(waiting=worker.notify)
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
@@ -140,9 +137,10 @@ def post_worker_init(worker: Any) -> None:
         _settings.dir.absolute(),
         _settings.fsync,
     )
-    connections = _Connections(worker)
+    connections = Connections(worker, hub, _fast_path(worker))
     worker.connections = connections
     worker.handle = connections.handle
+    worker.handle_error = connections.refuse
     stop = signal.getsignal(signal.SIGTERM)
 
     def on_sigterm(number: int, frame: Any) -> None:
@@ -174,94 +172,14 @@ def _fast_path(worker: Any) -> "FastPath | None":
     return FastPath(worker.app.wsgi().extensions["esource.post"], worker.cfg.keepalive)
 
 
-class _Connections:
-    """The worker's open connections, and which of them are between two requests."""
-
-    def __init__(self, worker: Any) -> None:
-        self.worker = worker
-        self.open: set[Any] = set()
-        self.idle: set[Any] = set()
-        self._handle = worker.handle
-        self._fast_path = _fast_path(worker)
-        self._draining = False
-
-    def handle(self, listener: Any, client: Any, address: Any) -> None:
-        """Serve one connection (gunicorn's `Worker.handle`)."""
-        self.open.add(client)
-        self.idle.add(client)
-        try:
-            if self._fast_path is None or self._publishes(self._fast_path, client):
-                self._handle(listener, client, address)
-            else:
-                _linger(client)
-        finally:
-            self.open.discard(client)
-            self.idle.discard(client)
-
-    def _publishes(self, fast_path: "FastPath", client: Any) -> bool:
-        """Answer plain publishes; return whether anything else has come, which is gunicorn's."""
-        try:
-            while request := fast_path.next(client):
-                self.idle.discard(client)
-                if not request.answer(is_last=not self.worker.alive):
-                    return False
-                self.idle.add(client)
-            return True
-        except OSError:  # silent for too long, or gone
-            return False
-
-    def begin_drain(self) -> None:
-        """Let go of every connection, each as soon as may be; return at once."""
-        import gevent
-
-        if not self._draining:
-            self._draining = True
-            gevent.spawn(self._drain)
-
-    def _drain(self) -> None:
-        import gevent
-
-        from esource.readers import shut
-
-        # Who connects from now on, until gunicorn closes the door, gets this long for a request.
-        self.worker.cfg.set("keepalive", 1)
-        _hub(self.worker).drain()
-        for client in list(self.idle):
-            shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
-        gevent.sleep(DRAIN_SECONDS)
-        _hub(self.worker).cut_off()
-        gevent.sleep(UPLOAD_SECONDS)
-        # Who waits for a commit has sent everything, and is still answered.
-        for client in list(self.open):
-            shut(client, socket.SHUT_RD)
-
-
 def pre_request(worker: Any, request: Any) -> None:
-    """Before each request: its connection is busy, and its body can ask to be the last one."""
-    from esource.body import guard_chunks
-
-    worker.connections.idle.discard(request.unreader.sock)
-    guard_chunks(request)
-    request.body.close_afterwards = request.force_close
+    """Before each request of gunicorn's."""
+    worker.connections.begin_request(request)
 
 
 def post_request(worker: Any, request: Any, environ: dict[str, Any], response: Any) -> None:
-    """After each response: the connection is idle, or, if asked for, closed."""
-    client = request.unreader.sock
-    if request.must_close:
-        _linger(client)
-    elif worker.alive:
-        worker.connections.idle.add(client)
-    else:
-        request.force_close()  # a stream that was ended, or the last request before the stop
-        worker.connections.begin_drain()  # gunicorn's `max_requests` stops without a signal
-
-
-def _linger(client: Any) -> None:
-    """Read on for a while: who is still sending must get to the answer (RFC 9112, 9.6)."""
-    from gunicorn.util import close_graceful
-
-    close_graceful(client, LINGER_SECONDS, LINGER_BYTES)
+    """After each response of gunicorn's."""
+    worker.connections.end_request(request)
 
 
 def worker_int(worker: Any) -> None:

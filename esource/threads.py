@@ -1,14 +1,19 @@
-"""Blocking calls in threads, and giving way: where the loop must not wait.
+"""Blocking calls in threads, giving way, and turns: where the loop must not wait.
 
 Commits have threads of their own. Were they to share gevent's pool, a search through a
 large file could make publishers wait.
+
+What takes a millisecond or two of the loop is done in turns, one in each round: two hundred
+readers who each encode a block would else hold everybody else up for all their blocks.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
@@ -45,5 +50,20 @@ def _caught(
 
 
 def give_way() -> None:
-    """Let the other greenlets have a turn."""
-    gevent.sleep(0)
+    """Let everybody else have a turn, those included for whom something arrives just now.
+
+    `sleep(0)` would not do: gevent looks at the sockets again only after fifty such turns.
+    A watcher of idleness with the highest priority is called once in each round of the loop.
+    """
+    gevent.idle(priority=gevent.get_hub().loop.MAXPRI)
+
+
+_turns = BoundedSemaphore(1)
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Wait for one's turn to hold the loop for a millisecond or two; after it, give way."""
+    with _turns:
+        yield
+        give_way()

@@ -29,19 +29,20 @@ MAY_IMPORT = {
     "answers": "errors",
     "body": "errors",
     "publish": "answers body hub channel threads ingest tsv event errors",
-    "read": "answers hub channel readers formats selection sse errors",
+    "read": "answers hub channel readers threads formats selection sse errors",
     "views": "publish read answers origin hub errors",
     "app": "views hub config",
     "fastpath": "",
-    "server": "fastpath hub body readers config errors __init__",
+    "connections": "fastpath body hub readers",
+    "server": "connections fastpath hub config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
 }
-# What only few rooms may know about; the server's hooks start a greenlet to stop.
+# What only few rooms may know about; the connections need a greenlet to end them.
 ONLY = {
-    "gevent": {"threads", "readers", "channel", "server"},
+    "gevent": {"threads", "readers", "channel", "connections"},
     "flask": {"answers", "publish", "read", "views", "app", "fastpath"},
-    "gunicorn": {"body", "server", "__main__"},
+    "gunicorn": {"body", "connections", "__main__"},
 }
 FOLDER = Path(esource.__file__).parent
 
