@@ -52,7 +52,8 @@ Precondition = Callable[[int, bytes], None]
 COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
 READ_BYTES = 1 << 18  # of rows encoded at a time, and
 READ_ROWS = 4000  # how many: together about two milliseconds of the loop
-SCAN_BYTES = ZONE_BYTES  # of rows searched at a time, in a thread
+SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
+HOP_BYTES = 1 << 23  # of them in one go, in a thread
 SEND_BYTES = 1 << 20  # of a download, in a thread
 TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
 PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its socket may take
@@ -508,8 +509,14 @@ class Channel:
         """Return the first offset where `find` finds something, in zones that admit it; or -1."""
 
         def step(offset: int, stop: int) -> tuple[int, int]:
-            rows = log.read(offset, SCAN_BYTES, stop)
-            return find(rows), len(rows)
+            """Return where it was found, or -1, and how far the search has come."""
+            hop = offset + HOP_BYTES
+            while offset < min(stop, hop) and (rows := log.read(offset, SCAN_BYTES, stop)):
+                found = find(rows)
+                if found >= 0:
+                    return offset + found, offset
+                offset += len(rows)
+            return -1, offset
 
         zones = list(self._zones) if log is self._log else []
         mapped = zones[-1].end if zones else 0
@@ -517,12 +524,12 @@ class Channel:
         try:
             for offset, stop in [*places, (mapped, end)]:
                 while offset < stop:
-                    found, size = in_thread(reads(), step, offset, stop)
+                    before = offset
+                    found, offset = in_thread(reads(), step, offset, stop)
                     if found >= 0:
-                        return offset + found
-                    if not size:
+                        return found
+                    if offset == before:
                         break
-                    offset += size
             return -1
         finally:
             # For the next one who searches. (Not meanwhile: both would take ten times as long.)

@@ -163,7 +163,8 @@ def _fast_path(worker: Any) -> "FastPath | None":
     from esource.fastpath import FastPath
 
     if (
-        worker.cfg.is_ssl
+        not worker.cfg.keepalive
+        or worker.cfg.is_ssl
         or worker.cfg.proxy_protocol != "off"
         or worker.log.access_log_enabled
         or worker.cfg.max_requests
