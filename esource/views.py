@@ -46,8 +46,7 @@ def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
             response = _failed(error)
         except Exception as error:
             response = broken(error, environ)
-        response.headers.extend(origins.headers(environ))
-        return response
+        return cross_origin(response, environ) if hub.config.cors_origins else response
 
     def get(channel: str) -> Response:
         return read(hub, channel, checked())
@@ -55,8 +54,8 @@ def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
     def options(channel: str) -> Response:
         return answer("", 204, origins.preflight(checked()))
 
-    def cross_origin(response: Response) -> Response:
-        response.headers.extend(origins.headers(request.environ))
+    def cross_origin(response: Response, environ: dict[str, Any] | None = None) -> Response:
+        response.headers.extend(origins.headers(environ or request.environ))
         return response
 
     def broken(error: Exception, environ: dict[str, Any] | None = None) -> Response:
