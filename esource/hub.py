@@ -30,6 +30,7 @@ from esource.config import Config
 from esource.errors import BadInput, Busy, StartError
 from esource.log import sync_folder
 from esource.readers import shut
+from esource.stats import Stats
 from esource.threads import in_thread, reads
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class Hub:
     def __init__(self, config: Config) -> None:
         """Configure a hub; nothing is opened or locked yet."""
         self.config = config
+        self.stats = Stats()
         self.draining = False
         self._lock = FolderLock(config.dir / WRITER_LOCK)
         self._opened = False
@@ -164,7 +166,7 @@ class Hub:
             if not self._opened:  # not under gunicorn, whose hook opens the hub
                 self.open()
             path = self.config.dir / f"{name}.tsv"
-            channel = Channel(path, self.config.fsync, self.config.dedup_events)
+            channel = Channel(path, self.config.fsync, self.config.dedup_events, self.stats)
             self._channels[name] = channel
             channel.draining = self.draining
         self._recent[name] = channel
@@ -172,6 +174,10 @@ class Hub:
         if len(self._recent) > KEEP_OPEN:
             self._recent.popitem(last=False)
         return channel.open()
+
+    def open_channels(self) -> dict[str, Channel]:
+        """Return the channels that are open now, by name."""
+        return {name: channel for name, channel in self._channels.items() if channel.is_open}
 
     def admit_subscriber(self) -> None:
         """Raise `Busy` if no more may follow; not while stopping, or browsers would give up."""

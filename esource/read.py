@@ -59,6 +59,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict
+        hub.stats.resumed(verdict)
     if follow:
         return _follow(hub, channel, wanted, format, start, headers, environ)
     # No greenlet switch from here to the response: end, id and file belong together.

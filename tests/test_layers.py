@@ -21,17 +21,20 @@ MAY_IMPORT = {
     "zones": "event",
     "recent": "errors",
     "log": "errors",
+    "stats": "",
     "threads": "",
     "readers": "threads",
-    "channel": "readers threads log recent zones resume selection tsv event errors",
-    "hub": "channel readers threads log config errors",
+    "channel": "readers threads stats log recent zones resume selection tsv event errors",
+    "hub": "channel readers threads stats log config errors",
+    "listing": "hub log selection tsv",
     "origin": "config errors",
     "answers": "errors",
     "body": "errors",
     "publish": "answers body hub channel threads ingest tsv event errors",
     "read": "answers hub channel readers formats selection sse errors",
     "views": "publish read answers origin hub errors",
-    "app": "views hub config",
+    "ops": "listing answers origin hub threads errors",
+    "app": "views ops hub config",
     "server": "hub body readers config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
@@ -39,7 +42,7 @@ MAY_IMPORT = {
 # What only few rooms may know about; the server's hooks start a greenlet to stop.
 ONLY = {
     "gevent": {"threads", "readers", "channel", "server"},
-    "flask": {"answers", "publish", "read", "views", "app"},
+    "flask": {"answers", "publish", "read", "views", "ops", "app"},
     "gunicorn": {"body", "server", "__main__"},
 }
 FOLDER = Path(esource.__file__).parent
