@@ -17,6 +17,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     channel    the queue, the commit, and where readers go on
     hub        channel names -> channels, and the folder's locks
     listing    a folder -> a page of its channels
+    metrics    what was counted -> what Prometheus reads
     origin, answers, body
                what the views share: whose pages may ask, answers of one line, bodies whole
                or not at all

@@ -74,12 +74,13 @@ class Position(NamedTuple):
 class Batch:
     """Whole rows that stand together in a file, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "malformed", "offset", "rows")
+    __slots__ = ("_encoded", "events", "malformed", "offset", "rows")
 
     def __init__(self, offset: int, rows: bytes) -> None:
         self.offset = offset
         self.rows = rows
         self.malformed: list[bytes] = []
+        self.events = 0  # how many they are, once they were encoded
         self._encoded: dict[Encode, bytes] = {}
 
     def encoded(self, encode: Encode) -> bytes:
@@ -87,6 +88,7 @@ class Batch:
         if encode not in self._encoded:
             self.malformed = []
             self._encoded[encode] = encode(self.rows, self.malformed)
+            self.events = self.rows.count(b"\n") - len(self.malformed)
         return self._encoded[encode]
 
 
@@ -210,8 +212,8 @@ class Channel:
     ) -> None:  # fmt: skip
         """Name a channel; its file need not exist. Nothing is opened yet."""
         self.path = path
-        self._name = path.stem
-        self._stats = stats or Stats()
+        self.name = path.stem
+        self.stats = stats or Stats()
         self.committed = 0  # bytes; where readers stop
         self.newest_id = b""  # of the event before `committed`
         self.malformed_rows = 0  # how often readers met a row that is not an event
@@ -414,7 +416,7 @@ class Channel:
 
     def _count(self, commit: _Commit, size: int, seconds: float) -> None:
         """Count a commit of `size` bytes that has been done, well or badly."""
-        stats, now, events = self._stats, time.monotonic(), 0
+        stats, now, events = self.stats, time.monotonic(), 0
         for receipt in commit.receipts:
             receipt._after = None  # or an endless stream would be an endless chain
             events += receipt.appended
@@ -423,7 +425,7 @@ class Channel:
             stats.failed_commits += 1
         elif size:
             synced = self.log.sync_seconds if self.log.sync else 0.0
-            stats.committed(self._name, events, size, seconds, synced, now)
+            stats.committed(self.name, events, size, seconds, synced, now)
 
     def _commit(self, commit: _Commit) -> int:
         """Append what is queued and move `committed`; return how many bytes were appended."""
@@ -463,7 +465,7 @@ class Channel:
         self._sync_due = False
         with suppress(StorageError):  # logged there; the log refuses writes from now on
             in_thread(commits(), self.log.flush)
-            self._stats.sync_seconds.observe(self.log.sync_seconds)
+            self.stats.sync_seconds.observe(self.log.sync_seconds)
 
     # -- the tail in memory --------------------------------------------------------------
 
@@ -672,7 +674,7 @@ class Channel:
         text = batch.encoded(encode)
         if batch.malformed:
             self.malformed_rows += len(batch.malformed)
-            self._stats.malformed += len(batch.malformed)
+            self.stats.malformed += len(batch.malformed)
             batch.malformed = []
             if len(self._named) < NAMED_ROWS:
                 gevent.spawn(self._name_malformed, batch)  # the reader need not wait for it

@@ -50,6 +50,12 @@ def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], flo
     return cast
 
 
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
+
+
 def _setting(default: Any, cast: Callable[[str], Any], meaning: str) -> Any:
     return field(default=default, metadata={"cast": cast, "meaning": meaning})
 
@@ -115,6 +121,11 @@ class Config:
     # Below the 15 s that browsers' polyfills and the 30 s that proxies and NAT tables wait.
     heartbeat_seconds: float = _setting(
         10.0, _positive(float, "seconds"), "silence after which a stream sends a comment line"
+    )
+
+    # Each channel ever published to is three series, in the hub and in Prometheus.
+    metrics_channels: bool = _setting(
+        False, _flag, "`1`: `/-/metrics` has series for each channel, too"
     )
 
     @classmethod

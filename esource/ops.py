@@ -2,6 +2,7 @@
 
     /-/health     does the hub do its work? 200, or 503 and what is wrong
     /-/ready      does it want more clients? 200, or 503 once it stops
+    /-/metrics    what was counted, for Prometheus
     /-/channels   the list of channels
 
 Nothing of it is a channel: their names are longer. Nobody writes here, and who may read is
@@ -22,14 +23,16 @@ from flask import Flask, Response, request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from esource import answers, listing
+from esource import answers, listing, metrics
 from esource.errors import BadInput
 from esource.hub import RETRY_AFTER, Hub
+from esource.metrics import Gauges
 from esource.origin import Origins
 from esource.threads import in_thread, reads
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
+HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 PROBE_BYTES = 4096
 PROBLEMS = 10  # named in the answer of /-/health
@@ -47,7 +50,7 @@ def register(app: Flask, hub: Hub) -> None:
         origins.check_host(request.environ)
         return answers.answer("", 204, origins.preflight(request.environ))
 
-    views = {"health": health, "ready": ready, "channels": channels}
+    views = {"health": health, "ready": ready, "metrics": prometheus, "channels": channels}
     rule = f"/-/<any({', '.join(views)}):view>"
     for function, methods in ((get, ["GET", "HEAD"]), (options, ["OPTIONS"])):
         app.add_url_rule(
@@ -63,9 +66,7 @@ def health(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer whether events can be stored. Blocks while a byte is written to the disk's folder."""
     parameters = _parameters(environ, "format")
     problems = in_thread(reads(), _folder_problems, hub.config.dir)
-    problems += [
-        channel.log.failed for channel in hub.open_channels().values() if channel.log.failed
-    ]
+    problems += [channel.log.failed for channel in hub.open_channels() if channel.log.failed]
     named = problems[:PROBLEMS]
     if len(problems) > len(named):
         named.append(f"{len(problems) - len(named)} more")
@@ -114,6 +115,24 @@ def _folder_problems(folder: Path) -> list[str]:
     return []
 
 
+# -- metrics -------------------------------------------------------------------------------
+
+
+def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
+    """Answer with everything that was counted. Blocks while it is written down."""
+    opened = refusing = 0
+    subscribers = {}
+    for channel in hub.open_channels():
+        opened += 1
+        refusing += bool(channel.log.failed)
+        if hub.config.metrics_channels and channel.readers:
+            subscribers[channel.name] = len(channel.readers)
+    gauges = Gauges(hub.subscribers, opened, refusing, subscribers)
+    accept = environ.get("HTTP_ACCEPT", "")
+    content, content_type = in_thread(reads(), metrics.text, hub.stats, gauges, accept)
+    return answers.answer(content, 200, HEADERS, content_type)
+
+
 # -- channels ------------------------------------------------------------------------------
 
 
@@ -122,7 +141,7 @@ def channels(hub: Hub, environ: dict[str, Any]) -> Response:
     parameters = _parameters(environ, "after", "format", "limit", "match")
     after, match = parameters.get("after", ""), parameters.get("match", "")
     page = in_thread(reads(), _page, hub.config.dir, after, match, _limit(parameters))
-    opened = hub.open_channels()
+    opened = {name: channel for name in page.names if (channel := hub.opened(name))}
     files = in_thread(reads(), listing.files, hub.config.dir, page.names, opened)
     now = time.monotonic()
     rows = []
@@ -214,5 +233,4 @@ def _answer(
     content: bytes, format: str, status: int = 200, more: dict[str, str] | None = None
 ) -> Response:
     content_type = answers.TEXT if format == TEXT else "application/json"
-    headers = {"Cache-Control": "no-store", "Vary": "Accept", **(more or {})}
-    return answers.answer(content, status, headers, content_type)
+    return answers.answer(content, status, {**HEADERS, **(more or {})}, content_type)

@@ -33,9 +33,10 @@ MAY_IMPORT = {
     "publish": "answers body hub channel threads ingest tsv event errors",
     "read": "answers hub channel readers formats selection sse errors",
     "views": "publish read answers origin hub errors",
-    "ops": "listing answers origin hub threads errors",
+    "metrics": "stats __init__",
+    "ops": "listing metrics answers origin hub threads errors",
     "app": "views ops hub config",
-    "server": "hub body readers config errors __init__",
+    "server": "hub body readers threads config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
 }
@@ -43,6 +44,7 @@ MAY_IMPORT = {
 ONLY = {
     "gevent": {"threads", "readers", "channel", "server"},
     "flask": {"answers", "publish", "read", "views", "ops", "app"},
+    "prometheus_client": {"metrics"},
     "gunicorn": {"body", "server", "__main__"},
 }
 FOLDER = Path(esource.__file__).parent
