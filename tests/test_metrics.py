@@ -70,7 +70,7 @@ def test_the_client_gets_the_format_that_it_understands() -> None:
     names = {family.name for family in prometheus(text.decode())}
     text, content_type = metrics.text(stats, GAUGES, OPEN_METRICS)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
-    families = {family.name for family in open_metrics(text.decode())}
+    families = {family.name for family in open_metrics(text.decode())}  # type: ignore[no-untyped-call]
     assert "esource_published_events" in names & families
 
 
