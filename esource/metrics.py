@@ -27,6 +27,8 @@ from prometheus_client.utils import floatToGoString
 from esource import __version__
 from esource.stats import Histogram, Stats
 
+# There from the start, or `rate()` would miss the first one.
+WATCHED = (500, 503, 507)
 VERDICTS = ("exact", "time", "start", "live")
 _process = ProcessCollector(registry=None)
 
@@ -98,7 +100,8 @@ class _Everything:
         refused = CounterMetricFamily(
             "esource_refused_requests", "Requests answered with an error", labels=["status"]
         )
-        for status, count in sorted(stats.refused.copy().items()):
+        counts = dict.fromkeys(WATCHED, 0) | stats.refused
+        for status, count in sorted(counts.items()):
             refused.add_metric([str(status)], count)
         yield refused
         yield CounterMetricFamily(
