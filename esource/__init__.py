@@ -26,6 +26,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     ops        what lives under `/-/`
     app        the wiring
     check      the files of a folder while no hub runs
+    logs       how a line of the log looks
     server     gunicorn's settings and hooks
     __main__   the command line
 
