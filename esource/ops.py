@@ -13,7 +13,8 @@ import errno
 import os
 import re
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -50,7 +51,12 @@ def register(app: Flask, hub: Hub) -> None:
         origins.check_host(request.environ)
         return answers.answer("", 204, origins.preflight(request.environ))
 
-    views = {"health": health, "ready": ready, "metrics": prometheus, "channels": channels}
+    views: dict[str, Callable[[Hub, dict[str, Any]], Response]] = {
+        "health": health,
+        "ready": ready,
+        "metrics": prometheus,
+        "channels": partial(channels, listing.Names(hub.config.dir)),
+    }
     rule = f"/-/<any({', '.join(views)}):view>"
     for function, methods in ((get, ["GET", "HEAD"]), (options, ["OPTIONS"])):
         app.add_url_rule(
@@ -136,11 +142,11 @@ def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
 # -- channels ------------------------------------------------------------------------------
 
 
-def channels(hub: Hub, environ: dict[str, Any]) -> Response:
+def channels(names: listing.Names, hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
     parameters = _parameters(environ, "after", "format", "limit", "match")
     after, match = parameters.get("after", ""), parameters.get("match", "")
-    page = in_thread(reads(), _page, hub.config.dir, after, match, _limit(parameters))
+    page = in_thread(reads(), _page, names, after, match, _limit(parameters))
     opened = {name: channel for name in page.names if (channel := hub.opened(name))}
     files = in_thread(reads(), listing.files, hub.config.dir, page.names, opened)
     now = time.monotonic()
@@ -166,10 +172,8 @@ def channels(hub: Hub, environ: dict[str, Any]) -> Response:
     return _answer(in_thread(reads(), _table, rows, page, match).encode(), TEXT)
 
 
-def _page(folder: Path, after: str, match: str, limit: int) -> listing.Page:
-    with suppress(FileNotFoundError):
-        return listing.page(listing.names(folder), after, match, limit)
-    return listing.Page([], 0, None)
+def _page(names: listing.Names, after: str, match: str, limit: int) -> listing.Page:
+    return listing.page(names.all(), after, match, limit)
 
 
 def _limit(parameters: dict[str, str]) -> int:
