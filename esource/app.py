@@ -4,7 +4,7 @@ import os
 
 from flask import Flask
 
-from esource import views
+from esource import ops, views
 from esource.config import Config
 from esource.hub import Hub
 
@@ -24,4 +24,5 @@ def create_app(config: Config | None = None) -> Flask:
     hub = Hub(config or Config.from_env(os.environ))
     app.extensions["esource"] = hub
     app.extensions["esource.post"] = views.register(app, hub)
+    ops.register(app, hub)
     return app

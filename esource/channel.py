@@ -38,6 +38,7 @@ from esource.event import Event, micros_of, time_of
 from esource.log import Log
 from esource.readers import Direct, Reader, Readers
 from esource.recent import Recent
+from esource.stats import Stats
 from esource.threads import commits, in_thread, reads
 from esource.tsv import Draft
 from esource.zones import ZONE_BYTES, Zone, zone
@@ -60,6 +61,7 @@ PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its s
 WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
+NOTHING = b"", 0, 0  # of news
 NAMED_ROWS = 100  # of those that are not events; a file of another kind must not flood the log
 # Publishers' ids of the default form move the hub's own next one, until the year 9000.
 FOLLOWED_MICROS = micros_of(b"9000-01-01T00:00:00.000000Z")
@@ -75,12 +77,13 @@ class Position(NamedTuple):
 class Batch:
     """Whole rows that stand together in a file, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "malformed", "offset", "rows")
+    __slots__ = ("_encoded", "events", "malformed", "offset", "rows")
 
     def __init__(self, offset: int, rows: bytes) -> None:
         self.offset = offset
         self.rows = rows
         self.malformed: list[bytes] = []
+        self.events = 0  # how many they are, once they were encoded
         self._encoded: dict[Encode, bytes] = {}
 
     def encoded(self, encode: Encode) -> bytes:
@@ -88,6 +91,7 @@ class Batch:
         if encode not in self._encoded:
             self.malformed = []
             self._encoded[encode] = encode(self.rows, self.malformed)
+            self.events = self.rows.count(b"\n") - len(self.malformed)
         return self._encoded[encode]
 
 
@@ -99,7 +103,7 @@ class Receipt:
 
     __slots__ = (
         "_after", "_commit", "_drafts", "_precondition", "_unique",
-        "appended", "end", "error", "first", "last", "skipped",
+        "appended", "end", "error", "first", "last", "queued", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +115,7 @@ class Receipt:
         self._precondition = precondition
         self._unique = unique
         self._after = after
+        self.queued = time.monotonic()
         self.error: EsourceError | None = None
         self.appended = self.skipped = 0  # events
         self.first = self.last = b""
@@ -154,6 +159,7 @@ class Receipt:
                 self._precondition(end, newest_id)
         except EsourceError as error:
             self.error = error
+            self.appended = 0
             return []
         if blocks:
             self.first = tsv.id_of(blocks[0])
@@ -203,13 +209,18 @@ class Channel:
     the last reference to it.
     """
 
-    def __init__(self, path: Path, fsync: str = "always", dedup_events: int = 10_000) -> None:
+    def __init__(
+        self, path: Path, fsync: str = "always", dedup_events: int = 10_000,
+        stats: Stats | None = None,
+    ) -> None:  # fmt: skip
         """Name a channel; its file need not exist. Nothing is opened yet."""
         self.path = path
+        self.name = path.stem
+        self.stats = stats or Stats()
         self.committed = 0  # bytes; where readers stop
         self.newest_id = b""  # of the event before `committed`
         self.malformed_rows = 0  # how often readers met a row that is not an event
-        self.readers = Readers()
+        self.readers = Readers(self.stats)
         self.draining = False
         self._fsync = fsync
         self._dedup_events = dedup_events
@@ -224,7 +235,10 @@ class Channel:
         self._writer: gevent.Greenlet | None = None
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
-        self._newest_news: tuple[Any, tuple[bytes, int]] = None, (b"", 0)  # with what it is for
+        self._newest_news: tuple[Any, tuple[bytes, int, int]] = (
+            None,
+            NOTHING,
+        )  # after what it is for
         self._zones: list[Zone] = []
         self._mapper: gevent.Greenlet | None = None
         self._recent: Recent | None = None
@@ -241,6 +255,11 @@ class Channel:
                 if self._log is None:
                     self._take(in_thread(reads(), Log, self.path, self._fsync != "never"))
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has returned."""
+        return self._log is not None
 
     @property
     def log(self) -> Log:
@@ -380,8 +399,9 @@ class Channel:
             # No greenlet switch from here until it takes no more rows.
             if commit is self._open_commit:
                 self._open_commit = None
+            began, size = time.monotonic(), 0
             try:
-                self._commit(commit)
+                size = self._commit(commit)
             except EsourceError as error:
                 logger.error(
                     "%s: %d publishers refused: %s", self.path, len(commit.receipts), error
@@ -394,15 +414,28 @@ class Channel:
                 self._unfinished = None
             if commit.error:
                 self._recent = None  # it may know rows that are not in the file
-            for receipt in commit.receipts:
-                receipt._after = None  # or an endless stream would be an endless chain
             commit.done.set()
+            self._count(commit, size, time.monotonic() - began)
             # After the publishers, who are many and wait for a row that is on disk: both are
             # callbacks of the loop, which runs them in the order of these two lines.
             if self.readers and not commit.error:
                 self.readers.tell(self._news)
 
-    def _commit(self, commit: _Commit) -> None:
+    def _count(self, commit: _Commit, size: int, seconds: float) -> None:
+        """Count a commit of `size` bytes that has been done, well or badly."""
+        stats, now, events = self.stats, time.monotonic(), 0
+        for receipt in commit.receipts:
+            receipt._after = None  # or an endless stream would be an endless chain
+            events += receipt.appended
+            stats.publish_seconds.observe(now - receipt.queued)
+        if commit.error:
+            stats.failed_commits += 1
+        elif size:
+            synced = self.log.sync_seconds if self.log.sync else 0.0
+            stats.committed(self.name, events, size, seconds, synced, now)
+
+    def _commit(self, commit: _Commit) -> int:
+        """Append what is queued and move `committed`; return how many bytes were appended."""
         with self._file_lock:
             if self.log.failed or self.log.read_only:
                 self._reopen()
@@ -416,7 +449,7 @@ class Channel:
                 rows, offset = self._append(commit)
         # No greenlet switch from here: offset, id and tail belong together.
         if self.log.end == self.committed:
-            return  # no precondition held, or every event was there already
+            return 0  # no precondition held, or every event was there already
         if self.readers:
             self._keep(offset, rows)
         self.committed = self.log.end
@@ -424,6 +457,7 @@ class Channel:
         if self._fsync == "interval" and not self._sync_due:
             self._sync_due = True
             gevent.spawn_later(SYNC_SECONDS, self.sync)
+        return self.committed - offset
 
     def _append(self, commit: _Commit) -> tuple[bytes, int]:
         if self._recent is None and any(receipt._unique for receipt in commit.receipts):
@@ -438,6 +472,7 @@ class Channel:
         self._sync_due = False
         with suppress(StorageError):  # logged there; the log refuses writes from now on
             in_thread(commits(), self.log.flush)
+            self.stats.sync_seconds.observe(self.log.sync_seconds)
 
     # -- the tail in memory --------------------------------------------------------------
 
@@ -458,7 +493,7 @@ class Channel:
     def _forget_tail(self) -> None:
         self._tail.clear()
         self._tail_bytes = 0
-        self._newest_news = None, (b"", 0)
+        self._newest_news = None, NOTHING
 
     # -- finding a place -----------------------------------------------------------------
 
@@ -642,8 +677,8 @@ class Channel:
                 yield None
                 spoke = time.monotonic()
 
-    def _news(self, reader: Reader) -> tuple[bytes, int]:
-        """Return what a reader with `direct` is to be sent next, and where that ends.
+    def _news(self, reader: Reader) -> tuple[bytes, int, int]:
+        """Return what a reader with `direct` is to be sent next, where that ends, its events.
 
         Nothing, if it is not in memory, or is so much that no socket takes it at once.
         """
@@ -651,7 +686,7 @@ class Channel:
         if key == self._newest_news[0]:  # most readers are at the same offset
             return self._newest_news[1]
         pieces = []
-        size, end = 0, reader.offset
+        size, end, events = 0, reader.offset, 0
         direct = reader.direct
         while direct and reader.log is self._log and (batch := self._tail.get(end)):
             piece = self.encoded(batch, direct.encode)
@@ -660,11 +695,12 @@ class Channel:
                 break
             pieces.append(piece)
             end += len(batch.rows)
+            events += batch.events
         data = b"".join(pieces)
         if direct and direct.is_chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._newest_news = key, (data, end)
-        return data, end
+        self._newest_news = key, (data, end, events)
+        return data, end, events
 
     def _last_reader_left(self) -> None:
         self._successors.clear()
@@ -684,6 +720,7 @@ class Channel:
         text = batch.encoded(encode)
         if batch.malformed:
             self.malformed_rows += len(batch.malformed)
+            self.stats.malformed += len(batch.malformed)
             batch.malformed = []
             if len(self._named) < NAMED_ROWS:
                 gevent.spawn(self._name_malformed, batch)  # the reader need not wait for it

@@ -62,6 +62,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict
+        hub.stats.resumed(verdict)
     if follow:
         return _follow(hub, channel, wanted, format, start, headers, environ)
     # No greenlet switch from here to the response: end, id and file belong together.
@@ -300,12 +301,15 @@ class _Encoder:
         wanted = self._wanted
         if wanted.is_whole:
             piece = self._channel.encoded(batch, self._format.encode)
+            self._channel.stats.delivered += batch.events
         else:
             rows = selection.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
             if self._remaining is not None:
                 rows, count = selection.first(rows, self._remaining)
                 self._remaining -= count
-            piece = self._format.encode(rows, [])
+            malformed: list[bytes] = []
+            piece = self._format.encode(rows, malformed)
+            self._channel.stats.delivered += rows.count(b"\n") - len(malformed)
         if piece and self._separator:
             piece = piece[self._separator :]
             self._separator = 0

@@ -22,6 +22,7 @@ import gevent
 from gevent import monkey
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
+from esource.stats import Stats
 from esource.threads import give_way
 
 COHORT = 64
@@ -31,9 +32,9 @@ LOOK_SECONDS = 1.0
 ANSWER_SECONDS = 4.0
 
 
-# Given a reader who waits: what is new to it, ready to be sent, and the offset behind that.
-# Nothing, and its own offset, if the reader must see to it itself.
-News = Callable[["Reader"], tuple[bytes, int]]
+# Given a reader who waits: what is new to it, ready to be sent, the offset behind that, and how
+# many events it is. Nothing, and its own offset, if the reader must see to it itself.
+News = Callable[["Reader"], tuple[bytes, int, int]]
 
 
 class Direct(NamedTuple):
@@ -78,8 +79,9 @@ class _Readable(BaseException):
 class Readers:
     """Everybody who follows one channel."""
 
-    def __init__(self) -> None:
-        """Begin with nobody."""
+    def __init__(self, stats: Stats) -> None:
+        """Begin with nobody; `stats` counts what they are sent."""
+        self.stats = stats
         self._cohorts: list[_Cohort] = []
         self._clients: set[Any] = set()  # their sockets
         self._unanswered: dict[Any, float] = {}  # since when nothing comes back from a socket
@@ -262,7 +264,7 @@ class Reader:
         """
         if self._rest:
             return False
-        data, end = news(self)
+        data, end, events = news(self)
         if end == self.offset:
             return False
         try:
@@ -271,6 +273,7 @@ class Reader:
             return False
         self.offset = end
         self.pushed_at = now
+        self._readers.stats.delivered += events
         self._rest = data[sent:]
         return not self._rest
 

@@ -8,6 +8,7 @@ readers who each encode a block would else hold everybody else up for all their 
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,6 +18,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
+LAG_SECONDS = 0.5
 
 
 @functools.cache
@@ -47,6 +49,18 @@ def _caught(
         return function(*args), None
     except Exception as error:
         return None, error
+
+
+def watch_lag(note: Callable[[float], None]) -> None:
+    """Tell twice a second, for ever, by how many seconds the loop was late; return at once."""
+
+    def watch() -> None:
+        while True:
+            due = time.monotonic() + LAG_SECONDS
+            gevent.sleep(LAG_SECONDS)
+            note(max(time.monotonic() - due, 0.0))
+
+    gevent.spawn(watch)
 
 
 def give_way() -> None:

@@ -43,7 +43,7 @@ def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
             origins.check_write(environ)
             response = publish(hub, environ["PATH_INFO"][1:], environ)
         except EsourceError as error:
-            response = _failed(error)
+            response = failed(error)
         except Exception as error:
             response = broken(error, environ)
         return cross_origin(response, environ) if hub.config.cors_origins else response
@@ -58,7 +58,15 @@ def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
         response.headers.extend(origins.headers(environ or request.environ))
         return response
 
-    def broken(error: Exception, environ: dict[str, Any] | None = None) -> Response:
+    def counted(answer_for: Callable[..., Response]) -> Callable[..., Response]:
+        def counting(*about: Any) -> Response:
+            response = answer_for(*about)
+            hub.stats.refuse(response.status_code)
+            return response
+
+        return counting
+
+    def explain(error: Exception, environ: dict[str, Any] | None = None) -> Response:
         """Answer for a defect of the hub: its cause goes to the log, not to the client."""
         environ = environ or request.environ
         app.logger.error(
@@ -72,8 +80,9 @@ def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
         app.add_url_rule(
             "/<channel>", view_func=view, methods=methods, provide_automatic_options=False
         )
-    app.register_error_handler(EsourceError, _failed)
-    app.register_error_handler(HTTPException, _refused)
+    failed, broken = counted(_failed), counted(explain)
+    app.register_error_handler(EsourceError, failed)
+    app.register_error_handler(HTTPException, counted(_refused))
     app.register_error_handler(Exception, broken)
     return post_directly
 
