@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness import Hub, Stream, eventually, running_hub
+from tests.harness import PATIENCE_SECONDS, Answer, Hub, Stream, eventually, running_hub
 
 
 def metric(hub: Hub, name: str, **labels: str) -> float:
@@ -70,16 +70,22 @@ def test_a_hub_whose_folder_is_gone_is_not_healthy(own_hub: Hub) -> None:
 
 
 def test_a_hub_that_is_stopping_is_not_ready(own_hub: Hub) -> None:
-    with own_hub.connect() as connection, Stream(own_hub, "/orders") as stream:
-        connection.sendall(b"GET /-/ready HTTP/1.1\r\nHost: hub\r\n")  # the rest comes later
-        assert own_hub.process
-        own_hub.process.send_signal(signal.SIGTERM)
-        stream.read_text(b"retry:")
-        connection.sendall(b"\r\n")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503 ")
-    assert body == b"the hub is stopping\n"
+    def asked_while_it_stops() -> Answer | None:
+        with Stream(own_hub, "/orders") as stream:
+            assert own_hub.process
+            own_hub.process.send_signal(signal.SIGTERM)
+            stream.read_text(b"retry:")
+            try:
+                return own_hub.get("/-/ready")
+            except OSError:  # the door is open for up to a second, and this time it was less
+                return None
+            finally:
+                own_hub.process.wait(PATIENCE_SECONDS)
+                own_hub.start()
+
+    answer = next(answer for _ in range(10) if (answer := asked_while_it_stops()))
+    assert answer.status == 503
+    assert answer.body == b"the hub is stopping\n"
 
 
 # -- channels ------------------------------------------------------------------------------
