@@ -1,0 +1,118 @@
+"""A sample, a case, and what is said about them. Knows nothing of hubs or processes.
+
+A *case* is one point of a workload (100 connections) with its *subjects*: the hub first, then
+whatever it is held against. A *take* measures one subject once and returns a *sample*. The
+subjects take turns in every round, A B A B, so that a noisy machine is noisy for all of them,
+and the ratio of a line is the median of the rounds' ratios.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass
+class Sample:
+    """What one take has measured."""
+
+    figures: dict[str, float]  # unit -> value: {"events/s": 9800.0}
+    server: float = 0.0  # CPU of the server's processes, in cores
+    generator: float = 0.0  # likewise of publishers, subscribers and this process
+    lost: int = 0  # events that a subscriber did not get
+    twice: int = 0  # and those that it got again
+
+
+Take = Callable[[], Sample]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of a workload."""
+
+    name: str
+    size: float  # where the point is on the workload's axis
+    takes: dict[str, Take]  # by subject
+
+
+@dataclass
+class Line:
+    """One figure of one subject in one case: a line of the table."""
+
+    workload: str
+    case: str
+    size: float
+    subject: str
+    unit: str
+    values: list[float]
+    server: float
+    generator: float
+    lost: int = 0
+    twice: int = 0
+    # The hub's figure divided by this one: None for the hub itself.
+    hub_ratio: float | None = field(default=None)
+
+    @property
+    def median(self) -> float:
+        """The middle one of the values."""
+        return median(self.values)
+
+    @property
+    def spread(self) -> float:
+        """How far the values lie apart, as a share of their median."""
+        return (max(self.values) - min(self.values)) / self.median if self.median else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything about the line."""
+        return {**vars(self), "median": self.median, "spread": self.spread}
+
+
+def measure(workload: str, case: Case, rounds: int) -> list[Line]:
+    """Let the subjects of a case take turns; return a line for each figure of each."""
+    samples: dict[str, list[Sample]] = {subject: [] for subject in case.takes}
+    for _ in range(rounds):
+        for subject, take in case.takes.items():
+            samples[subject].append(take())
+    hub = next(iter(samples.values()))
+    lines = []
+    for unit in hub[0].figures:
+        for subject, taken in samples.items():
+            if unit not in taken[0].figures:
+                continue
+            line = Line(
+                workload, case.name, case.size, subject, unit,
+                values=[sample.figures[unit] for sample in taken],
+                server=median(sample.server for sample in taken),
+                generator=median(sample.generator for sample in taken),
+                lost=sum(sample.lost for sample in taken),
+                twice=sum(sample.twice for sample in taken),
+            )  # fmt: skip
+            if taken is not hub:
+                line.hub_ratio = median(
+                    ours.figures[unit] / theirs.figures[unit]
+                    for ours, theirs in zip(hub, taken, strict=True)
+                    if theirs.figures[unit]
+                )
+            lines.append(line)
+    return lines
+
+
+HEAD = (
+    f"{'':26}{'':18}{'median':>12} {'unit':18}{'spread':>7}{'hub is ×':>10}{'server':>8}{'load':>6}"
+)
+
+
+def row(line: Line, first: bool) -> str:
+    """Return a line of the table; only the `first` one of a case carries its name."""
+    name = line.case if first else ""
+    digits = 0 if line.median >= 1000 else 1 if line.median >= 10 else 2
+    ratio = "" if line.hub_ratio is None else f"{line.hub_ratio:.2f}"
+    text = (
+        f"{name:26}{line.subject:18}{line.median:12,.{digits}f} {line.unit:18}"
+        f"{line.spread:7.0%}{ratio:>10}{line.server:8.0%}{line.generator:6.0%}"
+    )
+    if line.generator > 0.9 and line.server < 0.9:
+        text += "  the load generator was the bottleneck"
+    if line.lost or line.twice:
+        text += f"  LOST {line.lost}, TWICE {line.twice}"
+    return text
