@@ -12,18 +12,20 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench import fanout, growing, ingest, publishing, reading, servers
-from bench.figures import HEAD, Case, Line, measure, row
+from bench.figures import HEAD, Cases, Line, growth, measure, row
 from bench.machine import commit, machine, versions
 from bench.plots import draw
 from bench.scale import SCALES, Bench
 from bench.subscribers import Subscribers, compile_clients
 
-Workload = Callable[[Bench], Iterator[Case]]
+Workload = Callable[[Bench], Cases]
+
+PROGRAMS = [("apache2-utils", "ab"), ("wrk", "wrk"), ("gcc", "cc")]  # Debian's packages for them
 
 WORKLOADS: dict[str, Workload] = {
     "seed": publishing.seed,
@@ -52,7 +54,7 @@ def catalogue(names: list[str]) -> str:
 
 
 def main() -> int:
-    """Run what is asked for; return 1 if a subscriber of the hub has missed an event."""
+    """Run what is asked for; return 1 if the hub has lost an event, or anything failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "workloads", nargs="*", metavar="WORKLOAD", help="of: " + ", ".join(WORKLOADS)
@@ -77,60 +79,72 @@ def main() -> int:
     if options.list:
         return 0
     servers.against = set(options.against)
+    for missing in filter(None, (servers.lacks(*program) for program in PROGRAMS)):
+        sys.exit(f"bench: {missing}")
     raise_descriptor_limit()
-    with tempfile.TemporaryDirectory(prefix="esource-bench-", dir=options.dir) as home:
-        Subscribers.program = compile_clients(Path(home))
-        report = run(names, Path(home), options.scale, options.rounds)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    scale = SCALES[options.scale]
+    rounds = options.rounds or scale.rounds
+    with tempfile.TemporaryDirectory(prefix="esource-bench-", dir=options.dir) as folder:
+        home = Path(folder)
+        report: dict[str, Any] = {
+            "commit": commit(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "scale": options.scale,
+            "rounds": rounds,
+            "machine": machine(home),
+            "versions": versions(),
+            "seconds": {},
+            "skipped": servers.skipped,
+            "failed": [],
+            "results": [],
+        }
+        show(report)
+        Subscribers.program = compile_clients(home)
+        try:
+            for name in names:
+                run(name, Bench(servers.place(home), scale), rounds, report)
+        finally:  # what was measured until somebody lost patience is worth keeping
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.plots:
         draw(report, options.plots)
-    missed = [
+    lost = [
         line
         for line in report["results"]
         if line["subject"].startswith("hub") and line["lost"] + line["twice"]
     ]
-    for line in missed:
-        print(
-            f"{line['workload']}, {line['case']}: {line['lost']} events did not arrive, "
-            f"{line['twice']} arrived twice",
-            file=sys.stderr,
-        )
-    return 1 if missed else 0
+    return 1 if lost or report["failed"] else 0
 
 
-def run(names: list[str], home: Path, scale_name: str, rounds: int | None) -> dict[str, Any]:
-    """Run workloads, printing each line as it is there; return everything for machines."""
-    scale = SCALES[scale_name]
-    rounds = rounds or scale.rounds
-    report: dict[str, Any] = {
-        "commit": commit(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "scale": scale_name,
-        "rounds": rounds,
-        "machine": machine(home),
-        "versions": versions(),
-    }
-    print(f"\ncommit {report['commit']}, {report['started']}, {scale_name}, rounds: {rounds}")
+def show(report: dict[str, Any]) -> None:
+    """Print where and with what the run takes place."""
+    print(f"\ncommit {report['commit']}; {report['started']}; {report['scale']}; ", end="")
+    print(f"rounds: {report['rounds']}")
     for part in ("machine", "versions"):
         print("; ".join(f"{name}: {value}" for name, value in report[part].items()))
     if report["machine"]["load_before"] > 0.5:
-        print("this machine is busy with something else: take the figures for rough ones")
+        print("This machine is busy with something else: take the figures for rough ones.")
+
+
+def run(name: str, bench: Bench, rounds: int, report: dict[str, Any]) -> None:
+    """Run a workload, printing each line as it is there, and add it to the report."""
+    started = time.monotonic()
+    print(f"\n{name}\n{HEAD}", flush=True)
     lines: list[Line] = []
-    began = time.monotonic()
-    for name in names:
-        started = time.monotonic()
-        print(f"\n{name}\n{HEAD}", flush=True)
-        for case in WORKLOADS[name](Bench(servers.place(home), scale)):
-            measured = measure(name, case, rounds)
+    with contextlib.closing(WORKLOADS[name](bench)) as cases:
+        for case in cases:
+            measured, failed = measure(name, case, rounds)
             for line in measured:
                 print(row(line, line is measured[0]), flush=True)
+            for failure in failed:
+                print(f"FAILED: {failure}", flush=True)
             lines += measured
-        print(f"({time.monotonic() - started:.0f} s)", flush=True)
-    report["seconds"] = round(time.monotonic() - began, 1)
-    report["skipped"] = servers.skipped
-    report["results"] = [line.as_json() for line in lines]
-    return report
+            report["results"] += [line.as_json() for line in measured]
+            report["failed"] += failed
+    for text in growth(lines):
+        print(f"hub, {text}")
+    report["seconds"][name] = round(time.monotonic() - started, 1)
+    print(f"({report['seconds'][name]:.0f} s)", flush=True)
 
 
 def raise_descriptor_limit() -> None:

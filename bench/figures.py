@@ -6,8 +6,8 @@ subjects take turns in every round, A B A B, so that a noisy machine is noisy fo
 and the ratio of a line is the median of the rounds' ratios.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -19,8 +19,11 @@ class Sample:
     figures: dict[str, float]  # unit -> value: {"events/s": 9800.0}
     server: float = 0.0  # CPU of the server's processes, in cores
     generator: float = 0.0  # likewise of publishers, subscribers and this process
-    lost: int = 0  # events that a subscriber did not get
-    twice: int = 0  # and those that it got again
+    # Where subscribers check what comes: how many events they got, all of them together, how
+    # many they did not get, and how many again.
+    received: int = 0
+    lost: int = 0
+    twice: int = 0
 
 
 Take = Callable[[], Sample]
@@ -31,8 +34,12 @@ class Case:
     """One point of a workload."""
 
     name: str
-    size: float  # where the point is on the workload's axis
+    size: int  # where the point is on the workload's axis
     takes: dict[str, Take]  # by subject
+
+
+# What a workload is: its servers run until the last of its cases is measured, or it is closed.
+Cases = Generator[Case, None, None]
 
 
 @dataclass
@@ -41,16 +48,17 @@ class Line:
 
     workload: str
     case: str
-    size: float
+    size: int
     subject: str
     unit: str
     values: list[float]
     server: float
     generator: float
+    received: int = 0
     lost: int = 0
     twice: int = 0
     # The hub's figure divided by this one: None for the hub itself.
-    hub_ratio: float | None = field(default=None)
+    hub_ratio: float | None = None
 
     @property
     def median(self) -> float:
@@ -67,34 +75,42 @@ class Line:
         return {**vars(self), "median": self.median, "spread": self.spread}
 
 
-def measure(workload: str, case: Case, rounds: int) -> list[Line]:
-    """Let the subjects of a case take turns; return a line for each figure of each."""
+def measure(workload: str, case: Case, rounds: int) -> tuple[list[Line], list[str]]:
+    """Let the subjects of a case take turns; return a line for each figure of each.
+
+    A subject that fails (`RuntimeError`) gets no line, and no further turn; why is returned, too.
+    """
     samples: dict[str, list[Sample]] = {subject: [] for subject in case.takes}
+    failures = {}
     for _ in range(rounds):
         for subject, take in case.takes.items():
-            samples[subject].append(take())
-    hub = next(iter(samples.values()))
+            if subject not in failures:
+                try:
+                    samples[subject].append(take())
+                except RuntimeError as error:
+                    failures[subject] = f"{workload}, {case.name}, {subject}: {error}"
+    first = next(iter(case.takes))
+    whole = {subject: taken for subject, taken in samples.items() if subject not in failures}
+    units = next(iter(whole.values()))[0].figures if whole else {}
     lines = []
-    for unit in hub[0].figures:
-        for subject, taken in samples.items():
-            if unit not in taken[0].figures:
-                continue
+    for unit in units:
+        for subject, taken in whole.items():
             line = Line(
                 workload, case.name, case.size, subject, unit,
                 values=[sample.figures[unit] for sample in taken],
                 server=median(sample.server for sample in taken),
                 generator=median(sample.generator for sample in taken),
+                received=sum(sample.received for sample in taken),
                 lost=sum(sample.lost for sample in taken),
                 twice=sum(sample.twice for sample in taken),
             )  # fmt: skip
-            if taken is not hub:
+            if subject != first and first in whole and all(line.values):
                 line.hub_ratio = median(
                     ours.figures[unit] / theirs.figures[unit]
-                    for ours, theirs in zip(hub, taken, strict=True)
-                    if theirs.figures[unit]
+                    for ours, theirs in zip(whole[first], taken, strict=True)
                 )
             lines.append(line)
-    return lines
+    return lines, list(failures.values())
 
 
 HEAD = (
@@ -114,5 +130,22 @@ def row(line: Line, first: bool) -> str:
     if line.generator > 0.9 and line.server < 0.9:
         text += "  the load generator was the bottleneck"
     if line.lost or line.twice:
-        text += f"  LOST {line.lost}, TWICE {line.twice}"
+        text += f"  {line.received:,} received, {line.lost:,} LOST, {line.twice:,} TWICE"
+    elif first and line.received:
+        text += f"  all {line.received:,} received, each once"
     return text
+
+
+def growth(lines: list[Line]) -> list[str]:
+    """Return how the first subject's figures grow from the smallest size to the largest one."""
+    series: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if line.subject == lines[0].subject:
+            family = line.case.replace(f"{line.size} ", "N ", 1)
+            series.setdefault((family, line.unit), []).append(line)
+    return [
+        f"{family}, {unit}: × {most.median / least.median:.2f} from {least.size} to {most.size}"
+        for (family, unit), ordered in series.items()
+        for least, most in [(ordered[0], ordered[-1])]
+        if len(ordered) > 1 and least.median
+    ]

@@ -3,12 +3,11 @@
 import contextlib
 import http.client
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from bench.cpu import Busy, cpu_seconds, resident_bytes
-from bench.figures import Case, Sample
+from bench.figures import Case, Cases, Sample
 from bench.publishers import Stream
 from bench.scale import Bench, fresh
 from bench.servers import BARE, HUB, HUB_WITHOUT_FSYNC, Kind, installed, place
@@ -17,7 +16,7 @@ LINES = 10_000
 LINE_BYTES = 99  # and its end
 
 
-def start(bench: Bench) -> Iterator[Case]:
+def start(bench: Bench) -> Cases:
     """Start with so many channel files in the folder: milliseconds from exec to the first answer.
 
     The answer is the content of one of the channels. Bare gunicorn has no files.
@@ -48,7 +47,7 @@ def start(bench: Bench) -> Iterator[Case]:
         yield Case(f"{count} files", count, dict(takes))
 
 
-def upload(bench: Bench) -> Iterator[Case]:
+def upload(bench: Bench) -> Cases:
     """Send so many MB of lines as one chunked body, fsync never: how far memory grows, at most.
 
     A bound that holds is about the same for a body ten times as long.

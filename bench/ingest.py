@@ -6,18 +6,17 @@ The load is made before the clock starts and sent by `sendall` from this process
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from bench.cpu import Busy
-from bench.figures import Case, Sample
+from bench.figures import Case, Cases, Sample
 from bench.publishers import wrk
 from bench.reading import command
 from bench.scale import Bench, fresh
 from bench.servers import HUB, REDIS, Server, started
 
 CHUNK = 1 << 16
-BATCH = 1 << 25
 
 TYPES = {
     "lines": "text/plain",
@@ -31,11 +30,11 @@ TYPES = {
 Way = Callable[[Server, str, int, float], int]
 
 
-def ingest(bench: Bench) -> Iterator[Case]:
+def ingest(bench: Bench) -> Cases:
     """Send events over one connection into one channel: events/s.
 
     `stream` is one chunked body without end, committed as it arrives; `batch` a body of
-    declared length, 32 MiB at a time, all or nothing; then the format of the body. Redis:
+    declared length, 32 MiB each, all or nothing; then the format of the body. Redis:
     `XADD`, pipelined.
     """
     scale = bench.scale
@@ -51,12 +50,12 @@ def ingest(bench: Bench) -> Iterator[Case]:
 
     with started(bench.home, HUB, REDIS) as (server, *others):
         wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 128)
-        for size in sorted({*scale.sizes, 1000} if len(scale.sizes) > 1 else scale.sizes):
-            for way in (stream, batches):
+        for size in scale.ingest:
+            ways: dict[str, Way] = {"stream": stream, "batch": partial(batches, scale.batch)}
+            for name, way in ways.items():
                 for format in TYPES:
-                    name = "batch" if way is batches else "stream"
                     subjects = {HUB.name: partial(take, server, way, format, size)}
-                    if (way, format) == (stream, "lines"):
+                    if (name, format) == ("stream", "lines"):
                         for other in others:
                             subjects[other.name] = partial(take, other, pipeline, format, size)
                     yield Case(f"{name} {format}, {size} B", size, dict(subjects))
@@ -74,9 +73,9 @@ def body(format: str, size: int, events: int) -> bytes:
     return f"data: {data}\n\n".encode() * events
 
 
-def batches(server: Server, format: str, size: int, seconds: float) -> int:
-    """Send batches of declared length, at least one; return how many events."""
-    count = BATCH // len(body(format, size, 1))
+def batches(batch: int, server: Server, format: str, size: int, seconds: float) -> int:
+    """Send batches of so many bytes, at least one; return how many events."""
+    count = batch // len(body(format, size, 1))
     content = body(format, size, count)
     events = 0
     with socket.create_connection(("127.0.0.1", server.port), 60) as connection:

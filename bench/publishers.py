@@ -36,13 +36,13 @@ class Sent:
         return self.requests / self.seconds
 
 
-def _run(name: str, package: str, *arguments: str, seconds: float | None = None) -> str:
+def _run(name: str, *arguments: str, seconds: float | None = None) -> str:
     """Run a program and return what it says; after `seconds`, tell it to come to its end."""
-    path = program(name)
-    if not path:
-        raise SystemExit(f"bench: there is no {name} (Debian: {package})")
     process = subprocess.Popen(
-        [path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(program(name)), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         said, _ = process.communicate(timeout=seconds)
@@ -57,7 +57,7 @@ def _run(name: str, package: str, *arguments: str, seconds: float | None = None)
 def ab(server: Server, path: str, body: Path, requests: int, connections: int) -> Sent:
     """Run `ab -k`, the seed's own benchmark. What is not answered 2xx fails the run."""
     said = _run(
-        "ab", "apache2-utils", "-k", "-l", "-q", "-c", str(min(connections, requests)),
+        "ab", "-k", "-l", "-q", "-c", str(min(connections, requests)),
         "-n", str(requests), "-p", str(body), "-T", "text/plain", server.url(path),
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def wrk(
 ) -> Sent:
     """Run `wrk` with POSTs of `size` bytes, to one channel or to many in turn."""
     said = _run(
-        "wrk", "wrk", "--latency", "-t", "1", "-c", str(connections), "-d", "60s",
+        "wrk", "--latency", "-t", "1", "-c", str(connections), "-d", "60s",
         "--timeout", "30s", "-s", str(SCRIPT), server.url(path),
         "--", path, str(channels), str(size), seconds=seconds,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def wrk(
 def redis_benchmark(server: Server, connections: int, requests: int, size: int) -> Sent:
     """Run `redis-benchmark` with `XADD` of `size` bytes."""
     said = _run(
-        "redis-benchmark", "redis-tools", "-p", str(server.port), "-c", str(connections),
+        "redis-benchmark", "-p", str(server.port), "-c", str(connections),
         "-n", str(requests), "--csv", "XADD", "bench", "*", "d", "x" * size,
     )  # fmt: skip
     fields = list(csv.DictReader(said.splitlines()))[-1]

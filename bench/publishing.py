@@ -1,10 +1,10 @@
 """Workloads: many publishers, an event in each request."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from bench.cpu import Busy
-from bench.figures import Case, Sample, Take
+from bench.figures import Case, Cases, Sample, Take
 from bench.publishers import Sent, ab, redis_benchmark, wrk
 from bench.scale import Bench, fresh
 from bench.servers import BARE, HUB, HUB_WITHOUT_FSYNC, NCHAN, REDIS, Server, started
@@ -13,7 +13,7 @@ from bench.subscribers import Subscribers
 SEED_CONNECTIONS = 100
 
 
-def seed(bench: Bench) -> Iterator[Case]:
+def seed(bench: Bench) -> Cases:
     """Publish as the seed's benchmark did: `seq 1 200` as body, `ab -k -c 100`, one listener.
 
     Every event is counted at the listener, and must be there once for each 201. Bare gunicorn
@@ -41,6 +41,7 @@ def seed(bench: Bench) -> Iterator[Case]:
                 {"events/s": sent.rate, "ms p99": sent.p99_ms},
                 busy.server,
                 busy.generator,
+                received.events,
                 received.lost,
                 twice,
             )
@@ -51,7 +52,7 @@ def seed(bench: Bench) -> Iterator[Case]:
         yield Case(f"ab -k -c {SEED_CONNECTIONS}, 692 B", SEED_CONNECTIONS, takes(servers, take))
 
 
-def publish(bench: Bench) -> Iterator[Case]:
+def publish(bench: Bench) -> Cases:
     """Publish events of 128 bytes over so many connections, each waiting for its 201.
 
     Nobody listens. Redis: `XADD` over as many connections, `appendfsync always`.
@@ -74,7 +75,7 @@ def publish(bench: Bench) -> Iterator[Case]:
             yield Case(name, connections, takes(servers, partial(send, connections)))
 
 
-def channels(bench: Bench) -> Iterator[Case]:
+def channels(bench: Bench) -> Cases:
     """Publish to so many channels at once, in turn: 1000 connections, events of 128 bytes."""
     scale = bench.scale
     connections = min(1000, 10 * max(scale.channels))

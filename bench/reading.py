@@ -7,13 +7,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 from bench.cpu import Busy
-from bench.figures import Case, Sample, Take
+from bench.figures import Case, Cases, Sample, Take
 from bench.publishing import takes
 from bench.scale import Bench
 from bench.servers import HUB, REDIS, Server, files_kind, place, started
@@ -28,7 +27,7 @@ WARM = 50  # searches, of which the median counts
 NEAR_THE_END = 10  # events before it
 
 
-def replay(bench: Bench) -> Iterator[Case]:
+def replay(bench: Bench) -> Cases:
     """Read all of a channel of so many MB from its first event: events/s.
 
     As SSE each event is checked by its sequence number, in other formats the answer's bytes are
@@ -48,6 +47,7 @@ def replay(bench: Bench) -> Iterator[Case]:
                 {"events/s": received.events / seconds},
                 busy.server,
                 busy.generator,
+                received.events,
                 received.lost,
                 received.twice,
             )
@@ -73,7 +73,7 @@ def replay(bench: Bench) -> Iterator[Case]:
             yield Case(f"{format}, {middle} MB", middle, dict(takes))
 
 
-def download(bench: Bench) -> Iterator[Case]:
+def download(bench: Bench) -> Cases:
     """Download a channel of so many MB as TSV: MB/s. nginx serves the same file."""
 
     def load(megabytes: int, server: Server) -> Sample:
@@ -97,7 +97,7 @@ def download(bench: Bench) -> Iterator[Case]:
                 yield Case(f"{megabytes} MB", megabytes, takes(servers, partial(load, megabytes)))
 
 
-def resume(bench: Bench) -> Iterator[Case]:
+def resume(bench: Bench) -> Cases:
     """Find a place near the end of a channel of so many MB: milliseconds to the first event.
 
     `id`: an event stream with the `Last-Event-ID` of ten events before the end; `time`: a read

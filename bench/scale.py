@@ -23,6 +23,8 @@ class Scale:
     files: tuple[int, ...]  # in the folder at the start
     channels: tuple[int, ...]  # written at once
     upload: tuple[int, ...]  # megabytes of one chunked body
+    ingest: tuple[int, ...]  # bytes of an event
+    batch: int  # bytes of a body of declared length
 
 
 FULL = Scale(
@@ -40,6 +42,8 @@ FULL = Scale(
     files=(100, 1000, 10_000),
     channels=(1, 10, 100, 1000),
     upload=(100, 1000),
+    ingest=(50, 100, 1000),
+    batch=1 << 25,
 )
 QUICK = Scale(
     rounds=1,
@@ -56,6 +60,8 @@ QUICK = Scale(
     files=(1000,),
     channels=(1, 1000),
     upload=(100,),
+    ingest=(100,),
+    batch=1 << 25,
 )
 # For the test that the benchmark still runs: its figures mean nothing.
 TINY = Scale(
@@ -73,6 +79,8 @@ TINY = Scale(
     files=(20,),
     channels=(10,),
     upload=(2,),
+    ingest=(100,),
+    batch=1 << 20,
 )
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -6,7 +6,6 @@ Its opening comment says what goes in and what comes out.
 import json
 import os
 import select
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from bench.servers import Server
 
 SOURCE = Path(__file__).with_name("sse_clients.c")
-PATIENCE_SECONDS = 30.0  # until a line must have come; the program itself is less patient
+PATIENCE_SECONDS = 15.0  # until a line must have come; the program itself is less patient
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,8 @@ class Received:
 
 
 def compile_clients(folder: Path) -> Path:
-    """Compile the program into a folder; exit with a line if there is no compiler."""
+    """Compile the program into a folder."""
     program = folder / "sse_clients"
-    if not shutil.which("cc"):
-        raise SystemExit("bench: there is no C compiler (Debian: gcc)")
     subprocess.run(
         ["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE], check=True
     )
