@@ -6,6 +6,7 @@ subjects take turns in every round, A B A B, so that a noisy machine is noisy fo
 and the ratio of a line is the median of the rounds' ratios.
 """
 
+import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from statistics import median
@@ -141,7 +142,7 @@ def growth(lines: list[Line]) -> list[str]:
     series: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         if line.subject == lines[0].subject:
-            family = line.case.replace(f"{line.size} ", "N ", 1)
+            family = re.sub(rf"\b{line.size} (\w+?)s?\b", r"N \1s", line.case, count=1)
             series.setdefault((family, line.unit), []).append(line)
     return [
         f"{family}, {unit}: × {most.median / least.median:.2f} from {least.size} to {most.size}"

@@ -60,7 +60,7 @@ def replay(bench: Bench) -> Cases:
 
     with started(bench.home, HUB, REDIS) as (server, *others):
         for megabytes in sizes:
-            write_channel(server.folder, megabytes)
+            put_channel(bench, server.folder, megabytes)
             subjects: dict[str, Take] = {"hub": partial(as_sse, server, megabytes)}
             for other in others:
                 if events_in(megabytes) <= REDIS_EVENTS:
@@ -90,7 +90,7 @@ def download(bench: Bench) -> Cases:
 
     with started(bench.home, HUB) as (server,):
         for megabytes in bench.scale.megabytes:
-            write_channel(server.folder, megabytes)
+            put_channel(bench, server.folder, megabytes)
         with started(bench.home, files_kind(server.folder)) as others:
             for megabytes in bench.scale.megabytes:
                 servers = [server, *others]
@@ -135,7 +135,7 @@ def resume(bench: Bench) -> Cases:
             return Sample(figures, busy.server, busy.generator)
 
     for megabytes in bench.scale.megabytes:
-        write_channel(home / "events", megabytes)
+        put_channel(bench, home / "events", megabytes)
         for kind in ("id", "time", "tail"):
             name = f"{kind}, {megabytes} MB"
             yield Case(name, megabytes, {HUB.name: partial(take, kind, megabytes)})
@@ -149,10 +149,18 @@ def events_in(megabytes: int) -> int:
     return megabytes * 1_000_000 // ROW_BYTES
 
 
-def write_channel(folder: Path, megabytes: int) -> None:
-    """Write `channel-<megabytes>.tsv`; it is on disk on return."""
+def put_channel(bench: Bench, folder: Path, megabytes: int) -> None:
+    """Put `channel-<megabytes>.tsv` into a folder, from the place where the whole run has it."""
+    path = bench.home.parent / f"channel-{megabytes}.tsv"
+    if not path.exists():
+        write_channel(path, megabytes)
+    (folder / path.name).hardlink_to(path)
+
+
+def write_channel(path: Path, megabytes: int) -> None:
+    """Write a channel; it is on disk on return."""
     count = events_in(megabytes)
-    with (folder / f"channel-{megabytes}.tsv").open("wb") as file:
+    with path.open("wb") as file:
         for start in range(0, count, 1000):
             second = default_id(START + start * 1000)[:20]
             file.writelines(

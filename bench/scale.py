@@ -40,9 +40,9 @@ FULL = Scale(
     idle=(100, 1000, 10_000),
     megabytes=(10, 100, 1000),
     files=(100, 1000, 10_000),
-    channels=(1, 10, 100, 1000),
+    channels=(1, 100, 1000),
     upload=(100, 1000),
-    ingest=(50, 100, 1000),
+    ingest=(100, 1000),
     batch=1 << 25,
 )
 QUICK = Scale(
