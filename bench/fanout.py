@@ -51,9 +51,8 @@ def fan_out(bench: Bench) -> Cases:
                         subscribers.wait_for_window()
                         ahead -= 1
                     # What was not sent in time is not made up for: that would be too many at once.
-                    due = max(due, time.monotonic())
-                    time.sleep(due - time.monotonic())
-                    due += window / limit
+                    time.sleep(max(0, due - time.monotonic()))
+                    due = max(due, time.monotonic()) + window / limit
                     publisher.send(events(sent, window, time.monotonic_ns(), size))
                     sent += window
                     ahead += 1

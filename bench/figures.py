@@ -142,7 +142,7 @@ def growth(lines: list[Line]) -> list[str]:
     series: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         if line.subject == lines[0].subject:
-            family = re.sub(rf"\b{line.size} (\w+?)s?\b", r"N \1s", line.case, count=1)
+            family = re.sub(rf"\b{line.size} (MB|\w+?)s?\b", r"N \1", line.case, count=1)
             series.setdefault((family, line.unit), []).append(line)
     return [
         f"{family}, {unit}: × {most.median / least.median:.2f} from {least.size} to {most.size}"
