@@ -1,1 +1,16 @@
-"""Benchmarks: scripts, each with a catalogue of what it measures. See `bench/README.md`."""
+"""The benchmark: `python -m bench`. `bench/README.md` says how to run and read it.
+
+Low to high, as the hub's own house:
+
+    figures      a sample, a case, and what is said about them
+    scale        how large and how long: full, quick, tiny
+    cpu          who was busy
+    machine      where it ran, and with which versions
+    servers      the hub and its baselines, each on a port of its own
+    publishers   who sends: ab, wrk, redis-benchmark, and two of this process
+    subscribers  who listens: `sse_clients.c`
+    publishing, fanout, reading, growing, ingest
+                 the workloads
+    plots        pictures of a run
+    __main__     the command line
+"""

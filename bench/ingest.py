@@ -1,35 +1,22 @@
-"""How fast events come in: one connection, one channel, by format and size of event.
+"""Workload: one publisher, one channel, as many events as it takes, by format and size.
 
-    python -m bench.ingest [--seconds 3] [--fsync always] [--json]
-
-Catalogue
-
-    batch   a body of declared length, 32 MiB at a time: all or nothing
-    stream  one chunked body without end: committed as it arrives
-    lines, tsv, ndjson, sse   the format of the body
-    redis   `XADD` pipelined over one connection, `appendfsync always`, in the same run:
-            what people would use instead (left out where Debian's redis-server is missing)
-
-The load is made before the clock starts and sent by `sendall` from this process, which says
-how busy it was. Every line is the median of the rounds; all workloads take turns in each
-round, so that a noisy machine is noisy for all of them.
+The load is made before the clock starts and sent by `sendall` from this process.
 """
 
-import argparse
 import json
-import shutil
 import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
+from functools import partial
 
-from tests.harness import Hub, eventually, free_port, running_hub
+from bench.cpu import Busy
+from bench.figures import Case, Cases, Sample
+from bench.publishers import wrk
+from bench.reading import command
+from bench.scale import Bench, fresh
+from bench.servers import HUB, REDIS, Server, started
 
 CHUNK = 1 << 16
-BATCH = 1 << 25
 
 TYPES = {
     "lines": "text/plain",
@@ -37,6 +24,41 @@ TYPES = {
     "ndjson": "application/x-ndjson",
     "sse": "text/event-stream",
 }
+
+
+# Sends events of a format and size for so many seconds; returns how many.
+Way = Callable[[Server, str, int, float], int]
+
+
+def ingest(bench: Bench) -> Cases:
+    """Send events over one connection into one channel: events/s.
+
+    `stream` is one chunked body without end, committed as it arrives; `batch` a body of
+    declared length, 32 MiB each, all or nothing; then the format of the body. Redis:
+    `XADD`, pipelined.
+    """
+    scale = bench.scale
+
+    def take(server: Server, way: Way, format: str, size: int) -> Sample:
+        began = time.perf_counter()
+        with Busy(server.process.pid) as busy:
+            count = way(server, format, size, scale.seconds)
+            seconds = time.perf_counter() - began
+        for path in server.folder.glob("*.tsv"):
+            path.unlink()  # or a run would fill the disk
+        return Sample({"events/s": count / seconds}, busy.server, busy.generator)
+
+    with started(bench.home, HUB, REDIS) as (server, *others):
+        wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 128)
+        for size in scale.ingest:
+            ways: dict[str, Way] = {"stream": stream, "batch": partial(batches, scale.batch)}
+            for name, way in ways.items():
+                for format in TYPES:
+                    subjects = {HUB.name: partial(take, server, way, format, size)}
+                    if (name, format) == ("stream", "lines"):
+                        for other in others:
+                            subjects[other.name] = partial(take, other, pipeline, format, size)
+                    yield Case(f"{name} {format}, {size} B", size, dict(subjects))
 
 
 def body(format: str, size: int, events: int) -> bytes:
@@ -51,37 +73,35 @@ def body(format: str, size: int, events: int) -> bytes:
     return f"data: {data}\n\n".encode() * events
 
 
-def batches(hub: Hub, format: str, size: int, seconds: float) -> tuple[int, int, float]:
-    """Send batches of declared length for a while; return events, bytes and seconds."""
-    one = len(body(format, size, 1))
-    count = BATCH // one
+def batches(batch: int, server: Server, format: str, size: int, seconds: float) -> int:
+    """Send batches of so many bytes, at least one; return how many events."""
+    count = batch // len(body(format, size, 1))
     content = body(format, size, count)
     events = 0
-    with hub.connect() as connection:
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
             connection.sendall(head(format, f"Content-Length: {len(content)}") + content)
-            assert answer(connection)["count"] == count
+            assert stored(connection) == count
             events += count
-        return events, events * one, time.perf_counter() - started
+    return events
 
 
-def stream(hub: Hub, format: str, size: int, seconds: float) -> tuple[int, int, float]:
-    """Send one chunked body for a while; return events, bytes and seconds until the answer."""
-    one = len(body(format, size, 1))
-    count = max(1, CHUNK // one)
+def stream(server: Server, format: str, size: int, seconds: float) -> int:
+    """Send one chunked body; return how many events."""
+    count = max(1, CHUNK // len(body(format, size, 1)))
     content = body(format, size, count)
     chunk = b"%X\r\n%b\r\n" % (len(content), content)
     events = 0
-    with hub.connect() as connection:
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
         connection.sendall(head(format, "Transfer-Encoding: chunked"))
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
             connection.sendall(chunk)
             events += count
         connection.sendall(b"0\r\n\r\n")
-        assert answer(connection)["count"] == events
-        return events, events * one, time.perf_counter() - started
+        assert stored(connection) == events
+    return events
 
 
 def head(format: str, framing: str) -> bytes:
@@ -93,112 +113,32 @@ def head(format: str, framing: str) -> bytes:
     ).encode()
 
 
-def answer(connection: socket.socket) -> dict[str, int]:
-    """Return the JSON of an answer that must be 201."""
-    connection.settimeout(60)
+def stored(connection: socket.socket) -> int:
+    """Return how many events an answer, which must be 201, says are stored."""
     received = b""
     while not received.endswith(b"}\n"):
-        received += connection.recv(65536)
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
     assert received.startswith(b"HTTP/1.1 201"), received
-    fields: dict[str, int] = json.loads(received.partition(b"\r\n\r\n")[2])
-    return fields
+    count: int = json.loads(received.partition(b"\r\n\r\n")[2])["count"]
+    return count
 
 
-def redis(port: int, size: int, seconds: float) -> tuple[int, int, float]:
-    """Send pipelined XADDs for a while; return events, bytes and seconds."""
-    data = b"x" * size
-    command = b"*5\r\n$4\r\nXADD\r\n$5\r\nbench\r\n$1\r\n*\r\n$1\r\nd\r\n$%d\r\n%b\r\n" % (
-        size,
-        data,
-    )
-    count = CHUNK // len(command)
-    events = 0
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+def pipeline(server: Server, format: str, size: int, seconds: float) -> int:
+    """Send `XADD` without waiting for each answer; return how many events."""
+    add = command(b"XADD", b"bench", b"*", b"d", b"x" * size)
+    count = CHUNK // len(add)
+    events = answers = 0
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
         started = time.perf_counter()
-        answers = 0
         while time.perf_counter() - started < seconds:
-            connection.sendall(command * count)
+            connection.sendall(add * count)
             events += count
             while events - answers > 20 * count:
                 answers += connection.recv(1 << 20).count(b"$")
         while answers < events:
             answers += connection.recv(1 << 20).count(b"$")
-        elapsed = time.perf_counter() - started
-        connection.sendall(b"*1\r\n$8\r\nFLUSHALL\r\n")
+        connection.sendall(command(b"FLUSHALL"))
         connection.recv(100)
-        return events, events * size, elapsed
-
-
-def main() -> None:
-    """Run all of it and print a table."""
-    parser = argparse.ArgumentParser(description="ingest in events/s and MB/s")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each line and round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[50, 100, 1000])
-    parser.add_argument("--fsync", default="always")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    options = parser.parse_args()
-    results: dict[str, list[tuple[float, float, float]]] = {}
-    with tempfile.TemporaryDirectory() as home:
-        redis_process, redis_port = start_redis(Path(home))
-        with running_hub(Path(home), ESOURCE_FSYNC=options.fsync) as hub:
-            for _ in range(options.rounds):
-                for size in options.sizes:
-                    works: dict[str, Callable[[], tuple[int, int, float]]] = {}
-                    for format in TYPES:
-                        for way in (batches, stream):
-                            name = "batch" if way is batches else "stream"
-                            works[f"{name} {format} {size} B"] = (
-                                lambda way=way, format=format, size=size: way(  # type: ignore[misc]
-                                    hub, format, size, options.seconds
-                                )
-                            )
-                    if redis_process:
-                        works[f"redis XADD {size} B"] = lambda size=size: redis(  # type: ignore[misc]
-                            redis_port, size, options.seconds
-                        )
-                    for name, work in works.items():
-                        busy = time.process_time()
-                        events, size_, elapsed = work()
-                        busy = (time.process_time() - busy) / elapsed
-                        results.setdefault(name, []).append(
-                            (events / elapsed, size_ / elapsed / 1e6, busy)
-                        )
-                        for path in hub.folder.glob("*.tsv"):
-                            path.unlink()
-        if redis_process:
-            redis_process.terminate()
-            redis_process.wait()
-    if options.json:
-        print(json.dumps(results))
-        return
-    print(f"fsync {options.fsync}; median of {options.rounds} rounds of {options.seconds} s")
-    print(f"{'':28}{'events/s':>12}{'MB/s':>9}{'generator':>11}")
-    for name, rounds in results.items():
-        rate, megabytes, busy = (median(column) for column in zip(*rounds, strict=True))
-        print(f"{name:28}{rate:12,.0f}{megabytes:9.1f}{busy:10.0%}")
-
-
-def start_redis(home: Path) -> tuple["subprocess.Popen[bytes] | None", int]:
-    """Start Redis with its append-only file, if it is installed."""
-    program = shutil.which("redis-server")
-    if not program:
-        print("redis-server is not installed: its lines are left out")
-        return None, 0
-    port = free_port()
-    process = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(home), "--save", "",
-         "--appendonly", "yes", "--appendfsync", "always"],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-    def up() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    eventually(up)
-    return process, port
-
-
-if __name__ == "__main__":
-    main()
+    return events

@@ -38,7 +38,7 @@ CONTENT_TYPES = {
     "each=line": "text/plain",
 }
 DEFAULT_ID = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-# Less than what is sent; `bench/stream_memory.py` sends gigabytes and shows that it stays so.
+# Less than what is sent; `python -m bench upload` sends a gigabyte and shows that it stays so.
 STREAM_BYTES = 100_000_000
 STREAM_MEMORY_BYTES = 80_000_000
 

@@ -962,7 +962,7 @@ def test_a_stop_or_reload_ends_each_follow_properly(own_hub: Hub, stop: signal.S
 
 ROWS, ROW_BYTES = 1_000_000, 200
 SMALL = 10 << 20  # bytes; to read so many of the file is not to read it from its start
-BOUND_MS = 2000  # a fault; how long it is on an idle machine, `bench.reads` says (the aim is 10)
+BOUND_MS = 2000  # a fault; how long it is on an idle machine, `bench resume` says (the aim is 10)
 
 
 def large_id(number: int) -> str:
@@ -1126,7 +1126,7 @@ def test_no_step_of_a_read_holds_the_loop_for_long(large_hub: Hub, row: bytes, f
             drink(large_hub, f"/{channel}?format={format}&follow=0&limit=999999999")
     durations.sort()
     print(f"\n{channel}: the slowest {durations[-10:]} ms of {len(durations)}")
-    assert durations[-5] < 1000  # a fault; the aim is 10, and `bench.reads` measures
+    assert durations[-5] < 1000  # a fault; the aim is 10, and `bench resume` measures
 
 
 @pytest.mark.parametrize("format", FORMATS)

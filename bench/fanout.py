@@ -1,0 +1,203 @@
+"""Workloads: many subscribers at the tail of one channel."""
+
+import math
+import random
+import time
+from functools import partial
+
+from bench.cpu import Busy, resident_bytes
+from bench.figures import Case, Cases, Sample, Take
+from bench.publishers import Posts, Stream, events
+from bench.publishing import takes
+from bench.scale import Bench, fresh
+from bench.servers import HUB, NCHAN, NCHAN_TWO, Kind, Server, installed, place, started
+from bench.subscribers import Received, Subscribers
+
+SETTLE_SECONDS = 0.3  # nchan's workers tell each other who subscribes after its headers
+WINDOW_DELIVERIES = 100_000
+WINDOWS_AHEAD = 3
+# nchan numbers the events of a second from 0 to 32767, and delivers none after that.
+NCHAN_EVENTS_PER_SECOND = 25_000
+EVENTS_PER_SECOND = 200
+
+
+def fan_out(bench: Bench) -> Cases:
+    """Deliver events to so many subscribers, as fast as they take them: deliveries/s.
+
+    The publisher is one connection, and stays three windows of events ahead of the
+    subscribers. `hub`: a window is one chunk of a stream with `each=line`, so that events share
+    commits and writes. `hub, POST each` and nchan, which knows no batches: a `POST` for each
+    event, sent without waiting for the answers, so with few subscribers it is publishing that
+    sets the pace. Each event is checked at each subscriber by its sequence number. nchan gets
+    25 000 events/s at most: it stops delivering after 32 768 within a second.
+    """
+    scale = bench.scale
+
+    def deliver(server: Server, one_by_one: bool, count: int, size: int) -> Sample:
+        path = fresh("fan")
+        window = min(100 if one_by_one else 5000, max(20, WINDOW_DELIVERIES // count))
+        with (
+            Subscribers(server, path, count, window=window) as subscribers,
+            (Posts if one_by_one else Stream)(server, path) as publisher,
+        ):
+            time.sleep(SETTLE_SECONDS)
+            with Busy(server.process.pid, subscribers.pid) as busy:
+                started = time.monotonic_ns()
+                sent = ahead = 0
+                limit = NCHAN_EVENTS_PER_SECOND if server.name.startswith("nchan") else math.inf
+                due = time.monotonic()
+                while time.monotonic_ns() - started < scale.seconds * 1e9:
+                    if ahead == WINDOWS_AHEAD:
+                        subscribers.wait_for_window()
+                        ahead -= 1
+                    # What was not sent in time is not made up for: that would be too many at once.
+                    time.sleep(max(0, due - time.monotonic()))
+                    due = max(due, time.monotonic()) + window / limit
+                    publisher.send(events(sent, window, time.monotonic_ns(), size))
+                    sent += window
+                    ahead += 1
+                publisher.end()
+                received = subscribers.received(sent)
+            seconds = (received.last_ns - started) / 1e9
+            return sample({"deliveries/s": received.events / seconds}, busy, received)
+
+    def of(count: int, size: int) -> dict[str, Take]:
+        subjects: dict[str, Take] = {}
+        for server in servers:
+            if server.name == HUB.name:
+                subjects[server.name] = partial(deliver, server, False, count, size)
+                subjects["hub, POST each"] = partial(deliver, server, True, count, size)
+            else:
+                subjects[server.name] = partial(deliver, server, True, count, size)
+        return subjects
+
+    with started(bench.home, HUB, NCHAN, NCHAN_TWO) as servers:
+        for server in servers:
+            warm_up(server, scale.warm_up_seconds)
+        for size in scale.sizes:
+            for count in scale.subscribers:
+                name = f"{count} subscriber{'s' if count > 1 else ''}, {size} B"
+                yield Case(name, count, of(count, size))
+
+
+def latency(bench: Bench) -> Cases:
+    """Publish 200 events/s of 128 bytes at even intervals: milliseconds until they are received.
+
+    Counted from when an event was due, whether or not the one before it was answered; over all
+    subscribers and all events.
+    """
+    scale = bench.scale
+
+    def pace(count: int, server: Server) -> Sample:
+        path = fresh("pace")
+        total = int(EVENTS_PER_SECOND * max(0.2, scale.seconds * 2))
+        with Subscribers(server, path, count) as subscribers, Posts(server, path) as publisher:
+            time.sleep(SETTLE_SECONDS)
+            with Busy(server.process.pid, subscribers.pid) as busy:
+                started = time.monotonic_ns()
+                for n in range(total):
+                    due = started + n * 1_000_000_000 // EVENTS_PER_SECOND
+                    time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
+                    publisher.send(events(n, 1, due, 128))
+                publisher.end()
+                received = subscribers.received(total)
+            figures = {"ms p50": received.p50_ms, "ms p99": received.p99_ms}
+            return sample(figures, busy, received)
+
+    with started(bench.home, HUB, NCHAN) as servers:
+        for server in servers:
+            warm_up(server, scale.warm_up_seconds)
+        for count in scale.listeners:
+            name = f"{count} subscriber{'s' if count > 1 else ''}, {EVENTS_PER_SECOND}/s"
+            yield Case(name, count, takes(servers, partial(pace, count)))
+
+
+def tail(bench: Bench) -> Cases:
+    """Publish one event at a time while 5000 subscribers are at the tail: milliseconds to the 201.
+
+    Pauses of up to 200 ms in between, of random length, so that some events come while the one
+    before is still on its way to the subscribers.
+    """
+    scale = bench.scale
+    count = scale.tail
+
+    def take(server: Server) -> Sample:
+        path = fresh("tail")
+        total = max(5, int(scale.seconds * 30))
+        pauses = random.Random(1)
+        with Subscribers(server, path, count) as subscribers, Posts(server, path) as publisher:
+            time.sleep(SETTLE_SECONDS)
+            times = []
+            with Busy(server.process.pid, subscribers.pid) as busy:
+                for n in range(total):
+                    started = time.monotonic_ns()
+                    publisher.send(events(n, 1, started, 128))
+                    publisher.end()
+                    times.append((time.monotonic_ns() - started) / 1e6)
+                    time.sleep(pauses.uniform(0, 0.2))
+                received = subscribers.received(total)
+            times.sort()
+            figures = {
+                "ms p50": times[total // 2],
+                "ms p99": times[total * 99 // 100],
+                "ms p99, received": received.p99_ms,
+            }
+            return sample(figures, busy, received)
+
+    with started(bench.home, HUB, NCHAN) as servers:
+        for server in servers:
+            warm_up(server, scale.warm_up_seconds)
+        yield Case(f"{count} subscribers", count, takes(servers, take))
+
+
+def idle(bench: Bench) -> Cases:
+    """Hold so many subscribers to whom nothing is sent: resident bytes for each.
+
+    What all of the server's processes take more than before. nginx sets memory aside for its
+    connections at the start, which therefore only shows in `MB in all`.
+    """
+    scale = bench.scale
+
+    def hold(kind: Kind, count: int) -> Sample:
+        # A server each time: memory that was used once is there for the next subscriber.
+        with kind.start(place(bench.home)) as server:
+            warm_up(server, scale.warm_up_seconds)
+            before = resident_bytes(server.pids)
+            with (
+                Subscribers(server, fresh("idle"), count) as subscribers,
+                Busy(server.process.pid, subscribers.pid) as busy,
+            ):
+                time.sleep(scale.seconds / 2)
+                after = resident_bytes(server.pids)
+            figures = {
+                "bytes each": (after - before) / count,
+                "MB in all": after / 1e6,
+                "connects/s": count / subscribers.connecting_seconds,
+            }
+            return Sample(figures, busy.server, busy.generator)
+
+    kinds = installed(HUB, NCHAN)
+    for count in scale.idle:
+        holds = {kind.name: partial(hold, kind, count) for kind in kinds}
+        yield Case(f"{count} subscribers", count, dict(holds))
+
+
+def warm_up(server: Server, seconds: float) -> None:
+    """Publish for a moment to a few subscribers."""
+    path = fresh("warm")
+    with Subscribers(server, path, 5) as subscribers, Posts(server, path) as publisher:
+        time.sleep(SETTLE_SECONDS)
+        sent = 0
+        started = time.monotonic()
+        while time.monotonic() - started < seconds:
+            publisher.send(events(sent, 10, 0, 128))
+            publisher.end()
+            sent += 10
+        subscribers.received(sent)
+
+
+def sample(figures: dict[str, float], busy: Busy, received: Received) -> Sample:
+    """Return a sample with what the subscribers have missed."""
+    return Sample(
+        figures, busy.server, busy.generator, received.events, received.lost, received.twice
+    )

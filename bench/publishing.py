@@ -1,0 +1,104 @@
+"""Workloads: many publishers, an event in each request."""
+
+from collections.abc import Callable
+from functools import partial
+
+from bench.cpu import Busy
+from bench.figures import Case, Cases, Sample, Take
+from bench.publishers import Sent, ab, redis_benchmark, wrk
+from bench.scale import Bench, fresh
+from bench.servers import BARE, HUB, HUB_WITHOUT_FSYNC, NCHAN, REDIS, Server, started
+from bench.subscribers import Subscribers
+
+SEED_CONNECTIONS = 100
+
+
+def seed(bench: Bench) -> Cases:
+    """Publish as the seed's benchmark did: `seq 1 200` as body, `ab -k -c 100`, one listener.
+
+    Every event is counted at the listener, and must be there once for each 201. Bare gunicorn
+    has no listener.
+    """
+    body = bench.home / "body"
+    body.write_text("".join(f"{n}\n" for n in range(1, 201)))
+
+    def take(server: Server) -> Sample:
+        path = fresh("seed")
+        if server.name == BARE.name:
+            with Busy(server.process.pid) as busy:
+                sent = ab(server, path, body, bench.scale.requests, SEED_CONNECTIONS)
+            return Sample(
+                {"events/s": sent.rate, "ms p99": sent.p99_ms}, busy.server, busy.generator
+            )
+        with Subscribers(server, path, 1) as listener:
+            with Busy(server.process.pid, listener.pid) as busy:
+                sent = ab(server, path, body, bench.scale.requests, SEED_CONNECTIONS)
+                received = listener.received(sent.requests)
+            twice = received.twice
+            if server.name.startswith("hub"):
+                twice += received.unordered_ids
+            return Sample(
+                {"events/s": sent.rate, "ms p99": sent.p99_ms},
+                busy.server,
+                busy.generator,
+                received.events,
+                received.lost,
+                twice,
+            )
+
+    with started(bench.home, HUB, BARE, NCHAN, HUB_WITHOUT_FSYNC) as servers:
+        for server in servers:
+            wrk(server, fresh("warm"), 10, bench.scale.warm_up_seconds, 692)
+        yield Case(f"ab -k -c {SEED_CONNECTIONS}, 692 B", SEED_CONNECTIONS, takes(servers, take))
+
+
+def publish(bench: Bench) -> Cases:
+    """Publish events of 128 bytes over so many connections, each waiting for its 201.
+
+    Nobody listens. Redis: `XADD` over as many connections, `appendfsync always`.
+    """
+    scale = bench.scale
+
+    def send(connections: int, server: Server) -> Sample:
+        if server.name == REDIS.name:
+            requests = int(scale.seconds * min(40_000, 2000 * connections))
+            return timed(server, partial(redis_benchmark, server, connections, requests, 128))
+        path = fresh("publish")
+        return timed(server, partial(wrk, server, path, connections, scale.seconds, 128))
+
+    with started(bench.home, HUB, BARE, NCHAN, REDIS, HUB_WITHOUT_FSYNC) as servers:
+        for server in servers:
+            if server.name != REDIS.name:
+                wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 128)
+        for connections in scale.connections:
+            name = f"{connections} connection{'s' if connections > 1 else ''}"
+            yield Case(name, connections, takes(servers, partial(send, connections)))
+
+
+def channels(bench: Bench) -> Cases:
+    """Publish to so many channels at once, in turn: 1000 connections, events of 128 bytes."""
+    scale = bench.scale
+    connections = min(1000, 10 * max(scale.channels))
+
+    def send(count: int, server: Server) -> Sample:
+        path = fresh("many")
+        return timed(server, partial(wrk, server, path, connections, scale.seconds, 128, count))
+
+    with started(bench.home, HUB, BARE, NCHAN, HUB_WITHOUT_FSYNC) as servers:
+        for server in servers:
+            wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 128)
+        for count in scale.channels:
+            name = f"{count} channel{'s' if count > 1 else ''}"
+            yield Case(name, count, takes(servers, partial(send, count)))
+
+
+def timed(server: Server, send: Callable[[], Sent]) -> Sample:
+    """Return what a program of others sends, and who was busy meanwhile."""
+    with Busy(server.process.pid) as busy:
+        sent = send()
+    return Sample({"events/s": sent.rate, "ms p99": sent.p99_ms}, busy.server, busy.generator)
+
+
+def takes(servers: list[Server], take: Callable[[Server], Sample]) -> dict[str, Take]:
+    """Return the same measurement for each of the servers."""
+    return {server.name: partial(take, server) for server in servers}

@@ -1,0 +1,101 @@
+"""How large and how long: one frozen table, and three of its rows."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What varies between a full run and a quick one."""
+
+    rounds: int
+    seconds: float  # of each take that is not a fixed amount of work
+    warm_up_seconds: float
+    requests: int  # of `ab`
+    connections: tuple[int, ...]  # of publishers
+    subscribers: tuple[int, ...]  # of the fan-out
+    sizes: tuple[int, ...]  # bytes of an event
+    listeners: tuple[int, ...]  # of the latencies
+    tail: int  # subscribers while single events are published
+    idle: tuple[int, ...]  # subscribers that get nothing
+    megabytes: tuple[int, ...]  # of a channel that is read
+    files: tuple[int, ...]  # in the folder at the start
+    channels: tuple[int, ...]  # written at once
+    upload: tuple[int, ...]  # megabytes of one chunked body
+    ingest: tuple[int, ...]  # bytes of an event
+    batch: int  # bytes of a body of declared length
+
+
+FULL = Scale(
+    rounds=3,
+    seconds=2.0,
+    warm_up_seconds=0.5,
+    requests=20_000,
+    connections=(1, 10, 100, 1000),
+    subscribers=(1, 100, 1000, 10_000),
+    sizes=(128, 692),
+    listeners=(1, 100, 1000),
+    tail=5000,
+    idle=(100, 1000, 10_000),
+    megabytes=(10, 100, 1000),
+    files=(100, 1000, 10_000),
+    channels=(1, 100, 1000),
+    upload=(100, 1000),
+    ingest=(100, 1000),
+    batch=1 << 25,
+)
+QUICK = Scale(
+    rounds=1,
+    seconds=0.7,
+    warm_up_seconds=0.2,
+    requests=4000,
+    connections=(1, 100, 1000),
+    subscribers=(1, 1000),
+    sizes=(128, 692),
+    listeners=(1, 1000),
+    tail=1000,
+    idle=(1000,),
+    megabytes=(50,),
+    files=(1000,),
+    channels=(1, 1000),
+    upload=(100,),
+    ingest=(100,),
+    batch=1 << 25,
+)
+# For the test that the benchmark still runs: its figures mean nothing.
+TINY = Scale(
+    rounds=1,
+    seconds=0.1,
+    warm_up_seconds=0.05,
+    requests=200,
+    connections=(5,),
+    subscribers=(5,),
+    sizes=(128,),
+    listeners=(5,),
+    tail=5,
+    idle=(20,),
+    megabytes=(1,),
+    files=(20,),
+    channels=(10,),
+    upload=(2,),
+    ingest=(100,),
+    batch=1 << 20,
+)
+SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a workload is given: a folder of its own, and how large it shall be."""
+
+    home: Path
+    scale: Scale
+
+
+_serial = itertools.count()
+
+
+def fresh(name: str) -> str:
+    """Return the path of a channel that nobody has used yet."""
+    return f"/{name}-{next(_serial)}"
