@@ -36,7 +36,7 @@ from esource import resume, selection, tsv
 from esource.errors import EsourceError, LogStale, PreconditionFailed, StorageError
 from esource.event import Event, micros_of, time_of
 from esource.log import Log
-from esource.readers import Direct, Reader, Readers
+from esource.readers import Direct, News, Reader, Readers
 from esource.recent import Recent
 from esource.stats import Stats
 from esource.threads import commits, in_thread, reads
@@ -61,7 +61,7 @@ PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its s
 WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
-NOTHING = b"", 0, 0  # of news
+NO_NEWS = News(b"", 0, 0, False)
 NAMED_ROWS = 100  # of those that are not events; a file of another kind must not flood the log
 # Publishers' ids of the default form move the hub's own next one, until the year 9000.
 FOLLOWED_MICROS = micros_of(b"9000-01-01T00:00:00.000000Z")
@@ -235,10 +235,7 @@ class Channel:
         self._writer: gevent.Greenlet | None = None
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
-        self._newest_news: tuple[Any, tuple[bytes, int, int]] = (
-            None,
-            NOTHING,
-        )  # after what it is for
+        self._newest_news: tuple[Any, News] = None, NO_NEWS  # for whom, and what
         self._zones: list[Zone] = []
         self._mapper: gevent.Greenlet | None = None
         self._recent: Recent | None = None
@@ -419,7 +416,7 @@ class Channel:
             # After the publishers, who are many and wait for a row that is on disk: both are
             # callbacks of the loop, which runs them in the order of these two lines.
             if self.readers and not commit.error:
-                self.readers.tell(self._news)
+                self.readers.tell(self._news_for)
 
     def _count(self, commit: _Commit, size: int, seconds: float) -> None:
         """Count a commit of `size` bytes that has been done, well or badly."""
@@ -493,7 +490,7 @@ class Channel:
     def _forget_tail(self) -> None:
         self._tail.clear()
         self._tail_bytes = 0
-        self._newest_news = None, NOTHING
+        self._newest_news = None, NO_NEWS
 
     # -- finding a place -----------------------------------------------------------------
 
@@ -677,8 +674,8 @@ class Channel:
                 yield None
                 spoke = time.monotonic()
 
-    def _news(self, reader: Reader) -> tuple[bytes, int, int]:
-        """Return what a reader with `direct` is to be sent next, where that ends, its events.
+    def _news_for(self, reader: Reader) -> News:
+        """Return what a reader with `direct` is to be sent next.
 
         Nothing, if it is not in memory, or is so much that no socket takes it at once.
         """
@@ -699,8 +696,9 @@ class Channel:
         data = b"".join(pieces)
         if direct and direct.is_chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._newest_news = key, (data, end, events)
-        return data, end, events
+        is_all = reader.log is self._log and end == self.committed
+        self._newest_news = key, News(data, events, end, is_all)
+        return self._newest_news[1]
 
     def _last_reader_left(self) -> None:
         self._successors.clear()

@@ -32,16 +32,23 @@ LOOK_SECONDS = 1.0
 ANSWER_SECONDS = 4.0
 
 
-# Given a reader who waits: what is new to it, ready to be sent, the offset behind that, and how
-# many events it is. Nothing, and its own offset, if the reader must see to it itself.
-News = Callable[["Reader"], tuple[bytes, int, int]]
-
-
 class Direct(NamedTuple):
     """How a reader reads whose socket the waker may write to."""
 
     encode: Callable[[bytes, list[bytes]], bytes]  # whole rows; the list is for bad ones
     is_chunked: bool  # the response is framed in chunks (RFC 9112, 7.1)
+
+
+class News(NamedTuple):
+    """What is new to a reader at the tail."""
+
+    data: bytes  # ready to be sent; nothing if the reader must see to it itself
+    events: int  # how many that is
+    end: int  # the offset behind it
+    is_all: bool  # there is nothing more after it
+
+
+Tell = Callable[["Reader"], News]
 
 
 class _Cohort:
@@ -55,13 +62,13 @@ class _Cohort:
         self.direct: set[Reader] = set()  # of those who wait
         self.signal = Signal()
 
-    def tell(self, news: News) -> None:
+    def tell(self, news_for: Tell) -> None:
         """Let the readers who wait have what is new: it is sent to them, or they are woken."""
         served = 0
         if self.direct:
             now = time.monotonic()
             for reader in self.direct:
-                served += reader.push(news, now)
+                served += reader.push(news_for, now)
         if served < self.waiting:
             self.wake()
 
@@ -87,7 +94,7 @@ class Readers:
         self._unanswered: dict[Any, float] = {}  # since when nothing comes back from a socket
         self._watchman: gevent.Greenlet | None = None
         self._waker: gevent.Greenlet | None = None
-        self._news: News | None = None  # which a cohort may not have yet
+        self._news_for: Tell | None = None  # after a commit of which a cohort may not have heard
         self._changed = False  # something else has changed, that every reader must look at
 
     def __len__(self) -> int:
@@ -96,9 +103,9 @@ class Readers:
     def __bool__(self) -> bool:
         return bool(self._cohorts)
 
-    def tell(self, news: News) -> None:
+    def tell(self, news_for: Tell) -> None:
         """After a commit: let everybody who waits have what is new, soon; return at once."""
-        self._news = news
+        self._news_for = news_for
         self._begin()
 
     def wake(self) -> None:
@@ -112,12 +119,12 @@ class Readers:
 
     def _wake(self) -> None:
         """Be the waker greenlet: ten thousand readers in slices, not in one long breath."""
-        while self._changed or self._news:
+        while self._changed or self._news_for:
             changed, self._changed = self._changed, False
-            news, self._news = self._news, None
+            news_for, self._news_for = self._news_for, None
             for cohort in list(self._cohorts):
-                if news and not changed:
-                    cohort.tell(news)
+                if news_for and not changed:
+                    cohort.tell(news_for)
                 else:
                     cohort.wake()
                 give_way()
@@ -256,25 +263,26 @@ class Reader:
             self._readable.close()
             self._readable = None
 
-    def push(self, news: News, now: float) -> bool:
-        """Send what is new, from another greenlet; return whether the reader need not wake.
+    def push(self, news_for: Tell, now: float) -> bool:
+        """Send all that is new, from another greenlet; return whether the reader need not wake.
 
         Only for one who waits, so nobody else is writing to the socket, and the last write
         ended with a whole frame.
         """
-        if self._rest:
-            return False
-        data, end, events = news(self)
-        if end == self.offset:
-            return False
-        try:
-            sent = os.write(self._client.fileno(), data) if data else 0
-        except OSError:  # it takes nothing now, or never again: its own greenlet will see
-            return False
-        self.offset = end
-        self.pushed_at = now
-        self._readers.stats.delivered += events
-        self._rest = data[sent:]
+        while not self._rest:
+            news = news_for(self)
+            if news.end == self.offset:
+                return news.is_all
+            try:
+                sent = os.write(self._client.fileno(), news.data) if news.data else 0
+            except OSError:  # it takes nothing now, or never again: its own greenlet will see
+                return False
+            self.offset = news.end
+            self.pushed_at = now
+            self._readers.stats.delivered += news.events
+            self._rest = news.data[sent:]
+            if news.is_all:
+                break
         return not self._rest
 
     def wait(self, seconds: float) -> bool | None:
