@@ -33,6 +33,7 @@ from esource.threads import in_thread, reads
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
+ALLOWED = "GET, HEAD, OPTIONS"
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 PROBE_BYTES = 4096
@@ -49,7 +50,8 @@ def register(app: Flask, hub: Hub) -> None:
 
     def options(view: str) -> Response:
         origins.check_host(request.environ)
-        return answers.answer("", 204, origins.preflight(request.environ))
+        headers = {**origins.preflight(request.environ), "Allow": ALLOWED}
+        return answers.answer("", 204, headers)
 
     views: dict[str, Callable[[Hub, dict[str, Any]], Response]] = {
         "health": health,

@@ -133,6 +133,8 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """In a worker, before it serves: become the one writer, and learn how to stop."""
+    import gevent
+
     from esource.threads import watch_lag
 
     hub = _hub(worker)
@@ -150,6 +152,7 @@ def post_worker_init(worker: Any) -> None:
         _settings.dir.absolute(),
         _settings.fsync,
     )
+    gevent.get_hub().print_exception = _log_crash
     connections = _Connections(worker)
     worker.connections = connections
     worker.handle = connections.handle
@@ -163,6 +166,12 @@ def post_worker_init(worker: Any) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _log_crash(context: object, kind: Any, error: Any, traceback: Any) -> None:
+    """Log what ended a greenlet: gevent would print it, in no form that a log has."""
+    failure = (kind, error, traceback)
+    logging.getLogger("esource").critical("a greenlet has failed: %r", context, exc_info=failure)
 
 
 def _hub(worker: Any) -> "Hub":
