@@ -106,11 +106,12 @@ def _folder_problems(folder: Path) -> list[str]:
     """
     try:
         try:
-            fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            nameless = getattr(os, "O_TMPFILE", 0)
+            fd = os.open(folder, nameless | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
-            # A file system that knows no such files: then what the rights and flags say.
+            # Not every system has such files: then what the rights and flags say.
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
             return []

@@ -71,6 +71,17 @@ def test_a_hub_whose_folder_is_gone_is_not_healthy(own_hub: Hub) -> None:
     assert own_hub.get("/-/health").status == 200
 
 
+def test_without_nameless_files_the_rights_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE")
+    client = create_app(Config(dir=tmp_path)).test_client()
+    assert client.get("/-/health").text == "ok\n"
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may do everything
+    answer = client.get("/-/health")
+    assert answer.text == f"cannot write to the folder {tmp_path}: Permission denied\n"
+
+
 def test_a_hub_that_is_stopping_is_not_ready(tmp_path: Path) -> None:
     # In this process: a real one has closed its doors a second later.
     app = create_app(Config(dir=tmp_path))
