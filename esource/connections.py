@@ -103,6 +103,7 @@ class Connections:
         if b" 500 " not in page.status_line:
             text = " ".join(str(error).split()) or "this is no request that the hub understands"
         body = text.encode() + b"\n"
+        self._hub.stats.refuse(int(page.status_line.split(b" ")[1]))
         with suppress(OSError):
             client.settimeout(LINGER_SECONDS)
             client.sendall(

@@ -101,13 +101,10 @@ class _Everything:
             CounterMetricFamily, "resumes", "Reads by how their beginning was found", "verdict",
             resumes,
         )  # fmt: skip
-        refused = {
-            str(status): count
-            for status, count in sorted((dict.fromkeys(WATCHED, 0) | stats.refused).items())
-        }
+        refused = dict.fromkeys(WATCHED, 0) | stats.refused
         yield _labelled(
-            CounterMetricFamily, "refused_requests", "Requests answered with an error", "status",
-            refused,
+            CounterMetricFamily, "refused_requests", "Requests that the hub refused, by status",
+            "status", {str(status): count for status, count in sorted(refused.items())},
         )  # fmt: skip
         if stats.published is not None:
             published = stats.published.copy()

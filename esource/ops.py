@@ -33,6 +33,7 @@ from esource.threads import in_thread, reads
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
+ALLOWED = "GET, HEAD, OPTIONS"
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 PROBE_BYTES = 4096
@@ -49,7 +50,8 @@ def register(app: Flask, hub: Hub) -> None:
 
     def options(view: str) -> Response:
         origins.check_host(request.environ)
-        return answers.answer("", 204, origins.preflight(request.environ))
+        headers = {**origins.preflight(request.environ), "Allow": ALLOWED}
+        return answers.answer("", 204, headers)
 
     views: dict[str, Callable[[Hub, dict[str, Any]], Response]] = {
         "health": health,
@@ -69,7 +71,7 @@ def register(app: Flask, hub: Hub) -> None:
 
 
 def health(hub: Hub, environ: dict[str, Any]) -> Response:
-    """Answer whether events can be stored. Blocks while a byte is written to the disk's folder."""
+    """Answer whether events can be stored. Blocks while that is tried."""
     parameters = _parameters(environ, "format")
     problems = in_thread(reads(), _folder_problems, hub.config.dir)
     problems += [channel.log.failed for channel in hub.open_channels() if channel.log.failed]
@@ -104,11 +106,12 @@ def _folder_problems(folder: Path) -> list[str]:
     """
     try:
         try:
-            fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            nameless = getattr(os, "O_TMPFILE", 0)
+            fd = os.open(folder, nameless | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
-            # A file system that knows no such files: then what the rights and flags say.
+            # Not every system has such files: then what the rights and flags say.
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
             return []
@@ -219,7 +222,10 @@ def _parameters(environ: dict[str, Any], *allowed: str) -> dict[str, str]:
     for name, _ in pairs:
         if name not in allowed:
             raise BadInput(f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}")
-    return dict(pairs)
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs):
+        raise BadInput("a parameter is given twice")
+    return parameters
 
 
 def _format(parameters: dict[str, str], environ: dict[str, Any]) -> str:

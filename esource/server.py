@@ -130,7 +130,7 @@ def post_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """In a worker, before it serves: become the one writer, and learn how to stop."""
     from esource.connections import Connections
-    from esource.threads import watch_lag
+    from esource.threads import report_crashes, watch_lag
 
     hub = _hub(worker)
     hub.open(waiting=worker.notify)
@@ -147,6 +147,7 @@ def post_worker_init(worker: Any) -> None:
         _settings.dir.absolute(),
         _settings.fsync,
     )
+    report_crashes(lambda text, failure: log.critical("%s", text, exc_info=failure))
     connections = Connections(worker, hub, _fast_path(worker))
     worker.connections = connections
     worker.handle = connections.handle

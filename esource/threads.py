@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -61,6 +61,18 @@ def watch_lag(note: Callable[[float], None]) -> None:
             note(max(time.monotonic() - due, 0.0))
 
     gevent.spawn(watch)
+
+
+def report_crashes(report: Callable[[str, Any], None]) -> None:
+    """Have it told what ends a greenlet: gevent would print it, in no form that a log has.
+
+    `report` is given a text and what `sys.exc_info` returns.
+    """
+
+    def tell(context: object, kind: Any, error: Any, traceback: Any) -> None:
+        report(f"a greenlet has failed: {context!r}", (kind, error, traceback))
+
+    gevent.get_hub().print_exception = tell
 
 
 def give_way() -> None:

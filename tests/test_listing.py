@@ -82,8 +82,9 @@ def test_without_a_folder_there_are_no_channels(tmp_path: Path) -> None:
     assert listing.Names(tmp_path / "nowhere").all() == []
 
 
-LONG = b"long\t\t" + b"x" * PEEK_BYTES + b"\n"
-LONGER = b"longer\t\t" + b"x" * TAIL_BYTES + b"\n"
+# With tabs in their data, so that the middle of them looks like a row.
+LONG = b"long\t\t" + b"\tx" * (PEEK_BYTES // 2) + b"\n"
+LONGER = b"longer\t\t" + b"\tx" * (TAIL_BYTES // 2) + b"\n"
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,19 @@ def test_the_access_log_is_gunicorns(tmp_path: Path) -> None:
         hub.publish("/orders", "x")
         eventually(lambda: re.search(r'^127.0.0.1 - - \[.*\] "POST /orders HTTP/1.1" 201 ',
                                      log.read_text(), re.MULTILINE))  # fmt: skip
+
+
+def test_a_defect_that_ends_a_greenlet_is_one_line_of_the_log(tmp_path: Path) -> None:
+    (tmp_path / "defect.py").write_text(
+        "from esource import server\n"
+        "from esource.server import *\n"
+        "def post_worker_init(worker):\n"
+        "    server.post_worker_init(worker)\n"
+        "    import gevent\n"
+        "    gevent.spawn(lambda: 1 / 0)\n"
+    )
+    with running_hub(tmp_path, "-c", "defect.py", ESOURCE_LOG_FORMAT="json") as hub:
+        eventually(lambda: "ZeroDivisionError" in hub.log)
+        lines = [json.loads(line) for line in hub.log.splitlines()]
+    [defect] = [line for line in lines if "traceback" in line]
+    assert defect["level"] == "critical"
