@@ -11,6 +11,7 @@ from esource.server import (  # noqa: F401
     forwarder_headers,
     keepalive,
     nworkers_changed,
+    on_exit,
     on_starting,
     post_fork,
     post_request,

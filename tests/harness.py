@@ -271,10 +271,16 @@ class Stream:
             self._take(piece)
         return self.text
 
+    def read_more(self) -> bool:
+        """Take what comes next; return whether there was any before the end."""
+        piece = self.connection.recv(1 << 16)
+        self._take(piece)
+        return bool(piece)
+
     def read_to_end(self) -> bytes:
         """Return the whole body, once the hub has ended it."""
-        while piece := self.connection.recv(1 << 16):
-            self._take(piece)
+        while self.read_more():
+            pass
         return self.text
 
     def close(self) -> None:
