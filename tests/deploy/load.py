@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.harness import Hub, Stream, eventually
+from tests.harness import Door, Hub, Stream, eventually
+
+PUBLISHERS = 3
 
 
 class Publisher:
@@ -52,9 +54,11 @@ class Publisher:
 class Follower:
     """Follows a channel from its start, and comes back after each end with the last id."""
 
-    def __init__(self, hub: Hub, channel: str) -> None:
+    def __init__(self, door: Door, channel: str, **headers: str) -> None:
         self.ids: list[str] = []
-        self._hub = hub
+        self.connections = 0  # that a stream began on
+        self._door = door
+        self._headers = headers
         self._channel = channel
         self._stop = threading.Event()
         self._stream: Stream | None = None
@@ -65,8 +69,11 @@ class Follower:
         while not self._stop.is_set():
             last = self.ids[-1] if self.ids else "0"
             try:
-                with Stream(self._hub, f"/{self._channel}", Last_Event_ID=last) as stream:
+                with Stream(
+                    self._door, f"/{self._channel}", Last_Event_ID=last, **self._headers
+                ) as stream:
                     self._stream = stream
+                    self.connections += 1
                     taken = 0
                     while not self._stop.is_set():
                         self.ids += [event.id.decode() for event in stream.events[taken:]]
@@ -75,7 +82,7 @@ class Follower:
                             break
                     self.ids += [event.id.decode() for event in stream.events[taken:]]
             except (OSError, AssertionError):
-                continue  # the hub is not there: again
+                self._stop.wait(0.05)  # the hub is not there: again
 
     def stop(self) -> None:
         """Follow no more."""
@@ -90,9 +97,9 @@ class Follower:
 class Load:
     """Some publishers and a follower of one channel."""
 
-    def __init__(self, hub: Hub, channel: str, publishers: int = 3) -> None:
-        self.follower = Follower(hub, channel)
-        self.publishers = [Publisher(hub, channel, f"p{n}") for n in range(publishers)]
+    def __init__(self, hub: Hub, channel: str, at: Door, **headers: str) -> None:
+        self.follower = Follower(at, channel, **headers)
+        self.publishers = [Publisher(hub, channel, f"p{n}") for n in range(PUBLISHERS)]
 
     @property
     def acknowledged(self) -> int:
@@ -150,9 +157,12 @@ def rows_of(path: Path) -> list[bytes]:
 
 
 @contextmanager
-def load_on(hub: Hub, channel: str) -> Iterator[Load]:
-    """Load on a channel that is there already when the body begins, and ends with it."""
-    load = Load(hub, channel)
+def load_on(hub: Hub, channel: str, at: Door | None = None, **headers: str) -> Iterator[Load]:
+    """Load on a channel that is there already when the body begins, and ends with it.
+
+    It is followed at another door than the hub's, if there is one, and with headers for that.
+    """
+    load = Load(hub, channel, at or hub, **headers)
     try:
         load.goes_on()
         yield load
