@@ -18,7 +18,8 @@ ROUNDS = 5
 def command(heading: str, nth: int = 0) -> str:
     """Return a block of commands below a heading."""
     section = TEXT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return re.findall(r"^```sh\n(.*?)```$", section, re.MULTILINE | re.DOTALL)[nth]
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)```$", section, re.MULTILINE | re.DOTALL)
+    return blocks[nth]
 
 
 def run(text: str, hub: Hub, cwd: Path) -> None:

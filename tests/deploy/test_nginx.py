@@ -39,6 +39,9 @@ class Rights(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = {f"Basic {b64encode(name.encode()).decode()}": name for name in RIGHTS}
+        if self.headers["X-Path"] == "/service-is-down":
+            self.close_connection = True
+            return
         name = known.get(self.headers["Authorization"] or "")
         may = name is not None and self.headers["X-Esource-Right"] in RIGHTS[name]
         self.send_response(204 if may else 403 if name else 401)
@@ -178,6 +181,13 @@ def test_who_is_not_known_is_told_how_to_be(site: Site) -> None:
     assert re.search(rb'(?i)^www-authenticate: Basic realm="hub"\r$', done.stdout, re.MULTILINE)
 
 
+def test_nobody_passes_while_the_service_is_down(site: Site) -> None:
+    for user in ("", "rita:r", "wanda:w"):
+        assert site.status("/service-is-down", user=user) == 500
+        assert site.status("/service-is-down", "-d", "x", user=user) == 500
+    assert not site.hub.file("service-is-down").exists()
+
+
 def test_a_browsers_preflight_needs_no_right_and_grants_none(site: Site) -> None:
     """Fails if OPTIONS is asked for a right: browsers send no credentials with it."""
     ask = ["-X", "OPTIONS", "-H", "Origin: https://evil.example"]
@@ -222,8 +232,10 @@ def test_monitoring_is_for_this_machine_alone(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/-/", "/-/auth", "/-/other", "/-/metrics/x"])
 def test_the_rest_of_the_hubs_own_is_for_nobody(site: Site, path: str) -> None:
+    """Fails if it is the hub that answers: what it has there tomorrow is nobody's, either."""
     for user in ("", "rita:r", "wanda:w"):
-        assert site.status(path, user=user) == 404
+        done = site.curl(path, "-o", "/dev/null", "-w", "%{http_code} %{content_type}", user=user)
+        assert done.stdout == b"404 text/html"
 
 
 @pytest.mark.parametrize("path", ["/", "/-/channels", "/-/page/page.js"])
@@ -239,7 +251,7 @@ def test_the_page_is_for_those_who_may_read(site: Site, path: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("format", ["sse", "ndjson", "raw"])
 def test_an_event_arrives_at_once(site: Site, protocol: str, format: str, tmp_path: Path) -> None:
-    """Fails with buffering: the event would wait for more."""
+    """Fails if nginx waits for more: it must not buffer, and the hub tells it so, too."""
     name = f"live-{format}{PROTOCOLS.index(protocol)}"
     head = tmp_path / "head"
     options = ("-N", "-D", str(head), f"--{protocol}")
