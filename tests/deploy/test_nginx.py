@@ -27,6 +27,7 @@ SITE = (ROOT / "deploy" / "nginx" / "esource.conf").read_text()
 HOST = "hub.example.org"
 STRANGER = "127.0.0.2"  # this machine, too, but nginx is told that it is not
 RIGHTS = {"rita:r": {"read"}, "wanda:w": {"read", "write"}}
+SECRET = ("/secrets", "/archive/secrets.tsv")  # nobody may
 PROTOCOLS = ["http1.1", "http2"]
 
 
@@ -44,6 +45,7 @@ class Rights(BaseHTTPRequestHandler):
             return
         name = known.get(self.headers["Authorization"] or "")
         may = name is not None and self.headers["X-Esource-Right"] in RIGHTS[name]
+        may = may and self.headers["X-Path"] not in SECRET
         self.send_response(204 if may else 403 if name else 401)
         if name is None:
             self.send_header("WWW-Authenticate", 'Basic realm="hub"')
@@ -179,6 +181,18 @@ def test_a_stranger_may_nothing_a_reader_read_and_a_writer_write(site: Site, pro
 def test_who_is_not_known_is_told_how_to_be(site: Site) -> None:
     done = site.curl("/orders", "-i")
     assert re.search(rb'(?i)^www-authenticate: Basic realm="hub"\r$', done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/secrets", "/secrets?tail=1", "/%73ecrets", "//secrets", "/./secrets", "/x/../secrets",
+     "/archive/secrets.tsv", "/archive/x/..%2fsecrets.tsv"],
+)  # fmt: skip
+def test_the_service_is_told_the_path_that_is_meant(site: Site, path: str) -> None:
+    """Fails if it is told the path of its own request, or that of the client as it is written."""
+    for options in ([], ["-d", "x"]):
+        assert site.status(path, *options, user="wanda:w") == 403
+    assert site.status("/secrets-of-others", user="wanda:w") == 200
 
 
 def test_nobody_passes_while_the_service_is_down(site: Site) -> None:
