@@ -107,7 +107,7 @@ def test_under_load_a_reload_refuses_nobody_and_loses_nothing(systemd_hub: Syste
 
 
 def test_after_a_kill_it_is_started_again_and_nobody_was_refused(systemd_hub: SystemdHub) -> None:
-    """Fails without `Restart=`."""
+    """By `Restart=`, or else by the next connection."""
     with load_on(systemd_hub, "killed") as load:
         before = systemd_hub.property("MainPID")
         systemd_hub.machine.run("systemctl kill --signal=KILL esource")
@@ -126,6 +126,27 @@ def test_a_setting_is_changed_in_the_environment_file(systemd_hub: SystemdHub) -
     machine.run("systemctl restart esource")
     assert systemd_hub.post("/size", "x" * 200).status == 413
     machine.run("sed -i 's/^ESOURCE_MAX/# &/' /etc/esource/esource.env")
+    machine.run("systemctl restart esource")
+
+
+def test_the_address_and_the_folder_are_changed_as_the_readme_says(
+    systemd_hub: SystemdHub,
+) -> None:
+    machine = systemd_hub.machine
+    old, systemd_hub.port = systemd_hub.port, free_port()
+    machine.run(f"sed -i s/:{old}$/:{systemd_hub.port}/ /etc/esource/esource.socket")
+    lines = re.findall(r"```ini\n(.*?)```", README, re.DOTALL)[0].replace("\n  ", "\n").strip()
+    machine.run("mkdir -p /srv/events /etc/systemd/system/esource.service.d")
+    machine.run("chown esource: /srv/events")
+    machine.run(f"echo '{lines}' > /etc/systemd/system/esource.service.d/override.conf")
+    for command in ("systemctl daemon-reload", "systemctl restart esource.socket esource"):
+        assert f"`{command}`" in README
+        machine.run(command)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", old))
+    systemd_hub.publish("/elsewhere", "x")
+    assert machine.run("cut -f 3 /srv/events/elsewhere.tsv") == "x\n"
+    machine.run("rm -r /etc/systemd/system/esource.service.d && systemctl daemon-reload")
     machine.run("systemctl restart esource")
 
 
