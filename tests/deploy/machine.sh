@@ -32,6 +32,8 @@ else
     mkdir "$root/sys/fs/cgroup/unified" "$root/sys/fs/cgroup/systemd"
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup/unified"
     mount -t cgroup -o none,name=systemd cgroup "$root/sys/fs/cgroup/systemd"
+    # Or it would mount the controllers, too, and leave groups in those of the machine below.
+    mount -o remount,ro "$root/sys/fs/cgroup"
 fi
 cp "$home"/units/* "$root/etc/systemd/system/"
 mkdir -p "$root/opt/esource"
