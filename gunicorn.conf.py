@@ -12,6 +12,7 @@ from esource.server import (  # noqa: F401
     keepalive,
     logger_class,
     nworkers_changed,
+    on_exit,
     on_starting,
     post_fork,
     post_request,

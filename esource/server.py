@@ -71,7 +71,7 @@ def on_starting(server: Any) -> None:
 
     try:
         _lock = prepare_folder(_settings.dir)
-        if not (server.LISTENERS or os.environ.get("LISTEN_FDS") or os.environ.get("GUNICORN_FD")):
+        if not (server.LISTENERS or _is_given_sockets()):
             _check_addresses(server.cfg.address)
     except StartError as error:
         _refuse(str(error))
@@ -82,6 +82,12 @@ def on_starting(server: Any) -> None:
 
 def _refuse(line: str) -> None:
     sys.exit(last_line(line))
+
+
+def _is_given_sockets() -> bool:
+    """Return whether somebody else listens already: systemd for us, or gunicorn before USR2."""
+    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())  # it may be for who started us
+    return bool((is_ours and os.environ.get("LISTEN_FDS")) or os.environ.get("GUNICORN_FD"))
 
 
 def _check_addresses(addresses: list[Any]) -> None:
@@ -197,6 +203,16 @@ def post_request(worker: Any, request: Any, environ: dict[str, Any], response: A
 def worker_int(worker: Any) -> None:
     """On SIGINT or SIGQUIT, a tenth of a second before the end: streams end properly."""
     _hub(worker).drain()
+
+
+def on_exit(server: Any) -> None:
+    """At the end of the master: a stop that nobody asked systemd for is not a crash to it.
+
+    That the server is ready, gunicorn tells systemd by itself.
+    """
+    from gunicorn.systemd import sd_notify
+
+    sd_notify("STOPPING=1", server.log)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

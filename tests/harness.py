@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from esource import sse
 from esource.event import Event
@@ -228,23 +228,33 @@ def running_hub(home: Path, *options: str, **settings: str) -> Iterator[Hub]:
             hub.stop()
 
 
+class Door(Protocol):
+    """Where a connection can be opened: a hub, or what is in front of one."""
+
+    def connect(self) -> socket.socket: ...
+
+
 class Stream:
     """A subscriber: one raw connection, and the events on it."""
 
-    def __init__(self, hub: Hub, path: str, **headers: str) -> None:
+    def __init__(self, door: "Door", path: str, **headers: str) -> None:
         """Subscribe; return when the headers and the first comment are there."""
-        self.connection = hub.connect()
+        self.connection = door.connect()
         lines = [f"GET {path} HTTP/1.0", "Host: hub", "Accept: text/event-stream"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self.connection.sendall("\r\n".join([*lines, "", ""]).encode())
         self.text = b""  # all of the body until now
         self._decoder = sse.Decoder()
         self.events: list[Event] = []
         received = b""
-        while b"\r\n\r\n:" not in received:
-            piece = self.connection.recv(1 << 16)
-            assert piece, received
-            received += piece
+        try:
+            self.connection.sendall("\r\n".join([*lines, "", ""]).encode())
+            while b"\r\n\r\n:" not in received:
+                piece = self.connection.recv(1 << 16)
+                assert piece, received
+                received += piece
+        except BaseException:
+            self.close()
+            raise
         head, _, body = received.partition(b"\r\n\r\n")
         self.status, *fields = head.decode("latin-1").split("\r\n")
         self.headers = dict(field.split(": ", 1) for field in fields)
@@ -271,10 +281,16 @@ class Stream:
             self._take(piece)
         return self.text
 
+    def read_more(self) -> bool:
+        """Take what comes next; return whether there was any before the end."""
+        piece = self.connection.recv(1 << 16)
+        self._take(piece)
+        return bool(piece)
+
     def read_to_end(self) -> bytes:
         """Return the whole body, once the hub has ended it."""
-        while piece := self.connection.recv(1 << 16):
-            self._take(piece)
+        while self.read_more():
+            pass
         return self.text
 
     def close(self) -> None:

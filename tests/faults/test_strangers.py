@@ -4,13 +4,10 @@ The tables say what each request is answered at either door. A request that ngin
 itself never reaches the hub; one that it makes into something else, the hub answers.
 """
 
-import getpass
 import os
 import re
-import shutil
 import socket
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,40 +18,25 @@ import pytest
 
 from esource import sse
 from tests.harness import PATIENCE_SECONDS, Hub, Stream, eventually, free_port, running_hub
+from tests.nginx import running_nginx
 
 PAGE = "https://page.example"
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-
-NGINX_CONFIG = """\
-daemon off;
-pid {home}/nginx.pid;
-error_log {home}/error.log;
-{user}
-worker_processes 1;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {home}/body;
-    proxy_temp_path {home}/proxy;
-    fastcgi_temp_path {home}/fastcgi;
-    uwsgi_temp_path {home}/uwsgi;
-    scgi_temp_path {home}/scgi;
-    upstream hub {{
-        server 127.0.0.1:{hub_port};
-        keepalive 8;
-    }}
-    server {{
-        listen 127.0.0.1:{port};
-        client_max_body_size 0;
-        large_client_header_buffers 4 16k;
-        location / {{
-            proxy_pass http://hub;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $http_host;
-            proxy_request_buffering off;
-            proxy_read_timeout 1h;
-        }}
+NGINX_SITE = """\
+upstream hub {{
+    server 127.0.0.1:{hub_port};
+    keepalive 8;
+}}
+server {{
+    listen 127.0.0.1:{port};
+    client_max_body_size 0;
+    large_client_header_buffers 4 16k;
+    location / {{
+        proxy_pass http://hub;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $http_host;
+        proxy_request_buffering off;
+        proxy_read_timeout 1h;
     }}
 }}
 """
@@ -101,32 +83,10 @@ def strange_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def nginx_port(strange_hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of an nginx in front of the hub."""
-    if NGINX is None:
-        pytest.skip("there is no nginx")
-    home = tmp_path_factory.mktemp("nginx")
     port = free_port()
-    user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
-    config = home / "nginx.conf"
-    config.write_text(
-        NGINX_CONFIG.format(home=home, user=user, port=port, hub_port=strange_hub.port)
-    )
-    command = [NGINX, "-p", str(home), "-c", str(config), "-e", str(home / "error.log")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-    def up() -> bool:
-        assert process.poll() is None, (home / "error.log").read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            return False
-        return True
-
-    try:
-        eventually(up)
+    site = NGINX_SITE.format(port=port, hub_port=strange_hub.port)
+    with running_nginx(tmp_path_factory.mktemp("nginx"), site, port):
         yield port
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture(params=["gunicorn", "nginx"])

@@ -1,0 +1,395 @@
+"""`deploy/nginx/esource.conf`: exactly this file in a real nginx, a hub, and a service of rights.
+
+Only the lines that are marked `# yours` differ: addresses, the certificate, the archive's folder.
+"""
+
+import http.client
+import os
+import re
+import socket
+import ssl
+import subprocess
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.load import load_on
+from tests.harness import PATIENCE_SECONDS, ROOT, Answer, Hub, eventually, free_port, running_hub
+from tests.nginx import Nginx, running_nginx
+
+SITE = (ROOT / "deploy" / "nginx" / "esource.conf").read_text()
+HOST = "hub.example.org"
+STRANGER = "127.0.0.2"  # this machine, too, but nginx is told that it is not
+RIGHTS = {"rita:r": {"read"}, "wanda:w": {"read", "write"}}
+SECRET = ("/secrets", "/archive/secrets.tsv")  # nobody may
+PROTOCOLS = ["http1.1", "http2"]
+
+
+class Rights(BaseHTTPRequestHandler):
+    """The service: rita may read, wanda may write as well, nobody knows others."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        known = {f"Basic {b64encode(name.encode()).decode()}": name for name in RIGHTS}
+        if self.headers["X-Path"] == "/service-is-down":
+            self.close_connection = True
+            return
+        name = known.get(self.headers["Authorization"] or "")
+        may = name is not None and self.headers["X-Esource-Right"] in RIGHTS[name]
+        may = may and self.headers["X-Path"] not in SECRET
+        self.send_response(204 if may else 403 if name else 401)
+        if name is None:
+            self.send_header("WWW-Authenticate", 'Basic realm="hub"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+class Service(ThreadingHTTPServer):
+    """Serves it."""
+
+    daemon_threads = True
+    request_queue_size = 512
+
+
+class Site:
+    """The site, and its ways in."""
+
+    def __init__(self, hub: Hub, nginx: Nginx, port: int, plain_port: int, home: Path) -> None:
+        self.hub = hub
+        self.nginx = nginx
+        self.port = port
+        self.plain_port = plain_port
+        self.archive = home / "archive"
+        self.certificate = home / "hub.pem"
+
+    def curl(
+        self, path: str, *options: str, user: str = "", body: bytes = b""
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run curl to its end."""
+        return subprocess.run(
+            self.command(path, *options, user=user), input=body, capture_output=True, check=False
+        )
+
+    def command(self, path: str, *options: str, user: str = "") -> list[str]:
+        """Return the command line of a curl."""
+        who = ["-u", user] if user else []
+        return [
+            "curl", "-sS", "--max-time", str(2 * PATIENCE_SECONDS), "--path-as-is",
+            "--cacert", str(self.certificate), "--resolve", f"{HOST}:{self.port}:127.0.0.1",
+            *who, *options, f"https://{HOST}:{self.port}{path}",
+        ]  # fmt: skip
+
+    def status(self, path: str, *options: str, user: str = "", body: bytes = b"") -> int:
+        """Return the status of an answer."""
+        silent = ("-o", "/dev/null", "-w", "%{http_code}")
+        return int(self.curl(path, *silent, *options, user=user, body=body).stdout)
+
+    def connect(self, source: str = "127.0.0.1") -> ssl.SSLSocket:
+        """Open a connection with TLS, from an address of this machine."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        plain = socket.create_connection(
+            ("127.0.0.1", self.port), PATIENCE_SECONDS, source_address=(source, 0)
+        )
+        return context.wrap_socket(plain, server_hostname=HOST)
+
+    def answer_of(self, method: str, path: str, user: str, body: bytes | None = None) -> Answer:
+        """Send one request, without curl."""
+        connection = http.client.HTTPConnection(HOST, self.port)
+        with closing(connection):
+            connection.sock = self.connect()
+            headers = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+
+
+def ours(site: str, hub_port: int, auth_port: int, port: int, plain_port: int, home: Path) -> str:
+    """Return the site with the lines marked `# yours` made ours, and nothing else changed."""
+    values = {
+        "server 127.0.0.1:9000;": f"server 127.0.0.1:{hub_port};",
+        "server 127.0.0.1:9001;": f"server 127.0.0.1:{auth_port};",
+        "listen 80;": f"listen 127.0.0.1:{plain_port};",
+        "listen [::]:80;": "",
+        "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2; "
+        f"listen {STRANGER}:{port} ssl http2;",
+        "listen [::]:443 ssl http2;": "",
+        f"server_name {HOST};": f"server_name {HOST};",
+        f"ssl_certificate /etc/ssl/certs/{HOST}.pem;": f"ssl_certificate {home}/hub.pem;",
+        f"ssl_certificate_key /etc/ssl/private/{HOST}.key;": f"ssl_certificate_key {home}/hub.key;",
+        "alias /var/lib/esource/archive/;": f"alias {home}/archive/;",
+    }
+
+    def line(match: re.Match[str]) -> str:
+        return match[1] + values[match[2]]
+
+    return re.sub(r"^( *)(\S.*;)  # yours.*$", line, site, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The site in front of a hub."""
+    home = tmp_path_factory.mktemp("site")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}",
+         "-keyout", str(home / "hub.key"), "-out", str(home / "hub.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (home / "archive").mkdir()
+    rights = Service(("127.0.0.1", 0), Rights)
+    threading.Thread(target=rights.serve_forever, daemon=True).start()
+    port, plain_port = free_port(), free_port()
+    with running_hub(home) as hub:
+        text = ours(SITE, hub.port, rights.server_address[1], port, plain_port, home)
+        with running_nginx(home, text, port) as nginx:
+            yield Site(hub, nginx, port, plain_port, home)
+    rights.shutdown()
+    rights.server_close()
+
+
+# -- rights ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stranger_may_nothing_a_reader_read_and_a_writer_write(site: Site, protocol: str) -> None:
+    """Fails without `auth_request`, or if it is not told which right is wanted."""
+    name = f"rights{PROTOCOLS.index(protocol)}"
+    for user, reads, writes in (("", 401, 401), ("eve:e", 401, 401), ("rita:r", 200, 403)):
+        assert site.status(f"/{name}", f"--{protocol}", user=user) == reads
+        assert site.status(f"/{name}", f"--{protocol}", "--head", user=user) == reads
+        assert site.status(f"/{name}", f"--{protocol}", "-d", "x", user=user) == writes
+        for method in ("PUT", "DELETE", "PATCH"):
+            assert site.status(f"/{name}", f"--{protocol}", "-X", method, user=user) == writes
+    assert not site.hub.file(name).exists()
+    assert site.status(f"/{name}", f"--{protocol}", "-d", "x", user="wanda:w") == 201
+    assert site.curl(f"/{name}?format=raw", f"--{protocol}", user="rita:r").stdout == b"x\n"
+    assert site.curl(f"/{name}?format=raw", f"--{protocol}", user="wanda:w").stdout == b"x\n"
+
+
+def test_who_is_not_known_is_told_how_to_be(site: Site) -> None:
+    done = site.curl("/orders", "-i")
+    assert re.search(rb'(?i)^www-authenticate: Basic realm="hub"\r$', done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/secrets", "/secrets?tail=1", "/%73ecrets", "//secrets", "/./secrets", "/x/../secrets",
+     "/archive/secrets.tsv", "/archive/x/..%2fsecrets.tsv"],
+)  # fmt: skip
+def test_the_service_is_told_the_path_that_is_meant(site: Site, path: str) -> None:
+    """Fails if it is told the path of its own request, or that of the client as it is written."""
+    for options in ([], ["-d", "x"]):
+        assert site.status(path, *options, user="wanda:w") == 403
+    assert site.status("/secrets-of-others", user="wanda:w") == 200
+
+
+def test_nobody_passes_while_the_service_is_down(site: Site) -> None:
+    for user in ("", "rita:r", "wanda:w"):
+        assert site.status("/service-is-down", user=user) == 500
+        assert site.status("/service-is-down", "-d", "x", user=user) == 500
+    assert not site.hub.file("service-is-down").exists()
+
+
+def test_a_browsers_preflight_needs_no_right_and_grants_none(site: Site) -> None:
+    """Fails if OPTIONS is asked for a right: browsers send no credentials with it."""
+    ask = ["-X", "OPTIONS", "-H", "Origin: https://evil.example"]
+    assert site.status("/orders", *ask) == 204
+    assert site.status("/orders", *ask, "-H", "Access-Control-Request-Method: POST") == 403
+
+
+def test_plain_http_is_sent_to_tls_with_its_method(site: Site) -> None:
+    done = subprocess.run(
+        ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "-d", "x",
+         "-H", f"Host: {HOST}", f"http://127.0.0.1:{site.plain_port}/orders?id=1"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"308 https://{HOST}/orders?id=1"
+
+
+# -- the hub's own -----------------------------------------------------------------------------
+
+MONITORING = ["/-/health", "/-/ready", "/-/metrics"]
+DISGUISES = [
+    "//-/metrics", "/./-/metrics", "/x/../-/metrics", "/%2d/metrics", "/-%2fmetrics",
+    "/-/./metrics",
+    "/%2e/-/metrics", "/-//metrics",
+]  # fmt: skip
+
+
+def at_stranger(site: Site) -> list[str]:
+    """Return the options of a curl that comes from elsewhere."""
+    return ["--resolve", f"{HOST}:{site.port}:{STRANGER}", "--interface", STRANGER]
+
+
+@pytest.mark.parametrize("path", MONITORING + DISGUISES)
+def test_monitoring_is_for_this_machine_alone(site: Site, path: str) -> None:
+    """Fails without `deny all`; and if a path is looked at before it is made plain."""
+    far = [*at_stranger(site)]
+    assert site.status(path, *far, user="wanda:w") == 403
+    assert site.status(path, *far) == 403
+    if path in MONITORING:
+        here = site.hub.get(path).status
+        assert site.status(path) == here  # with no right at all
+
+
+@pytest.mark.parametrize("path", ["/-/", "/-/auth", "/-/other", "/-/metrics/x"])
+def test_the_rest_of_the_hubs_own_is_for_nobody(site: Site, path: str) -> None:
+    """Fails if it is the hub that answers: what it has there tomorrow is nobody's, either."""
+    for user in ("", "rita:r", "wanda:w"):
+        done = site.curl(path, "-o", "/dev/null", "-w", "%{http_code} %{content_type}", user=user)
+        assert done.stdout == b"404 text/html"
+
+
+@pytest.mark.parametrize("path", ["/", "/-/channels", "/-/page/page.js"])
+def test_the_page_is_for_those_who_may_read(site: Site, path: str) -> None:
+    assert site.status(path) == 401
+    assert site.status(path, user="rita:r") == site.hub.get(path).status
+    assert site.status(path, "-d", "x", user="rita:r") == 403
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("format", ["sse", "ndjson", "raw"])
+def test_an_event_arrives_at_once(site: Site, protocol: str, format: str, tmp_path: Path) -> None:
+    """Fails if nginx waits for more: it must not buffer, and the hub tells it so, too."""
+    name = f"live-{format}{PROTOCOLS.index(protocol)}"
+    head = tmp_path / "head"
+    options = ("-N", "-D", str(head), f"--{protocol}")
+    # From an event that is there on: over HTTP/2, nginx keeps a head without a body to itself.
+    site.hub.publish(f"/{name}", "event 0")
+    command = site.command(f"/{name}?format={format}&follow=1&after=0", *options, user="rita:r")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
+        try:
+            assert curl.stdout
+            for n in range(4):  # each is read before the next one is sent
+                if n > 0:
+                    site.hub.publish(f"/{name}", f"event {n}")
+                while f"event {n}".encode() not in curl.stdout.readline():
+                    assert curl.poll() is None
+            assert head.read_text().split()[:2] == [
+                protocol.upper().replace("HTTP", "HTTP/"),
+                "200",
+            ]
+        finally:
+            curl.kill()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_chunked_upload_streams_through(site: Site, protocol: str) -> None:
+    """Fails with `proxy_request_buffering on`: nothing is committed before the end."""
+    name = f"shipped{PROTOCOLS.index(protocol)}"
+    command = site.command(
+        f"/{name}?each=line", "-T", "-", "-X", "POST", "-N", f"--{protocol}", user="wanda:w"
+    )
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as curl:
+        assert curl.stdin
+        assert curl.stdout
+        for n in range(3):
+            curl.stdin.write(b"line %d\n" % n)
+            curl.stdin.flush()
+            eventually(lambda n=n: len(site.hub.rows(name)) == n + 1)  # type: ignore[misc]
+        curl.stdin.close()
+        assert b'"count":3' in curl.stdout.read()
+
+
+def test_a_reload_of_nginx_and_a_restart_of_the_hub_lose_nothing(site: Site) -> None:
+    """A follower through TLS resumes by its last id; what was published meanwhile is there."""
+    credentials = f"Basic {b64encode(b'rita:r').decode()}"
+    with load_on(site.hub, "resumed", at=site, Authorization=credentials) as load:
+        for disturb in (site.nginx.reload, site.hub.restart, site.nginx.reload):
+            old = site.nginx.workers()
+            connections = load.follower.connections
+            disturb()
+            eventually(lambda c=connections: load.follower.connections > c)  # type: ignore[misc]
+            load.goes_on()
+            if disturb == site.nginx.reload:
+                eventually(lambda old=old: not old & site.nginx.workers())  # type: ignore[misc]
+    load.check(site.hub.rows("resumed"))
+
+
+# -- downloads ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_large_download_is_the_file_and_can_be_continued(
+    site: Site, protocol: str, tmp_path: Path
+) -> None:
+    name = f"large{PROTOCOLS.index(protocol)}"
+    rows = b"".join(b"%d\t\t%s\n" % (n, os.urandom(500).hex().encode()) for n in range(30000))
+    site.hub.file(name).write_bytes(rows)
+    copy = tmp_path / "copy.tsv"
+    copy.write_bytes(rows[:12345])
+    done = site.curl(f"/{name}", f"--{protocol}", "-C", "-", "-o", str(copy), user="rita:r")
+    assert done.returncode == 0, done
+    assert copy.read_bytes() == rows
+    assert site.curl(f"/{name}", f"--{protocol}", user="rita:r").stdout == rows
+
+
+def test_an_archived_channel_is_served_from_the_folder(site: Site) -> None:
+    """Fails without `auth_request`; links lead nowhere, folders are not listed."""
+    folder = site.archive / "2017"
+    folder.mkdir()
+    (folder / "orders.tsv").write_bytes(b"1\t\tone\n2\t\ttwo\n")
+    (folder / "link.tsv").symlink_to(site.hub.log_path)
+    assert site.status("/archive/2017/orders.tsv") == 401
+    answer = site.answer_of("GET", "/archive/2017/orders.tsv", "rita:r")
+    assert answer.body == b"1\t\tone\n2\t\ttwo\n"
+    assert answer.headers["Content-Type"] == "text/tab-separated-values; charset=utf-8"
+    assert site.curl("/archive/2017/orders.tsv", "-r", "7-", user="rita:r").stdout == b"2\t\ttwo\n"
+    assert site.status("/archive/2017/orders.tsv", "-d", "x", user="wanda:w") == 403
+    for path in ("2017/", "2017/link.tsv", "..%2fhub.key", "../hub.key"):
+        assert site.status(f"/archive/{path}", user="rita:r") in (400, 403, 404), path
+
+
+# -- limits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "burst"), [("POST", 200), ("GET", 100)])
+def test_too_many_requests_of_one_address_are_refused(site: Site, method: str, burst: int) -> None:
+    """Fails without `limit_req`. (From another address than the other tests'.)"""
+    urls = f"/flood?[1-{3 * burst}]"
+    options = ["-w", "%{http_code}\n", "-Z", "-X", method, "--no-progress-meter"]
+    done = site.curl(urls, *at_stranger(site), *options)
+    codes = re.findall(rb"^(?:.*>)?(\d{3})$", done.stdout, re.MULTILINE)
+    assert len(codes) == 3 * burst
+    assert set(codes) == {b"401", b"429"}
+    assert codes.count(b"401") >= burst
+
+
+def test_too_many_connections_of_one_address_are_refused(site: Site) -> None:
+    """Fails without `limit_conn`. Uploads without end stay open; the one too many is refused."""
+    credentials = b64encode(b"wanda:w").decode()
+    head = (
+        f"POST /many-connections?each=line HTTP/1.1\r\nHost: {HOST}\r\n"
+        f"Authorization: Basic {credentials}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        uploads = [stack.enter_context(site.connect(source="127.0.0.3")) for _ in range(201)]
+        for upload in uploads:
+            upload.sendall(head.encode())
+        eventually(lambda: "limiting connections by zone" in site.nginx.log)
+        answers: list[bytes] = []
+
+        def answered() -> bool:
+            for upload in uploads:
+                upload.setblocking(False)
+                with suppress(ssl.SSLWantReadError):
+                    answers.append(upload.recv(12))
+            return bool(answers)
+
+        eventually(answered)
+        assert answers == [b"HTTP/1.1 429"]

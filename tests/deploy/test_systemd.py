@@ -1,0 +1,295 @@
+"""`deploy/systemd`: a hub that systemd starts, and each promise that it makes with it.
+
+The hub of `machine` runs under a real systemd with exactly the files of `deploy/systemd`,
+installed by the commands of `deploy/README.md`. What needs no systemd is tested without.
+"""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from esource.config import Config, variable
+from tests.deploy.load import load_on
+from tests.deploy.machine import Machine, booted
+from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually, free_port, running_hub
+
+UNITS = ROOT / "deploy" / "systemd"
+README = (ROOT / "deploy" / "README.md").read_text()
+INSTALL = re.findall(r"^```sh\n(.*?)```$", README, re.MULTILINE | re.DOTALL)[0].splitlines()
+
+
+# -- under systemd -----------------------------------------------------------------------------
+
+
+class SystemdHub(Hub):
+    """The hub of a machine that has systemd."""
+
+    def __init__(self, machine: Machine, home: Path) -> None:
+        super().__init__(home)
+        self.machine = machine
+
+    def rows(self, channel: str) -> list[bytes]:
+        text = self.machine.run(f"cat /var/lib/esource/events/{channel}.tsv")
+        return text.encode().split(b"\n")[:-1]
+
+    def property(self, name: str) -> str:
+        """Return what systemd knows of the service."""
+        return self.machine.run(f"systemctl show --value --property={name} esource").strip()
+
+
+@pytest.fixture(scope="module")
+def systemd_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdHub]:
+    """A hub that was installed as the README says, but for `pip`, and at a free port."""
+    home = tmp_path_factory.mktemp("machine")
+    with booted(home) as machine:
+        hub = SystemdHub(machine, home)
+        for command in INSTALL[1:]:
+            if "systemctl" in command:  # 9000 may be somebody else's
+                machine.run(f"sed -i s/:9000$/:{hub.port}/ /etc/esource/esource.socket")
+            machine.run(command)
+        yield hub
+
+
+def test_four_commands_install_it_and_it_serves_as_a_user_of_its_own(
+    systemd_hub: SystemdHub,
+) -> None:
+    """Fails if something in the sandbox is in the hub's way."""
+    assert len(INSTALL) == 4
+    assert "pip install ." in INSTALL[0]
+    id = systemd_hub.publish("/orders", "one coffee")
+    assert systemd_hub.rows("orders") == [f"{id}\t\tone coffee".encode()]
+    listing = systemd_hub.machine.run("ls -ld /var/lib/esource /var/lib/esource/events/*.tsv")
+    assert (
+        re.findall(r"^\S+ \d+ (\w+) (\w+)", listing, re.MULTILINE) == [("esource", "esource")] * 2
+    )
+    assert re.findall(r"^\S+", listing, re.MULTILINE) == ["drwxr-x---", "-rw-r-----"]
+    for unit in ("esource.socket", "esource.service"):
+        assert systemd_hub.machine.run(f"systemctl is-enabled {unit}") == "enabled\n"
+    assert systemd_hub.property("Type") == "notify"
+    assert systemd_hub.property("StatusText") == "Gunicorn arbiter booted"
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(systemd_hub: SystemdHub) -> None:
+    for unit in ("esource.service", "esource.socket"):
+        assert systemd_hub.machine.run(f"systemd-analyze verify /etc/esource/{unit}") == ""
+
+
+def test_under_load_a_restart_refuses_nobody_and_loses_nothing(systemd_hub: SystemdHub) -> None:
+    """Fails without `esource.socket`: connections are refused between the two hubs."""
+    with load_on(systemd_hub, "restart") as load:
+        before = systemd_hub.property("MainPID")
+        systemd_hub.machine.run("systemctl restart esource")
+        assert systemd_hub.property("MainPID") != before
+        load.goes_on()
+    assert load.refused == 0
+    load.check(systemd_hub.rows("restart"))
+
+
+def test_under_load_a_reload_refuses_nobody_and_loses_nothing(systemd_hub: SystemdHub) -> None:
+    with load_on(systemd_hub, "reload") as load:
+        master = systemd_hub.property("MainPID")
+        systemd_hub.machine.run("systemctl reload esource")
+        journal = "journalctl --unit=esource --output=cat"
+        eventually(lambda: "Handling signal: hup" in systemd_hub.machine.run(journal))
+        eventually(lambda: "Worker exiting" in systemd_hub.machine.run(journal))
+        load.goes_on()
+        assert systemd_hub.property("MainPID") == master
+    assert load.refused == 0
+    load.check(systemd_hub.rows("reload"))
+
+
+def test_after_a_kill_it_is_started_again_and_nobody_was_refused(systemd_hub: SystemdHub) -> None:
+    """By `Restart=`, or else by the next connection."""
+    with load_on(systemd_hub, "killed") as load:
+        before = systemd_hub.property("MainPID")
+        systemd_hub.machine.run("systemctl kill --signal=KILL esource")
+        eventually(lambda: systemd_hub.property("MainPID") not in (before, "0"))
+        load.goes_on()
+    assert load.refused == 0
+    load.check(systemd_hub.rows("killed"))
+
+
+def test_a_setting_is_changed_in_the_environment_file(systemd_hub: SystemdHub) -> None:
+    machine = systemd_hub.machine
+    assert systemd_hub.post("/size", "x" * 200).status == 201
+    line = "# ESOURCE_MAX_EVENT_BYTES=1048576"
+    machine.run(f"grep -x '{line}' /etc/esource/esource.env")
+    machine.run(f"sed -i 's/^{line}$/ESOURCE_MAX_EVENT_BYTES=100/' /etc/esource/esource.env")
+    machine.run("systemctl restart esource")
+    assert systemd_hub.post("/size", "x" * 200).status == 413
+    machine.run("sed -i 's/^ESOURCE_MAX/# &/' /etc/esource/esource.env")
+    machine.run("systemctl restart esource")
+
+
+def test_the_address_and_the_folder_are_changed_as_the_readme_says(
+    systemd_hub: SystemdHub,
+) -> None:
+    machine = systemd_hub.machine
+    old, systemd_hub.port = systemd_hub.port, free_port()
+    machine.run(f"sed -i s/:{old}$/:{systemd_hub.port}/ /etc/esource/esource.socket")
+    lines = re.findall(r"```ini\n(.*?)```", README, re.DOTALL)[0].replace("\n  ", "\n").strip()
+    machine.run("mkdir -p /srv/events /etc/systemd/system/esource.service.d")
+    machine.run("chown esource: /srv/events")
+    machine.run(f"echo '{lines}' > /etc/systemd/system/esource.service.d/override.conf")
+    for command in ("systemctl daemon-reload", "systemctl restart esource.socket esource"):
+        assert f"`{command}`" in README
+        machine.run(command)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", old))
+    systemd_hub.publish("/elsewhere", "x")
+    assert machine.run("cut -f 3 /srv/events/elsewhere.tsv") == "x\n"
+    machine.run("rm -r /etc/systemd/system/esource.service.d && systemctl daemon-reload")
+    machine.run("systemctl restart esource")
+
+
+def test_the_sandbox_holds(systemd_hub: SystemdHub) -> None:
+    """What a hub that was taken over could do: read no one's home, call nobody, write nowhere."""
+    pid = systemd_hub.property("MainPID")
+    status = systemd_hub.machine.run(f"cat /proc/{pid}/status")
+    assert "CapEff:\t0000000000000000" in status
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    inside = f"nsenter -t {pid} --mount --net"
+    assert systemd_hub.machine.run(f"{inside} ls /root /home", check=False).split() == [
+        "/home:", "/root:",
+    ]  # fmt: skip
+    refused = systemd_hub.machine.run(f"{inside} touch /etc/x", check=False)
+    assert "Read-only file system" in refused
+    reach = f"{inside} curl -sS --max-time 2 http://127.0.0.1:{systemd_hub.port}/"
+    assert "Couldn't connect" in systemd_hub.machine.run(reach, check=False)
+
+
+# -- the files ---------------------------------------------------------------------------------
+
+
+def test_systemd_scores_the_sandbox_at_2_or_better() -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze")
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20"]
+    done = subprocess.run(
+        [*command, str(UNITS / "esource.service")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    score = re.search(r"exposure level for esource.service: ([\d.]+)", done.stdout)
+    assert score
+    assert float(score[1]) <= 2.0
+
+
+def test_the_environment_file_has_every_setting_with_its_default() -> None:
+    text = (UNITS / "esource.env").read_text()
+    assert not [line for line in text.splitlines() if line and not line.startswith("# ")]
+    settings = dict(re.findall(r"^# (ESOURCE_\w+)=(.*)$", text, re.MULTILINE))
+    assert list(settings) == [variable(setting.name) for setting in fields(Config)]
+    for setting in fields(Config):
+        name = variable(setting.name)
+        assert setting.metadata["cast"](settings[name]) == setting.default, name
+        paragraph = next(part for part in text.split("\n\n") if f"# {name}=" in part)
+        assert len(paragraph.splitlines()) > 1, f"{name} is not explained"
+
+
+def test_the_descriptors_are_enough_for_the_default_limits() -> None:
+    limit = re.search(r"^LimitNOFILE=(\d+)$", (UNITS / "esource.service").read_text(), re.MULTILINE)
+    assert limit
+    assert int(limit[1]) >= 2 * Config().max_subscribers
+
+
+# -- without systemd ---------------------------------------------------------------------------
+
+
+class Activated(Hub):
+    """A hub that is handed its address, which the test keeps open as systemd does."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        super().__init__(home, **settings)
+        self.listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+
+    def launch(self, *options: str) -> "subprocess.Popen[bytes]":
+        fd = self.listener.fileno()
+        script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+        command = ["bash", "-c", script, "-", sys.executable, "-m", "esource", *options]
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                command, env=self.environ, stderr=log, cwd=self.home, pass_fds=[fd]
+            )
+        return self.process
+
+
+@pytest.mark.parametrize("bind", ["", "another port", "unix"])
+def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
+    tmp_path: Path, bind: str
+) -> None:
+    """Fails if the hub closes more than its own copy of the socket, or binds an address too."""
+    other = free_port()
+    address = {"another port": f"127.0.0.1:{other}", "unix": f"unix:{tmp_path}/hub.sock"}
+    hub = Activated(tmp_path, ESOURCE_BIND=address.get(bind, ""))
+    hub.start()
+    try:
+        with load_on(hub, "kept-open") as load:
+            hub.restart()
+            load.goes_on()
+            assert hub.process
+            hub.process.send_signal(signal.SIGHUP)
+            eventually(lambda: hub.log.count("channels in") == 3)
+            load.goes_on()
+            assert f"Listening at: http://127.0.0.1:{hub.port}" in hub.log
+            assert not (tmp_path / "hub.sock").exists()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", other))
+        assert load.refused == 0
+        load.check(hub.rows("kept-open"))
+        assert "Traceback" not in hub.log
+    finally:
+        hub.stop()
+        hub.listener.close()
+
+
+def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) -> None:
+    """Fails if `LISTEN_FDS` alone counts: it may have been for a shell above the hub."""
+    variables = {"LISTEN_FDS": "1", "LISTEN_PID": "1"}
+    with running_hub(tmp_path, **variables) as hub:
+        second = Hub(tmp_path / "second", ESOURCE_BIND=f"127.0.0.1:{hub.port}", **variables)
+        second.home.mkdir()
+        assert second.launch().wait(PATIENCE_SECONDS) != 0
+        second.process = None
+        assert f"127.0.0.1:{hub.port} is in use; stop who has it" in second.log
+
+
+def test_systemds_own_starter_starts_it_at_the_first_connection(tmp_path: Path) -> None:
+    starter = shutil.which("systemd-socket-activate")
+    if starter is None:
+        pytest.skip("there is no systemd-socket-activate")
+    hub = Hub(tmp_path)
+    names = [name for name in hub.environ if name.startswith("ESOURCE_")]
+    command = [
+        starter, f"--listen=127.0.0.1:{hub.port}", *(f"--setenv={name}" for name in names),
+        sys.executable, "-m", "esource",
+    ]  # fmt: skip
+    with hub.log_path.open("wb") as log:
+        hub.process = subprocess.Popen(command, env=hub.environ, stderr=log, cwd=tmp_path)
+    try:
+        eventually(lambda: "Listening on" in hub.log)
+        assert not hub.folder.exists()
+        hub.publish("/first", "this connection started the hub")
+        assert len(hub.rows("first")) == 1
+    finally:
+        assert hub.stop() == 0
+
+
+def test_systemd_is_told_of_the_start_and_of_the_end(tmp_path: Path) -> None:
+    """Fails without `server.on_exit`, or if gunicorn no longer tells of the start."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "notify"))
+        notified.settimeout(PATIENCE_SECONDS)
+        with running_hub(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")) as hub:
+            assert "READY=1" in notified.recv(4096).decode().split("\n")
+            with Stream(hub, "/ready"):
+                assert hub.stop() == 0
+            assert notified.recv(4096) == b"STOPPING=1"
