@@ -142,7 +142,7 @@ def run(name: str, bench: Bench, rounds: int, report: dict[str, Any]) -> None:
             report["results"] += [line.as_json() for line in measured]
             report["failed"] += failed
     for text in growth(lines):
-        print(f"hub, {text}")
+        print(text)
     report["seconds"][name] = round(time.monotonic() - started, 1)
     print(f"({report['seconds'][name]:.0f} s)", flush=True)
 
