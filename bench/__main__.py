@@ -103,6 +103,8 @@ def main() -> int:
         try:
             for name in names:
                 run(name, Bench(servers.place(home), scale), rounds, report)
+        except KeyboardInterrupt:
+            report["failed"].append("interrupted")
         finally:  # what was measured until somebody lost patience is worth keeping
             if options.json:
                 options.json.write_text(json.dumps(report, indent=1) + "\n")

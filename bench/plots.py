@@ -100,7 +100,7 @@ def draw_one(
         axes.set(ylim=(0, None))
     axes.set_title(picture.title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     figure.savefig(path, pil_kwargs={"optimize": True})
 
 
