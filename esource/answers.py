@@ -23,9 +23,8 @@ def answer(
 def headers(content_type: str, more: dict[str, str] | None = None) -> Headers:
     """Return the headers that every answer has, and some more."""
     # A browser that sniffs would take an event's data for a page.
-    fields = Headers({"Content-Type": content_type, "X-Content-Type-Options": "nosniff"})
-    fields.update(more or {})
-    return fields
+    fixed = [("Content-Type", content_type), ("X-Content-Type-Options", "nosniff")]
+    return Headers([*fixed, *more.items()] if more else fixed)
 
 
 def query(environ: dict[str, Any]) -> list[tuple[str, str]]:

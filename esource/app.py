@@ -4,13 +4,15 @@ import os
 
 from flask import Flask
 
-from esource import views
+from esource import ops, views
 from esource.config import Config
 from esource.hub import Hub
 
 
 def create_app(config: Config | None = None) -> Flask:
     """Return the WSGI application; its hub is `app.extensions["esource"]`.
+
+    What answers a plain publish without it is `app.extensions["esource.post"]`.
 
     Nothing is opened or locked yet: that belongs into the process that serves (a `--preload`
     loads the app in another one). `server` does it at the start of the worker, and without
@@ -21,5 +23,6 @@ def create_app(config: Config | None = None) -> Flask:
     app.url_map.merge_slashes = False
     hub = Hub(config or Config.from_env(os.environ))
     app.extensions["esource"] = hub
-    views.register(app, hub)
+    app.extensions["esource.post"] = views.register(app, hub)
+    ops.register(app, hub)
     return app

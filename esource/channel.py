@@ -5,7 +5,7 @@ goes from an offset to `committed`, then waits for it to move:
 
     publishers ──► queue ──► writer ──► log.append ──► committed moves
                                                         1. the publishers are answered
-                                                        2. the readers are woken
+                                                        2. the readers have it
     readers: offset < committed?  ── yes ──►  rows, offset moves
                                   ── no ───►  wait
 
@@ -36,8 +36,9 @@ from esource import resume, selection, tsv
 from esource.errors import EsourceError, LogStale, PreconditionFailed, StorageError
 from esource.event import Event, micros_of, time_of
 from esource.log import Log
-from esource.readers import Reader, Readers
+from esource.readers import Direct, News, Reader, Readers
 from esource.recent import Recent
+from esource.stats import Stats
 from esource.threads import commits, in_thread, reads
 from esource.tsv import Draft
 from esource.zones import ZONE_BYTES, Zone, zone
@@ -52,12 +53,15 @@ Precondition = Callable[[int, bytes], None]
 COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
 READ_BYTES = 1 << 18  # of rows encoded at a time, and
 READ_ROWS = 4000  # how many: together about two milliseconds of the loop
-SCAN_BYTES = ZONE_BYTES  # of rows searched at a time, in a thread
+SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
+HOP_BYTES = 1 << 23  # of them in one go, in a thread
 SEND_BYTES = 1 << 20  # of a download, in a thread
 TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
+PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its socket may take
 WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
+NO_NEWS = News(b"", 0, 0, False)
 NAMED_ROWS = 100  # of those that are not events; a file of another kind must not flood the log
 # Publishers' ids of the default form move the hub's own next one, until the year 9000.
 FOLLOWED_MICROS = micros_of(b"9000-01-01T00:00:00.000000Z")
@@ -73,12 +77,13 @@ class Position(NamedTuple):
 class Batch:
     """Whole rows that stand together in a file, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "malformed", "offset", "rows")
+    __slots__ = ("_encoded", "events", "malformed", "offset", "rows")
 
     def __init__(self, offset: int, rows: bytes) -> None:
         self.offset = offset
         self.rows = rows
         self.malformed: list[bytes] = []
+        self.events = 0  # how many they are, once they were encoded
         self._encoded: dict[Encode, bytes] = {}
 
     def encoded(self, encode: Encode) -> bytes:
@@ -86,6 +91,7 @@ class Batch:
         if encode not in self._encoded:
             self.malformed = []
             self._encoded[encode] = encode(self.rows, self.malformed)
+            self.events = self.rows.count(b"\n") - len(self.malformed)
         return self._encoded[encode]
 
 
@@ -97,7 +103,7 @@ class Receipt:
 
     __slots__ = (
         "_after", "_commit", "_drafts", "_precondition", "_unique",
-        "appended", "end", "error", "first", "last", "skipped",
+        "appended", "end", "error", "first", "last", "queued", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +115,7 @@ class Receipt:
         self._precondition = precondition
         self._unique = unique
         self._after = after
+        self.queued = time.monotonic()
         self.error: EsourceError | None = None
         self.appended = self.skipped = 0  # events
         self.first = self.last = b""
@@ -152,6 +159,7 @@ class Receipt:
                 self._precondition(end, newest_id)
         except EsourceError as error:
             self.error = error
+            self.appended = 0
             return []
         if blocks:
             self.first = tsv.id_of(blocks[0])
@@ -201,13 +209,18 @@ class Channel:
     the last reference to it.
     """
 
-    def __init__(self, path: Path, fsync: str = "always", dedup_events: int = 10_000) -> None:
+    def __init__(
+        self, path: Path, fsync: str = "always", dedup_events: int = 10_000,
+        stats: Stats | None = None,
+    ) -> None:  # fmt: skip
         """Name a channel; its file need not exist. Nothing is opened yet."""
         self.path = path
+        self.name = path.stem
+        self.stats = stats or Stats()
         self.committed = 0  # bytes; where readers stop
         self.newest_id = b""  # of the event before `committed`
         self.malformed_rows = 0  # how often readers met a row that is not an event
-        self.readers = Readers()
+        self.readers = Readers(self.stats)
         self.draining = False
         self._fsync = fsync
         self._dedup_events = dedup_events
@@ -222,6 +235,7 @@ class Channel:
         self._writer: gevent.Greenlet | None = None
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
+        self._newest_news: tuple[Any, News] = None, NO_NEWS  # for whom, and what
         self._zones: list[Zone] = []
         self._mapper: gevent.Greenlet | None = None
         self._recent: Recent | None = None
@@ -238,6 +252,11 @@ class Channel:
                 if self._log is None:
                     self._take(in_thread(reads(), Log, self.path, self._fsync != "never"))
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has returned."""
+        return self._log is not None
 
     @property
     def log(self) -> Log:
@@ -377,8 +396,9 @@ class Channel:
             # No greenlet switch from here until it takes no more rows.
             if commit is self._open_commit:
                 self._open_commit = None
+            began, size = time.monotonic(), 0
             try:
-                self._commit(commit)
+                size = self._commit(commit)
             except EsourceError as error:
                 logger.error(
                     "%s: %d publishers refused: %s", self.path, len(commit.receipts), error
@@ -391,15 +411,28 @@ class Channel:
                 self._unfinished = None
             if commit.error:
                 self._recent = None  # it may know rows that are not in the file
-            for receipt in commit.receipts:
-                receipt._after = None  # or an endless stream would be an endless chain
             commit.done.set()
+            self._count(commit, size, time.monotonic() - began)
             # After the publishers, who are many and wait for a row that is on disk: both are
             # callbacks of the loop, which runs them in the order of these two lines.
-            if not commit.error:
-                self.readers.wake()
+            if self.readers and not commit.error:
+                self.readers.tell(self._news_for)
 
-    def _commit(self, commit: _Commit) -> None:
+    def _count(self, commit: _Commit, size: int, seconds: float) -> None:
+        """Count a commit of `size` bytes that has been done, well or badly."""
+        stats, now, events = self.stats, time.monotonic(), 0
+        for receipt in commit.receipts:
+            receipt._after = None  # or an endless stream would be an endless chain
+            events += receipt.appended
+            stats.publish_seconds.observe(now - receipt.queued)
+        if commit.error:
+            stats.failed_commits += 1
+        elif size:
+            synced = self.log.sync_seconds if self.log.sync else 0.0
+            stats.committed(self.name, events, size, seconds, synced, now)
+
+    def _commit(self, commit: _Commit) -> int:
+        """Append what is queued and move `committed`; return how many bytes were appended."""
         with self._file_lock:
             if self.log.failed or self.log.read_only:
                 self._reopen()
@@ -413,7 +446,7 @@ class Channel:
                 rows, offset = self._append(commit)
         # No greenlet switch from here: offset, id and tail belong together.
         if self.log.end == self.committed:
-            return  # no precondition held, or every event was there already
+            return 0  # no precondition held, or every event was there already
         if self.readers:
             self._keep(offset, rows)
         self.committed = self.log.end
@@ -421,6 +454,7 @@ class Channel:
         if self._fsync == "interval" and not self._sync_due:
             self._sync_due = True
             gevent.spawn_later(SYNC_SECONDS, self.sync)
+        return self.committed - offset
 
     def _append(self, commit: _Commit) -> tuple[bytes, int]:
         if self._recent is None and any(receipt._unique for receipt in commit.receipts):
@@ -435,6 +469,7 @@ class Channel:
         self._sync_due = False
         with suppress(StorageError):  # logged there; the log refuses writes from now on
             in_thread(commits(), self.log.flush)
+            self.stats.sync_seconds.observe(self.log.sync_seconds)
 
     # -- the tail in memory --------------------------------------------------------------
 
@@ -455,6 +490,7 @@ class Channel:
     def _forget_tail(self) -> None:
         self._tail.clear()
         self._tail_bytes = 0
+        self._newest_news = None, NO_NEWS
 
     # -- finding a place -----------------------------------------------------------------
 
@@ -505,8 +541,14 @@ class Channel:
         """Return the first offset where `find` finds something, in zones that admit it; or -1."""
 
         def step(offset: int, stop: int) -> tuple[int, int]:
-            rows = log.read(offset, SCAN_BYTES, stop)
-            return find(rows), len(rows)
+            """Return where it was found, or -1, and how far the search has come."""
+            hop = offset + HOP_BYTES
+            while offset < min(stop, hop) and (rows := log.read(offset, SCAN_BYTES, stop)):
+                found = find(rows)
+                if found >= 0:
+                    return offset + found, offset
+                offset += len(rows)
+            return -1, offset
 
         zones = list(self._zones) if log is self._log else []
         mapped = zones[-1].end if zones else 0
@@ -514,12 +556,12 @@ class Channel:
         try:
             for offset, stop in [*places, (mapped, end)]:
                 while offset < stop:
-                    found, size = in_thread(reads(), step, offset, stop)
+                    before = offset
+                    found, offset = in_thread(reads(), step, offset, stop)
                     if found >= 0:
-                        return offset + found
-                    if not size:
+                        return found
+                    if offset == before:
                         break
-                    offset += size
             return -1
         finally:
             # For the next one who searches. (Not meanwhile: both would take ten times as long.)
@@ -583,8 +625,9 @@ class Channel:
             offset += len(batch.rows)
 
     def follow(
-        self, position: Position, heartbeat: float, client: Any = None, timeout: float | None = None
-    ) -> Iterator[Batch | None]:
+        self, position: Position, heartbeat: float, client: Any = None,
+        timeout: float | None = None, direct: Direct | None = None,
+    ) -> Iterator[Batch | None]:  # fmt: skip
         """Yield every batch of rows from a position on, as it is committed; None for silence.
 
         `heartbeat` is the silence in seconds. Ends after `timeout` seconds (0: as soon as there
@@ -592,38 +635,70 @@ class Channel:
         from the client is a silence too, and shorter ones follow, so that a client who has gone
         is found out: of two heartbeats in short order the second cannot be sent. (An EOF alone
         is no proof: a client may close only its sending side.)
+
+        With `direct`, a batch may go to the socket instead, while the caller waits for the next.
         """
-        log, offset = position
         deadline = None if timeout is None else time.monotonic() + timeout
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
-        with Reader(self.readers, client, self._last_reader_left) as reader:
+        spoke = time.monotonic()  # when the client last heard something
+        with Reader(self.readers, position, client, direct, self._last_reader_left) as reader:
             while not self.draining:
-                end = self.committed if log is self._log else log.end
-                if offset < end:
+                end = self.committed if reader.log is self._log else reader.log.end
+                if reader.offset < end:
                     if timeout and deadline is not None and time.monotonic() > deadline:
                         return
-                    batch = self._batch(log, offset, end)
+                    batch = self._batch(reader.log, reader.offset, end)
                     if batch.rows:
                         yield batch
-                        offset = batch.offset + len(batch.rows)
+                        reader.offset = batch.offset + len(batch.rows)
+                        spoke = time.monotonic()
                         continue
-                    offset = end  # the file was cut under us; its successor is found below
-                if log is not self._log:
-                    log, offset = self._successors.get(log) or self.tail
+                    reader.offset = end  # the file was cut under us; its successor is found below
+                if reader.log is not self._log:
+                    reader.log, reader.offset = self._successors.get(reader.log) or self.tail
                     continue
-                seconds = min(probe or heartbeat, heartbeat)
+                now = time.monotonic()
+                spoke = max(spoke, reader.pushed_at)
+                seconds = spoke + min(probe or heartbeat, heartbeat) - now
                 if deadline is not None:
-                    seconds = min(seconds, deadline - time.monotonic())
-                    if seconds <= 0:
+                    if deadline <= now:
                         return
-                # No greenlet switch since `committed` was read, or its signal would be missed.
-                woken = reader.wait(seconds)
-                if woken is None:
+                    seconds = min(seconds, deadline - now)
+                if seconds > 0:
+                    # No greenlet switch since `committed` was read, or its news would be missed.
+                    if reader.wait(seconds) is not None:
+                        continue
                     probe = PROBE_SECONDS
-                    yield None
-                elif not woken:
+                else:
                     probe = probe * 2 if probe < heartbeat else 0.0
-                    yield None
+                yield None
+                spoke = time.monotonic()
+
+    def _news_for(self, reader: Reader) -> News:
+        """Return what a reader with `direct` is to be sent next.
+
+        Nothing, if it is not in memory, or is so much that no socket takes it at once.
+        """
+        key = reader.log, reader.offset, self.committed, reader.direct
+        if key == self._newest_news[0]:  # most readers are at the same offset
+            return self._newest_news[1]
+        pieces = []
+        size, end, events = 0, reader.offset, 0
+        direct = reader.direct
+        while direct and reader.log is self._log and (batch := self._tail.get(end)):
+            piece = self.encoded(batch, direct.encode)
+            size += len(piece)
+            if size > PUSH_BYTES:
+                break
+            pieces.append(piece)
+            end += len(batch.rows)
+            events += batch.events
+        data = b"".join(pieces)
+        if direct and direct.is_chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        is_all = reader.log is self._log and end == self.committed
+        self._newest_news = key, News(data, events, end, is_all)
+        return self._newest_news[1]
 
     def _last_reader_left(self) -> None:
         self._successors.clear()
@@ -643,6 +718,7 @@ class Channel:
         text = batch.encoded(encode)
         if batch.malformed:
             self.malformed_rows += len(batch.malformed)
+            self.stats.malformed += len(batch.malformed)
             batch.malformed = []
             if len(self._named) < NAMED_ROWS:
                 gevent.spawn(self._name_malformed, batch)  # the reader need not wait for it

@@ -13,6 +13,7 @@ from typing import Any
 from esource.errors import StartError
 
 DEFAULT_FOLDER = Path("events")
+LOG_FORMATS = ("text", "json")
 FSYNC_POLICIES = ("always", "interval", "never")
 
 
@@ -31,10 +32,13 @@ def _bind(text: str) -> str:
     return text
 
 
-def _fsync(text: str) -> str:
-    if text not in FSYNC_POLICIES:
-        raise ValueError("one of " + ", ".join(FSYNC_POLICIES))
-    return text
+def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
+    def cast(text: str) -> str:
+        if text not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text
+
+    return cast
 
 
 def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], float]:
@@ -48,6 +52,12 @@ def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], flo
         return value
 
     return cast
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
 
 
 def _setting(default: Any, cast: Callable[[str], Any], meaning: str) -> Any:
@@ -81,7 +91,7 @@ class Config:
     bind: str = _setting("127.0.0.1:9000", _bind, "the address to listen at")
     fsync: str = _setting(
         "always",
-        _fsync,
+        _one_of(FSYNC_POLICIES),
         "when rows are synced: `always` before the `201`, `interval` every second, `never`",
     )
     # One event is held in memory, whole, by its publisher and by each reader that is sending it.
@@ -115,6 +125,15 @@ class Config:
     # Below the 15 s that browsers' polyfills and the 30 s that proxies and NAT tables wait.
     heartbeat_seconds: float = _setting(
         10.0, _positive(float, "seconds"), "silence after which a stream sends a comment line"
+    )
+
+    # Each channel ever published to is three series, in the hub and in Prometheus.
+    metrics_channels: bool = _setting(
+        False, _flag, "`1`: `/-/metrics` has series for each channel, too"
+    )
+
+    log_format: str = _setting(
+        "text", _one_of(LOG_FORMATS), "how the log is written: `text` or `json`"
     )
 
     @classmethod

@@ -6,6 +6,7 @@ is committed as it arrives, and the answer comes at the end.
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,12 +20,13 @@ from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageEr
 from esource.event import Event, check_data, check_id, check_type
 from esource.hub import Hub
 from esource.ingest import LineDecoder, StreamDecoder
-from esource.threads import give_way
+from esource.threads import turn
 from esource.tsv import Draft
 
 PARAMETERS = ("id", "event", "each", "expect", "unique")
 # Of a stream that is on its way to the disk; then the sender waits.
 WINDOW_BYTES = 1 << 22
+SMALL_BYTES = 1 << 12  # of a body, which need not wait for a turn to be decoded
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
 
@@ -207,14 +209,14 @@ def _drafts(
 ) -> Iterator[Draft]:
     """Yield the events of a body, and after the good ones raise what is wrong with the next."""
     for piece in chain(pieces, [None]):
-        draft = decoder.end() if piece is None else decoder.feed(piece)
+        with turn() if piece and len(piece) > SMALL_BYTES else nullcontext():
+            draft = decoder.end() if piece is None else decoder.feed(piece)
         if wish.unique and draft.without_id:
             raise BadInput(WITHOUT_ID)
         if draft.events:
             yield draft
         if decoder.error:
             raise decoder.error
-        give_way()  # a body that has arrived is read without a wait
 
 
 def _append_whole(

@@ -8,11 +8,12 @@ other part of the file that is TSV and finite and whole.
 import random
 import re
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
+from functools import cache
 from typing import Any
 
 from flask import Response
@@ -30,11 +31,13 @@ from esource.channel import Batch, Channel, Position
 from esource.errors import BadRange
 from esource.formats import FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.hub import Hub
-from esource.readers import is_gone
+from esource.readers import Direct, is_gone
 from esource.selection import Selection
+from esource.threads import turn
 
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
+SMALL_BYTES = 1 << 14  # of rows, which need not wait for a turn to be encoded
 # A slow reader's backlog is in the file; the kernel need not hold megabytes of it, too.
 SEND_BUFFER_BYTES = 1 << 16
 # A client that vanished without a FIN is asked after 3 s; `readers` watches for the answer.
@@ -59,6 +62,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict
+        hub.stats.resumed(verdict)
     if follow:
         return _follow(hub, channel, wanted, format, start, headers, environ)
     # No greenlet switch from here to the response: end, id and file belong together.
@@ -69,8 +73,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     if format is TSV and wanted.is_whole:
         conditional = not pairs and not resume_id
         return _download(channel, start, end, headers, environ, conditional)
-    pieces = _encoded(channel, channel.read(start, end), wanted, format)
-    content = chain([format.head], (piece for piece in pieces if piece), [format.end])
+    content = _finite(channel, channel.read(start, end), wanted, format)
     return Response(content, 200, headers, direct_passthrough=True)
 
 
@@ -165,6 +168,22 @@ def _range(environ: dict[str, Any], size: int, etag: str) -> tuple[int, int] | N
     return part
 
 
+def _finite(
+    channel: Channel, batches: Iterable[Batch], wanted: Selection, format: Format
+) -> Iterator[bytes]:
+    encode = _Encoder(channel, wanted, format, follows=False)
+    if format.head:
+        yield format.head
+    if not encode.is_done:
+        for batch in batches:
+            if piece := encode(batch):
+                yield piece
+            if encode.is_done:
+                break
+    if format.end:
+        yield format.end
+
+
 # -- follow --------------------------------------------------------------------------------
 
 
@@ -180,16 +199,24 @@ def _follow(
     hub.admit_subscriber()
 
     def content() -> Iterator[bytes]:
-        # Ten thousand of these stand still: no more generators and contexts than needed.
+        # Ten thousand of these stand still: no more generators and contexts than needed, since
+        # each that is entered is C stack to keep.
         if client is not None:
             _tune(client)
-        batches = channel.follow(start, hub.config.heartbeat_seconds, client, wanted.timeout)
+        batches = channel.follow(
+            start, hub.config.heartbeat_seconds, client, wanted.timeout,
+            _direct(wanted, format, environ),
+        )  # fmt: skip
+        encode = _Encoder(channel, wanted, format, follows=True)
         hub.subscribers += 1
         try:
             yield format.head  # the headers leave, too
-            for piece in _encoded(channel, batches, wanted, format):
-                if piece is not None:
-                    yield piece
+            for batch in batches if not encode.is_done else ():
+                if batch is not None:
+                    if piece := encode(batch):
+                        yield piece
+                    if encode.is_done:
+                        break
                 elif format.heartbeat:
                     yield format.heartbeat
                 elif client is not None and is_gone(client):
@@ -201,6 +228,28 @@ def _follow(
             hub.subscribers -= 1
 
     return Response(content(), 200, headers, direct_passthrough=True)
+
+
+def _direct(wanted: Selection, format: Format, environ: dict[str, Any]) -> Direct | None:
+    """Return how the client is written to past the server; None if that must not be.
+
+    Where every client gets the same bytes, and the connection is the response's alone. The
+    server sends a response without length in chunks, but to HTTP/1.0.
+    """
+    client = environ.get("gunicorn.socket")
+    version = environ["SERVER_PROTOCOL"]
+    if (
+        not wanted.is_whole
+        or format.separator
+        or client is None
+        or isinstance(client, ssl.SSLSocket)
+        or version not in ("HTTP/1.0", "HTTP/1.1")
+    ):
+        return None
+    return _same_direct(format.encode, version == "HTTP/1.1")
+
+
+_same_direct = cache(Direct)  # for ten thousand readers one
 
 
 def _tune(client: Any) -> None:
@@ -218,28 +267,50 @@ def _tune(client: Any) -> None:
 # -- both ----------------------------------------------------------------------------------
 
 
-def _encoded(
-    channel: Channel, batches: Iterable[Batch | None], wanted: Selection, format: Format
-) -> Iterator[bytes | None]:
-    """Yield the selected events of batches in a format; None for silence. Ends at the limit."""
-    remaining = wanted.limit
-    separator = len(format.separator)  # the first event has none before it
-    if remaining == 0:
-        return
-    for batch in batches:
-        if batch is None:
-            yield None
-            continue
+class _Encoder:
+    """Batches -> the selected events of them, in a format, until the limit is reached."""
+
+    __slots__ = ("_channel", "_follows", "_format", "_remaining", "_separator", "_wanted")
+
+    def __init__(self, channel: Channel, wanted: Selection, format: Format, follows: bool) -> None:
+        self._channel = channel
+        self._follows = follows
+        self._wanted = wanted
+        self._format = format
+        self._remaining = wanted.limit
+        self._separator = len(format.separator)  # the first event has none before it
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no more events are wanted."""
+        return self._remaining == 0
+
+    def __call__(self, batch: Batch) -> bytes:
+        """Return what is to be sent of a batch; it may be nothing. Waits for a turn, if large.
+
+        On a stop, a follower's turn comes at once: it is nothing, and the stream ends.
+        """
+        if len(batch.rows) <= SMALL_BYTES:
+            return self._encode(batch)
+        with turn():
+            if self._follows and self._channel.draining:
+                return b""
+            return self._encode(batch)
+
+    def _encode(self, batch: Batch) -> bytes:
+        wanted = self._wanted
         if wanted.is_whole:
-            piece = channel.encoded(batch, format.encode)
+            piece = self._channel.encoded(batch, self._format.encode)
+            self._channel.stats.delivered += batch.events
         else:
             rows = selection.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
-            if remaining is not None:
-                rows, count = selection.first(rows, remaining)
-                remaining -= count
-            piece = format.encode(rows, [])
-        if piece:
-            yield piece[separator:] if separator else piece
-            separator = 0
-        if remaining == 0:
-            return
+            if self._remaining is not None:
+                rows, count = selection.first(rows, self._remaining)
+                self._remaining -= count
+            malformed: list[bytes] = []
+            piece = self._format.encode(rows, malformed)
+            self._channel.stats.delivered += rows.count(b"\n") - len(malformed)
+        if piece and self._separator:
+            piece = piece[self._separator :]
+            self._separator = 0
+        return piece

@@ -1,8 +1,12 @@
-"""The readers of a channel that wait: who they are, and how they are woken.
+"""The readers of a channel that wait: who they are, and how they learn of a commit.
 
-Readers wait in cohorts: one signal wakes up to `COHORT` of them, and between two cohorts
-others get a turn. A commit that comes while cohorts are being woken starts another round,
-after which everybody has seen it.
+A reader is an offset into a file. One who waits at the tail for every event can be moved on
+by the waker: it writes the new events, encoded once for all, to the reader's socket, and the
+reader's greenlet sleeps on. What a socket does not take at once is the reader's own business:
+it is woken, and goes on from its offset. So are those who wait in any other way.
+
+Readers wait in cohorts of up to `COHORT`; between two cohorts others get a turn. A commit that
+comes meanwhile starts another round, after which everybody has seen it.
 """
 
 import os
@@ -12,12 +16,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from gevent import monkey
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
+from esource.stats import Stats
 from esource.threads import give_way
 
 COHORT = 64
@@ -27,16 +32,48 @@ LOOK_SECONDS = 1.0
 ANSWER_SECONDS = 4.0
 
 
+class Direct(NamedTuple):
+    """How a reader reads whose socket the waker may write to."""
+
+    encode: Callable[[bytes, list[bytes]], bytes]  # whole rows; the list is for bad ones
+    is_chunked: bool  # the response is framed in chunks (RFC 9112, 7.1)
+
+
+class News(NamedTuple):
+    """What is new to a reader at the tail."""
+
+    data: bytes  # ready to be sent; nothing if the reader must see to it itself
+    events: int  # how many that is
+    end: int  # the offset behind it
+    is_all: bool  # there is nothing more after it
+
+
+Tell = Callable[["Reader"], News]
+
+
 class _Cohort:
     """Up to `COHORT` readers, who are woken together."""
 
-    __slots__ = ("readers", "signal")
+    __slots__ = ("direct", "readers", "signal", "waiting")
 
     def __init__(self) -> None:
         self.readers = 0
+        self.waiting = 0
+        self.direct: set[Reader] = set()  # of those who wait
         self.signal = Signal()
 
+    def tell(self, news_for: Tell) -> None:
+        """Let the readers who wait have what is new: it is sent to them, or they are woken."""
+        served = 0
+        if self.direct:
+            now = time.monotonic()
+            for reader in self.direct:
+                served += reader.push(news_for, now)
+        if served < self.waiting:
+            self.wake()
+
     def wake(self) -> None:
+        """Wake the readers who wait."""
         # A fresh signal first: who is woken and waits again waits for the next commit.
         signal, self.signal = self.signal, Signal()
         signal.set()
@@ -49,14 +86,16 @@ class _Readable(BaseException):
 class Readers:
     """Everybody who follows one channel."""
 
-    def __init__(self) -> None:
-        """Begin with nobody."""
+    def __init__(self, stats: Stats) -> None:
+        """Begin with nobody; `stats` counts what they are sent."""
+        self.stats = stats
         self._cohorts: list[_Cohort] = []
         self._clients: set[Any] = set()  # their sockets
         self._unanswered: dict[Any, float] = {}  # since when nothing comes back from a socket
         self._watchman: gevent.Greenlet | None = None
         self._waker: gevent.Greenlet | None = None
-        self._stale = False  # a cohort may not know of the newest commit
+        self._news_for: Tell | None = None  # after a commit of which a cohort may not have heard
+        self._changed = False  # something else has changed, that every reader must look at
 
     def __len__(self) -> int:
         return sum(cohort.readers for cohort in self._cohorts)
@@ -64,20 +103,32 @@ class Readers:
     def __bool__(self) -> bool:
         return bool(self._cohorts)
 
+    def tell(self, news_for: Tell) -> None:
+        """After a commit: let everybody who waits have what is new, soon; return at once."""
+        self._news_for = news_for
+        self._begin()
+
     def wake(self) -> None:
-        """Wake everybody who waits, soon; return at once."""
-        self._stale = True
-        if self._waker is None and self._cohorts:
+        """After any other change: wake everybody who waits, soon; return at once."""
+        self._changed = True
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._waker is None:
             self._waker = gevent.spawn(self._wake)
 
     def _wake(self) -> None:
         """Be the waker greenlet: ten thousand readers in slices, not in one long breath."""
-        while self._stale:
-            self._stale = False
+        while self._changed or self._news_for:
+            changed, self._changed = self._changed, False
+            news_for, self._news_for = self._news_for, None
             for cohort in list(self._cohorts):
-                cohort.wake()
+                if news_for and not changed:
+                    cohort.tell(news_for)
+                else:
+                    cohort.wake()
                 give_way()
-        # No greenlet switch since `_stale` was read.
+        # No greenlet switch since there was nothing new.
         self._waker = None
 
     def join(self, client: Any) -> None:
@@ -160,18 +211,29 @@ def shut(client: Any, how: int) -> None:
 class Reader:
     """One reader, as a context: joined to the others while it is entered."""
 
-    __slots__ = ("_client", "_cohort", "_last_left", "_readable", "_readers")
+    __slots__ = (
+        "_client", "_cohort", "_last_left", "_readable", "_readers", "_rest",
+        "direct", "log", "offset", "pushed_at",
+    )  # fmt: skip
 
-    def __init__(self, readers: Readers, client: Any, last_left: Callable[[], None]) -> None:
-        """Name the reader's client by its socket, if it has one.
+    def __init__(
+        self, readers: Readers, position: tuple[Any, int], client: Any, direct: Direct | None,
+        last_left: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Begin at an offset into a log, with the client's socket, if there is one.
 
-        `last_left` is called when this reader leaves and nobody else is there.
+        With `direct`, the waker writes to the socket while the reader waits, and moves
+        `offset`. `last_left` is called when this reader leaves and nobody else is there.
         """
+        self.log, self.offset = position
+        self.direct = direct
+        self.pushed_at = 0.0  # when the waker last did so, by the monotonic clock
         self._readers = readers
         self._client = client
         self._last_left = last_left
         self._cohort: _Cohort | None = None
         self._readable: Any = None
+        self._rest = b""  # of what the waker could not send all of
 
     def __enter__(self) -> "Reader":
         cohorts = self._readers._cohorts
@@ -201,21 +263,54 @@ class Reader:
             self._readable.close()
             self._readable = None
 
+    def push(self, news_for: Tell, now: float) -> bool:
+        """Send all that is new, from another greenlet; return whether the reader need not wake.
+
+        Only for one who waits, so nobody else is writing to the socket, and the last write
+        ended with a whole frame.
+        """
+        while not self._rest:
+            news = news_for(self)
+            if news.end == self.offset:
+                return news.is_all
+            try:
+                sent = os.write(self._client.fileno(), news.data) if news.data else 0
+            except OSError:  # it takes nothing now, or never again: its own greenlet will see
+                return False
+            self.offset = news.end
+            self.pushed_at = now
+            self._readers.stats.delivered += news.events
+            self._rest = news.data[sent:]
+            if news.is_all:
+                break
+        return not self._rest
+
     def wait(self, seconds: float) -> bool | None:
         """Return True after a commit, False after `seconds`, None at the client's byte or EOF.
 
         None comes once; after that the client is not watched any more. The caller has read
-        how far the commits are without a greenlet switch since.
+        how far the commits are without a greenlet switch since. Raises `OSError` if the
+        client has gone meanwhile.
         """
-        assert self._cohort
+        cohort = self._cohort
+        assert cohort
+        cohort.waiting += 1
+        if self.direct:
+            cohort.direct.add(self)
         try:
             if self._readable:
                 # As gevent's Timeout does with a timer.
                 self._readable.start(gevent.getcurrent().throw, _Readable)
-            return bool(self._cohort.signal.wait(seconds))
+            woken: bool | None = bool(cohort.signal.wait(seconds))
         except _Readable:
             self._forget_client()
-            return None
+            woken = None
         finally:
+            cohort.waiting -= 1
+            cohort.direct.discard(self)
             if self._readable:
                 self._readable.stop()
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            self._client.sendall(rest)
+        return woken

@@ -39,8 +39,13 @@ class Selection(NamedTuple):
         return not self.types and self.limit is None
 
 
+EVERYTHING = Selection()
+
+
 def parse(pairs: list[tuple[str, str]], formats: tuple[str, ...]) -> Selection:
     """Return the selection of a query's parameters; raise `BadInput` for what makes no sense."""
+    if not pairs:
+        return EVERYTHING
     fields: dict[str, str] = {}
     types = []
     for name, value in pairs:

@@ -16,23 +16,27 @@ import errno
 import gc
 import logging
 import os
+import platform
 import resource
 import signal
 import socket
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from esource import __version__
 from esource.config import Config, unknown
 from esource.errors import StartError
+from esource.logs import last_line
 
 if TYPE_CHECKING:
+    from esource.fastpath import FastPath
     from esource.hub import FolderLock, Hub
 
 try:
     _settings = Config.from_env(os.environ)
 except StartError as error:
-    raise SystemExit(f"esource: {error}") from None
+    raise SystemExit(last_line(str(error))) from None
 
 wsgi_app = "esource.app:create_app()"
 # One greenlet, not one thread or process, for each of thousands of connections that stay open.
@@ -47,13 +51,10 @@ keepalive = 75
 bind = _settings.bind
 # By default gunicorn opens a control socket in the home folder; the hub has no use for it.
 control_socket_disable = True
+# Gunicorn's lines and the hub's look alike, in the form that journald likes or as JSON.
+logger_class = "esource.logs.Logger"
 # The hub serves at the root, so no header may move it elsewhere.
 forwarder_headers = ""
-
-DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
-UPLOAD_SECONDS = 1.5  # after that, for a body to arrive
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 1 << 24
 
 _lock: "FolderLock | None" = None
 
@@ -80,7 +81,7 @@ def on_starting(server: Any) -> None:
 
 
 def _refuse(line: str) -> None:
-    sys.exit(f"esource: {line}")
+    sys.exit(last_line(line))
 
 
 def _check_addresses(addresses: list[Any]) -> None:
@@ -128,20 +129,29 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """In a worker, before it serves: become the one writer, and learn how to stop."""
+    from esource.connections import Connections
+    from esource.threads import report_crashes, watch_lag
+
     hub = _hub(worker)
     hub.open(waiting=worker.notify)
+    watch_lag(hub.stats.lagged)
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
     gc.freeze()
-    logging.getLogger("esource").info(
-        "esource %s: channels in %s, fsync %s",
-        __version__,
+    log = logging.getLogger("esource")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("gunicorn", "gevent", "flask"))
+    log.info("esource %s on Python %s, %s", __version__, platform.python_version(), packages)
+    log.info(
+        "%d channels in %s, fsync %s",
+        hub.count_files(),
         _settings.dir.absolute(),
         _settings.fsync,
     )
-    connections = _Connections(worker)
+    report_crashes(lambda text, failure: log.critical("%s", text, exc_info=failure))
+    connections = Connections(worker, hub, _fast_path(worker))
     worker.connections = connections
     worker.handle = connections.handle
+    worker.handle_error = connections.refuse
     stop = signal.getsignal(signal.SIGTERM)
 
     def on_sigterm(number: int, frame: Any) -> None:
@@ -159,78 +169,29 @@ def _hub(worker: Any) -> "Hub":
     return hub
 
 
-class _Connections:
-    """The worker's open connections, and which of them are between two requests."""
+def _fast_path(worker: Any) -> "FastPath | None":
+    """Return the fast path; None where somebody wants to see, count or encrypt every request."""
+    from esource.fastpath import FastPath
 
-    def __init__(self, worker: Any) -> None:
-        self.worker = worker
-        self.open: set[Any] = set()
-        self.idle: set[Any] = set()
-        self._handle = worker.handle
-        self._draining = False
-
-    def handle(self, listener: Any, client: Any, address: Any) -> None:
-        """Serve one connection (gunicorn's `Worker.handle`)."""
-        self.open.add(client)
-        self.idle.add(client)
-        try:
-            self._handle(listener, client, address)
-        finally:
-            self.open.discard(client)
-            self.idle.discard(client)
-
-    def begin_drain(self) -> None:
-        """Let go of every connection, each as soon as may be; return at once."""
-        import gevent
-
-        if not self._draining:
-            self._draining = True
-            gevent.spawn(self._drain)
-
-    def _drain(self) -> None:
-        import gevent
-
-        from esource.readers import shut
-
-        # Who connects from now on, until gunicorn closes the door, gets this long for a request.
-        self.worker.cfg.set("keepalive", 1)
-        _hub(self.worker).drain()
-        for client in list(self.idle):
-            shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
-        gevent.sleep(DRAIN_SECONDS)
-        _hub(self.worker).cut_off()
-        gevent.sleep(UPLOAD_SECONDS)
-        # Who waits for a commit has sent everything, and is still answered.
-        for client in list(self.open):
-            shut(client, socket.SHUT_RD)
+    if (
+        not worker.cfg.keepalive
+        or worker.cfg.is_ssl
+        or worker.cfg.proxy_protocol != "off"
+        or worker.log.access_log_enabled
+        or worker.cfg.max_requests
+    ):
+        return None
+    return FastPath(worker.app.wsgi().extensions["esource.post"], worker.cfg.keepalive)
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Before each request: its connection is busy, and its body can ask to be the last one."""
-    from esource.body import guard_chunks
-
-    worker.connections.idle.discard(request.unreader.sock)
-    guard_chunks(request)
-    request.body.close_afterwards = request.force_close
+    """Before each request of gunicorn's."""
+    worker.connections.begin_request(request)
 
 
 def post_request(worker: Any, request: Any, environ: dict[str, Any], response: Any) -> None:
-    """After each response: the connection is idle, or, if asked for, closed."""
-    client = request.unreader.sock
-    if request.must_close:
-        _linger(client)
-    elif worker.alive:
-        worker.connections.idle.add(client)
-    else:
-        request.force_close()  # a stream that was ended, or the last request before the stop
-        worker.connections.begin_drain()  # gunicorn's `max_requests` stops without a signal
-
-
-def _linger(client: Any) -> None:
-    """Read on for a while: who is still sending must get to the answer (RFC 9112, 9.6)."""
-    from gunicorn.util import close_graceful
-
-    close_graceful(client, LINGER_SECONDS, LINGER_BYTES)
+    """After each response of gunicorn's."""
+    worker.connections.end_request(request)
 
 
 def worker_int(worker: Any) -> None:

@@ -1,17 +1,24 @@
-"""Blocking calls in threads, and giving way: where the loop must not wait.
+"""Blocking calls in threads, giving way, and turns: where the loop must not wait.
 
 Commits have threads of their own. Were they to share gevent's pool, a search through a
 large file could make publishers wait.
+
+What takes a millisecond or two of the loop is done in turns, one in each round: two hundred
+readers who each encode a block would else hold everybody else up for all their blocks.
 """
 
 import functools
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
+LAG_SECONDS = 0.5
 
 
 @functools.cache
@@ -44,6 +51,45 @@ def _caught(
         return None, error
 
 
+def watch_lag(note: Callable[[float], None]) -> None:
+    """Tell twice a second, for ever, by how many seconds the loop was late; return at once."""
+
+    def watch() -> None:
+        while True:
+            due = time.monotonic() + LAG_SECONDS
+            gevent.sleep(LAG_SECONDS)
+            note(max(time.monotonic() - due, 0.0))
+
+    gevent.spawn(watch)
+
+
+def report_crashes(report: Callable[[str, Any], None]) -> None:
+    """Have it told what ends a greenlet: gevent would print it, in no form that a log has.
+
+    `report` is given a text and what `sys.exc_info` returns.
+    """
+
+    def tell(context: object, kind: Any, error: Any, traceback: Any) -> None:
+        report(f"a greenlet has failed: {context!r}", (kind, error, traceback))
+
+    gevent.get_hub().print_exception = tell
+
+
 def give_way() -> None:
-    """Let the other greenlets have a turn."""
-    gevent.sleep(0)
+    """Let everybody else have a turn, those included for whom something arrives just now.
+
+    `sleep(0)` would not do: gevent looks at the sockets again only after fifty such turns.
+    A watcher of idleness with the highest priority is called once in each round of the loop.
+    """
+    gevent.idle(priority=gevent.get_hub().loop.MAXPRI)
+
+
+_turns = BoundedSemaphore(1)
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Wait for one's turn to hold the loop for a millisecond or two; after it, give way."""
+    with _turns:
+        yield
+        give_way()

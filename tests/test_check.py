@@ -1,6 +1,9 @@
 """`esource check` and `esource repair`: the files while no hub runs."""
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +94,25 @@ def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = esource("check", str(tmp_path / "no"))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_a_terminal_is_told_how_far_a_large_file_has_been_read(tmp_path: Path) -> None:
+    row = b"%d\t\t" + b"x" * (1 << 20) + b"\n"
+    with (tmp_path / "large.tsv").open("wb") as file:
+        for number in range(70):
+            file.write(row % number)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "esource", "check", str(tmp_path)],
+                stdout=subprocess.PIPE, stderr=theirs, check=False,
+            )  # fmt: skip
+        finally:
+            os.close(theirs)
+        shown = terminal.read(1 << 16).decode()
+    assert (done.returncode, done.stdout) == (0, b"1 files, 0 of them with something wrong\n")
+    percents = [int(percent) for percent in re.findall(r"\rlarge.tsv (\d+) %", shown)]
+    assert len(percents) > 50
+    assert percents == sorted(set(percents))
+    assert percents[-1] == 100

@@ -20,8 +20,9 @@ from tests.harness import Hub, Stream, eventually, running_hub
 
 READERS = size(40, 200)
 MEGABYTES = size(24, 200)
-IDLE = size(2000, 10_000)
-AT_THE_TAIL = size(1000, 5000)
+IDLE = 10_000
+AT_THE_TAIL = 5000
+READS_GIVEN_UP = 1000
 EVENT_BYTES = 200_000
 
 
@@ -135,7 +136,6 @@ def test_readers_who_read_nothing_cost_nothing_and_get_everything_later(tmp_path
         print(f"read afterwards in {time.monotonic() - started:.1f} s")
 
 
-@pytest.mark.xfail(strict=False, reason="they cost 20.6 to 21.2 KB each")
 def test_idle_subscribers_cost_at_most_20_kb_each(tmp_path: Path) -> None:
     """Fails when each reader gets a thread, a queue or a buffer (try `bytearray(30_000)` in
     `Reader.__init__`).
@@ -237,20 +237,15 @@ def test_thousands_at_the_tail_do_not_delay_a_publisher(tmp_path: Path) -> None:
         assert p99(times) < 0.25
 
 
-CROWDED = pytest.mark.xfail(
-    strict=False, reason="readers who catch up each take a long step in every round of the loop"
-)
-
-
 @pytest.mark.parametrize(
     "query",
     [
         "event=none",  # reads everything, finds nothing
         "since=2999-01-01",
         "tail=1000000&event=none&follow=0",
-        pytest.param("lastEventId=0", marks=CROWDED),
-        pytest.param("after=unknown&format=ndjson&follow=1", marks=CROWDED),
-        pytest.param("format=json", marks=CROWDED),
+        "lastEventId=0",
+        "after=unknown&format=ndjson&follow=1",
+        "format=json",
     ],
 )
 def test_a_position_or_filter_of_others_does_not_delay_a_publisher(
@@ -268,6 +263,17 @@ def test_a_position_or_filter_of_others_does_not_delay_a_publisher(
           f"p99 {p99(times) * 1e3:.1f} ms")  # fmt: skip
     assert statistics.median(times) < 0.04
     assert p99(times) < 0.25
+
+
+def test_a_stop_does_not_wait_for_reads_whose_client_has_gone(long_history: Hub) -> None:
+    """Fails when `Connections._drain` leaves them alone: each searches on to its end."""
+    for _ in range(READS_GIVEN_UP):
+        with long_history.connect() as connection:
+            connection.sendall(b"GET /long?tail=1000000&event=none HTTP/1.0\r\nHost: h\r\n\r\n")
+    started = time.monotonic()
+    long_history.stop()
+    assert time.monotonic() - started < 5
+    long_history.start()
 
 
 @pytest.fixture(scope="module")

@@ -641,10 +641,15 @@ SMUGGLING: dict[str, tuple[bytes, int, int | tuple[int, ...] | None]] = {
 @pytest.mark.parametrize("case", SMUGGLING)
 def test_what_is_not_one_clear_message_ends_the_connection(door: Door, case: str) -> None:
     """Fails if `body._guarded` or `_size` raises without `close_afterwards`, `_size` takes another
-    coding for chunks, or gunicorn is told to permit what RFC 9112 forbids."""
+    coding for chunks, or gunicorn is told to permit what RFC 9112 forbids; and if
+    `Connections.refuse` leaves the answer to gunicorn, whose page a browser may sniff."""
     data, direct, nginx = SMUGGLING[case]
     door.hub.file("smuggled").unlink(missing_ok=True)
-    seen = statuses(door.send(data))
+    answer = door.send(data)
+    seen = statuses(answer)
+    if not door.is_nginx:
+        assert b"X-Content-Type-Options: nosniff" in head(answer)
+        assert b"Content-Type: text/plain; charset=utf-8" in head(answer)
     if door.is_nginx and isinstance(nginx, tuple):
         assert seen in ([*nginx], [400])
     else:

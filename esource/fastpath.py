@@ -1,0 +1,154 @@
+"""The fast path: plain publishes, answered without the framework.
+
+Most publishers send the same small `POST` all day, whole in one packet. For those, parsing
+in general, an environment in general and dispatch in general cost several times what the
+publish does. So before gunicorn reads from a connection, this looks at what has arrived
+(`MSG_PEEK`), and if that is a plain publish, whole, takes it and answers it by the same code
+as the view does. At the first request that is anything else the connection is gunicorn's, to
+its end, and nothing of that request has been taken.
+
+A plain publish is strictly this, and a doubt is a no:
+
+    POST /<channel>[?query] HTTP/1.1 or 1.0
+    header fields of `FIELDS` alone, each at most once, in printable ASCII, with `Host` and
+    a declared length
+    the whole body
+
+So nothing that two parsers may see differently is answered here: no chunks, no `Expect`,
+no folded or repeated fields, nothing that a browser or a precondition sends.
+"""
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, NamedTuple
+
+from flask import Response
+
+PEEK_BYTES = 1 << 16
+HEAD_BYTES = 4000  # below gunicorn's own limits
+_LINE = re.compile(rb"POST (/[A-Za-z0-9_-]{4,64})(?:\?([!-~]*))? HTTP/1\.([01])")
+_FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[ -~]*[!-~])?)")
+_LENGTH = re.compile(r"[0-9]{1,6}")
+# The fields that a publish may have here; of the others the views and gunicorn know.
+FIELDS = {
+    "host", "content-length", "content-type", "connection", "user-agent", "accept",
+    "accept-encoding", "accept-language", "x-forwarded-for", "x-real-ip", "x-request-id",
+}  # fmt: skip
+
+
+class _Head(NamedTuple):
+    """What a request's head says."""
+
+    environ: dict[str, Any]  # as WSGI has it, without the body
+    size: int  # of the body, in bytes
+    is_last: bool  # on its connection
+    version: bytes  # of HTTP, behind the point
+
+
+class FastPath:
+    """Plain publishes on the connections of a worker."""
+
+    def __init__(self, post: Callable[[dict[str, Any]], Response], keepalive: float) -> None:
+        """`post` answers a POST; a connection may be silent for `keepalive` seconds."""
+        self.keepalive = keepalive
+        self._post = post
+
+    def next(self, client: Any) -> "Request | None":
+        """Take the next request of a connection if it is a plain publish, else leave it there.
+
+        Blocks until something has arrived. Raises `TimeoutError` if nothing does, and `OSError`.
+        """
+        client.settimeout(self.keepalive)
+        arrived = client.recv(PEEK_BYTES, socket.MSG_PEEK)
+        end = arrived.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4
+        if end < 4:
+            return None
+        head = parse(arrived[:end])
+        if head is None or len(arrived) < end + head.size:
+            return None
+        client.recv(end + head.size)  # what has been seen is there, so this is all of it
+        return Request(self._post, client, head, arrived[end : end + head.size])
+
+
+class Request:
+    """A plain publish that was taken from its connection, and must be answered."""
+
+    __slots__ = ("_body", "_client", "_head", "_post")
+
+    def __init__(
+        self, post: Callable[[dict[str, Any]], Response], client: Any, head: _Head, body: bytes
+    ) -> None:
+        self._post = post
+        self._client = client
+        self._head = head
+        self._body = body
+
+    def answer(self, is_last: bool) -> bool:
+        """Publish and answer; return whether the connection goes on. Blocks.
+
+        `is_last` ends it in any case. Raises `OSError` if the client has gone.
+        """
+        environ = {**self._head.environ, "wsgi.input": BytesIO(self._body)}
+        response = self._post(environ)
+        is_last |= self._head.is_last
+        content = response.get_data()
+        # The length is among them, since the content is whole.
+        fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        self._client.settimeout(None)
+        # In one packet: for gunicorn, head and body are two.
+        self._client.sendall(
+            b"HTTP/1.%b %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b\r\n%b"
+            b"\r\n%b" % (
+                self._head.version, response.status.encode("latin-1"), _date(int(time.time())),
+                b"close" if is_last else b"keep-alive", fields.encode("latin-1"), content,
+            )
+        )  # fmt: skip
+        return not is_last
+
+
+@lru_cache(maxsize=64)
+def parse(head: bytes) -> _Head | None:
+    """Return what the head of a plain publish says; None for any other.
+
+    `head` ends with its empty line. (A publisher sends the same one again and again.)
+    """
+    first, *lines = head[:-4].split(b"\r\n")
+    line = _LINE.fullmatch(first)
+    if not line:
+        return None
+    fields: dict[str, str] = {}
+    for text in lines:
+        field = _FIELD.fullmatch(text)
+        name = field[1].decode().lower() if field else ""
+        if not field or name not in FIELDS or name in fields:
+            return None
+        fields[name] = field[2].decode()
+    size = fields.get("content-length", "")
+    connection = fields.get("connection", "").lower()
+    if (
+        "host" not in fields
+        or not _LENGTH.fullmatch(size)
+        or connection not in ("", "keep-alive", "close")
+    ):
+        return None
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": line[1].decode(),
+        "QUERY_STRING": (line[2] or b"").decode(),
+        "HTTP_HOST": fields["host"],
+        "CONTENT_LENGTH": size,
+    }
+    if "content-type" in fields:
+        environ["CONTENT_TYPE"] = fields["content-type"]
+    is_last = connection == "close" or (line[3] == b"0" and connection != "keep-alive")
+    return _Head(environ, int(size), is_last, line[3])
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> bytes:
+    return formatdate(seconds, usegmt=True).encode()
