@@ -103,6 +103,8 @@ def main() -> int:
         try:
             for name in names:
                 run(name, Bench(servers.place(home), scale), rounds, report)
+        except KeyboardInterrupt:
+            report["failed"].append("interrupted")
         finally:  # what was measured until somebody lost patience is worth keeping
             if options.json:
                 options.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -142,7 +144,7 @@ def run(name: str, bench: Bench, rounds: int, report: dict[str, Any]) -> None:
             report["results"] += [line.as_json() for line in measured]
             report["failed"] += failed
     for text in growth(lines):
-        print(f"hub, {text}")
+        print(text)
     report["seconds"][name] = round(time.monotonic() - started, 1)
     print(f"({report['seconds'][name]:.0f} s)", flush=True)
 

@@ -10,7 +10,6 @@ import resource
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -71,12 +70,7 @@ class Busy:
         self._started = time.monotonic()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.seconds = time.monotonic() - self._started
         server, generator = self._used()
         self.server = (server - self._server_before) / self.seconds

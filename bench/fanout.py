@@ -14,7 +14,6 @@ from bench.servers import HUB, NCHAN, NCHAN_TWO, Kind, Server, installed, place,
 from bench.subscribers import Received, Subscribers
 
 SETTLE_SECONDS = 0.3  # nchan's workers tell each other who subscribes after its headers
-WINDOW_DELIVERIES = 100_000
 WINDOWS_AHEAD = 3
 # nchan numbers the events of a second from 0 to 32767, and delivers none after that.
 NCHAN_EVENTS_PER_SECOND = 25_000
@@ -35,7 +34,10 @@ def fan_out(bench: Bench) -> Cases:
 
     def deliver(server: Server, one_by_one: bool, count: int, size: int) -> Sample:
         path = fresh("fan")
-        window = min(100 if one_by_one else 5000, max(20, WINDOW_DELIVERIES // count))
+        if one_by_one:
+            window = min(100, max(5, 20_000 // count))
+        else:
+            window = min(5000, max(20, 100_000 // count))
         with (
             Subscribers(server, path, count, window=window) as subscribers,
             (Posts if one_by_one else Stream)(server, path) as publisher,

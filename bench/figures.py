@@ -142,11 +142,18 @@ def growth(lines: list[Line]) -> list[str]:
     series: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         if line.subject == lines[0].subject:
-            family = re.sub(rf"\b{line.size} (MB|\w+?)s?\b", r"N \1", line.case, count=1)
-            series.setdefault((family, line.unit), []).append(line)
-    return [
-        f"{family}, {unit}: × {most.median / least.median:.2f} from {least.size} to {most.size}"
-        for (family, unit), ordered in series.items()
-        for least, most in [(ordered[0], ordered[-1])]
-        if len(ordered) > 1 and least.median
-    ]
+            series.setdefault((_family(line), line.unit), []).append(line)
+    said = []
+    for (family, unit), of_sizes in series.items():
+        least, most = of_sizes[0], of_sizes[-1]
+        if least.size < most.size and least.median:
+            name = f"{least.subject}, {family}{unit}"
+            times = most.median / least.median
+            said.append(f"{name}: × {times:.2f} from {least.size} to {most.size}")
+    return said
+
+
+def _family(line: Line) -> str:
+    """Return what a case has in common with those of other sizes, with a comma after it."""
+    rest = re.sub(rf"\b{line.size} \w+(, )?", "", line.case, count=1).removesuffix(", ")
+    return f"{rest}, " if rest else ""

@@ -79,7 +79,7 @@ def points(
 def draw_one(
     picture: Picture, curves: dict[str, list[tuple[float, float, float, float]]], path: Path
 ) -> None:
-    """Draw a picture with both axes logarithmic and the spread as bars."""
+    """Draw a picture with the spread as bars, logarithmic where figures differ much."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.4), dpi=110, layout="constrained")
@@ -92,10 +92,15 @@ def draw_one(
             sizes, medians, [below, above], label=name, color=COLOURS.get(name),
             marker="o", markersize=4, capsize=2, linewidth=2 if name == "hub" else 1.2,
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel=picture.axis, ylabel=picture.unit)
+    axes.set(xscale="log", xlabel=picture.axis, ylabel=picture.unit)
+    figures = [point[1] for curve in curves.values() for point in curve]
+    if max(figures) > 10 * min(figures):
+        axes.set(yscale="log")
+    else:
+        axes.set(ylim=(0, None))
     axes.set_title(picture.title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     figure.savefig(path, pil_kwargs={"optimize": True})
 
 

@@ -9,13 +9,12 @@ import select
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from bench.servers import Server
 
 SOURCE = Path(__file__).with_name("sse_clients.c")
-PATIENCE_SECONDS = 15.0  # until a line must have come; the program itself is less patient
+PATIENCE_SECONDS = 30.0  # until a line must have come; the program itself is less patient
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,5 @@ class Subscribers:
     def __enter__(self) -> "Subscribers":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.communicate()

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,49 +69,50 @@ def test_the_catalogue_names_every_workload() -> None:
 # -- sse_clients.c -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[1, 7, 1 << 18])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, reading so many bytes at once: the first of them cuts at every place."""
     path = tmp_path_factory.mktemp("bench") / "sse_clients"
-    source = ROOT / "bench" / "sse_clients.c"
     subprocess.run(
-        ["cc", "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined",
-         "-fno-sanitize-recover=undefined", "-o", path, source],
+        ["cc", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined",
+         "-fno-sanitize-recover=undefined", f"-DBUFFER={request.param}", "-o", path,
+         ROOT / "bench" / "sse_clients.c"],
         check=True,
     )  # fmt: skip
     return path
 
 
-HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def chunked(body: bytes) -> bytes:
-    return HEAD + b"%x\r\n%b\r\n" % (len(body), body)
-
-
-def received(program: Path, pieces: Iterable[bytes], expected: int) -> dict[str, Any]:
-    """What one subscriber reports who is sent these pieces, each in a packet of its own."""
+def received(program: Path, *chunks: bytes, expected: int) -> dict[str, Any]:
+    """What one subscriber reports who is sent these chunks."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 asked = b""
                 while b"\r\n\r\n" not in asked:
                     asked += connection.recv(4096)
                 assert asked.startswith(b"GET /some HTTP/1.1\r\n"), asked
                 assert b"\r\nAccept: text/event-stream\r\n" in asked, asked
-                for piece in pieces:
-                    connection.sendall(piece)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+                for chunk in chunks:
+                    connection.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
 
         thread = threading.Thread(target=serve)
         thread.start()
-        done = subprocess.run(
+        process = subprocess.Popen(
             [program, "-p", str(server.getsockname()[1]), "-u", "/some", "-n", "1"],
-            input=f"expect {expected}\n".encode(), capture_output=True, check=True, timeout=30,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"expect {expected}\n".encode())
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b'{"ready": 1, ')
+        fields: dict[str, Any] = json.loads(process.stdout.readline())
+        process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 0
         thread.join()
-    fields: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return fields
 
 
@@ -122,28 +122,29 @@ def frames(*sequence: int) -> bytes:
 
 def test_subscribers_count_events_by_the_rules_of_sse(program: Path) -> None:
     body = b":\nevent: x\ndata: a\ndata: b\n\n: no event\n\nid: only\n\ndata\n\ndata:\n\ndata: cut"
-    fields = received(program, [chunked(body)], 2)
+    fields = received(program, body, expected=2)
     assert fields["events"] == 2  # a lone `data` without colon is nobody's here
     assert (fields["lost"], fields["twice"], fields["comments"]) == (0, 0, 2)
 
 
 def test_subscribers_tell_lost_events_from_repeated_ones(program: Path) -> None:
-    assert received(program, [chunked(frames(0, 1, 2))], 3)["lost"] == 0
-    fields = received(program, [chunked(frames(0, 1, 1, 4))], 6)
+    assert received(program, frames(0, 1, 2), expected=3)["lost"] == 0
+    fields = received(program, frames(0, 1, 1, 4), expected=6)
     assert fields["lost"] == 2 + 1  # two in a gap, one at the end
     assert fields["twice"] == 1
     assert fields["unordered_ids"] == 1
-    assert received(program, [chunked(b"data: x\n\n" * 3)], 5)["lost"] == 2
-    assert received(program, [chunked(b"data: x\n\n" * 5)], 3)["twice"] == 2
+    assert received(program, b"data: x\n\n" * 3, expected=5)["lost"] == 2
+    assert received(program, b"data: x\n\n" * 5, expected=3)["twice"] == 2
 
 
-def test_subscribers_count_alike_however_the_bytes_are_cut(program: Path) -> None:
-    whole = chunked(frames(*range(5)) + b"data: " + b"x" * 300 + b"\n\n")
-
-    def bytewise() -> Iterator[bytes]:
-        for n in range(len(whole)):
-            yield whole[n : n + 1]
-
-    fields = received(program, bytewise(), 6)
+def test_subscribers_count_lines_of_any_length(program: Path) -> None:
+    body = frames(*range(5)) + b"data: #5 1 " + b"x" * 300 + b"\n\n"
+    fields = received(program, body, expected=6)
     assert (fields["events"], fields["lost"], fields["twice"]) == (6, 0, 0)
-    assert fields["unordered_ids"] == 0
+    assert (fields["unordered_ids"], fields["timed"]) == (0, 6)
+
+
+def test_subscribers_take_a_stream_in_chunks_of_any_size(program: Path) -> None:
+    body = frames(*range(20))
+    pieces = [body[n : n + 9] for n in range(0, len(body), 9)]
+    assert received(program, *pieces, expected=20)["least"] == 20
