@@ -653,6 +653,9 @@ class Channel:
                 break
             pieces.append(piece)
             end += len(batch.rows)
+        if end < self.committed:
+            # All or nothing: who had a part would not be woken for the rest.
+            pieces, end = [], reader.offset
         data = b"".join(pieces)
         if direct and direct.is_chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
