@@ -97,15 +97,16 @@ class Request:
         response = self._post(environ)
         is_last |= self._head.is_last
         content = response.get_data()
+        # The length is among them, as in every response with its content in one piece.
         fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         self._client.settimeout(None)
         # In one packet: for gunicorn, head and body are two.
         self._client.sendall(
             b"HTTP/1.%b %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b\r\n%b"
-            b"Content-Length: %d\r\n\r\n%b" % (
+            b"\r\n%b" % (
                 self._head.version, response.status.encode("latin-1"), _date(int(time.time())),
                 b"close" if is_last else b"keep-alive", fields.encode("latin-1"),
-                len(content), content,
+                content,
             )
         )  # fmt: skip
         return not is_last
