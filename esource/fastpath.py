@@ -31,7 +31,8 @@ from flask import Response
 
 PEEK_BYTES = 1 << 16
 HEAD_BYTES = 4000  # below gunicorn's own limits
-_LINE = re.compile(rb"POST (/[A-Za-z0-9_-]{4,64})(?:\?([!-~]*))? HTTP/1\.([01])")
+# Not with a `#`: what stands behind it is no part of a query.
+_LINE = re.compile(rb"POST (/[A-Za-z0-9_-]{4,64})(?:\?([!\x22$-~]*))? HTTP/1\.([01])")
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[ -~]*[!-~])?)")
 _LENGTH = re.compile(r"[0-9]{1,6}")
 # The fields that a publish may have here; of the others the views and gunicorn know.
