@@ -9,6 +9,10 @@ let go of as soon as may be:
     0.5 s later  streams that could not take it are cut off, and so are reads whose client went
     2 s later    bodies that are still coming in are cut off, and thereby refused; so are
                  publishers who send on and on, and take no answers
+
+A client whose next request is always there already would keep the loop to itself: requests
+that wait for nothing (refused ones, and others than publishes) are followed by a turn of
+everybody else.
 """
 
 import socket
@@ -22,6 +26,7 @@ from esource.body import guard_chunks
 from esource.fastpath import FastPath
 from esource.hub import Hub
 from esource.readers import is_full, is_gone, shut
+from esource.threads import give_way
 
 DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
 UPLOAD_SECONDS = 1.5  # after that, for a body to arrive
@@ -65,6 +70,8 @@ class Connections:
                 if not request.answer(is_last=not self._worker.alive):
                     return False
                 self._idle.add(client)
+                if request.was_refused:
+                    give_way()
             return True
         except OSError:  # silent for too long, or gone
             return False
@@ -86,6 +93,7 @@ class Connections:
             linger(client)
         elif self._worker.alive:
             self._idle.add(client)
+            give_way()
         else:
             request.force_close()  # a stream that was ended, or the last request before the stop
             self.begin_drain()  # gunicorn's `max_requests` stops without a signal

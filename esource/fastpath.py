@@ -79,7 +79,7 @@ class FastPath:
 class Request:
     """A plain publish that was taken from its connection, and must be answered."""
 
-    __slots__ = ("_body", "_client", "_head", "_post")
+    __slots__ = ("_body", "_client", "_head", "_post", "was_refused")
 
     def __init__(
         self, post: Callable[[dict[str, Any]], Response], client: Any, head: _Head, body: bytes
@@ -88,6 +88,7 @@ class Request:
         self._client = client
         self._head = head
         self._body = body
+        self.was_refused = False  # and so nothing was waited for
 
     def answer(self, is_last: bool) -> bool:
         """Publish and answer; return whether the connection goes on. Blocks.
@@ -96,6 +97,7 @@ class Request:
         """
         environ = {**self._head.environ, "wsgi.input": BytesIO(self._body)}
         response = self._post(environ)
+        self.was_refused = response.status_code >= 400
         is_last |= self._head.is_last
         content = response.get_data()
         # The length is among them, as in every response with its content in one piece.

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "views": "publish read answers origin hub errors",
     "app": "views hub config",
     "fastpath": "",
-    "connections": "fastpath body hub readers",
+    "connections": "fastpath body hub readers threads",
     "server": "connections fastpath hub config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
