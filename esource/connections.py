@@ -7,7 +7,12 @@ let go of as soon as may be:
 
     at once      streams get their last line; who is between two requests is closed
     0.5 s later  streams that could not take it are cut off, and so are reads whose client went
-    2 s later    bodies that are still coming in are cut off, and thereby refused
+    2 s later    bodies that are still coming in are cut off, and thereby refused; so are
+                 publishers who send on and on, and take no answers
+
+A client whose next request is always there already would keep the loop to itself: requests
+that wait for nothing (refused ones, and others than publishes) are followed by a turn of
+everybody else.
 """
 
 import socket
@@ -20,7 +25,8 @@ from gunicorn.util import close_graceful
 from esource.body import guard_chunks
 from esource.fastpath import FastPath
 from esource.hub import Hub
-from esource.readers import is_gone, shut
+from esource.readers import is_full, is_gone, shut
+from esource.threads import give_way
 
 DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
 UPLOAD_SECONDS = 1.5  # after that, for a body to arrive
@@ -64,6 +70,8 @@ class Connections:
                 if not request.answer(is_last=not self._worker.alive):
                     return False
                 self._idle.add(client)
+                if request.was_refused:
+                    give_way()
             return True
         except OSError:  # silent for too long, or gone
             return False
@@ -85,6 +93,7 @@ class Connections:
             linger(client)
         elif self._worker.alive:
             self._idle.add(client)
+            give_way()
         else:
             request.force_close()  # a stream that was ended, or the last request before the stop
             self.begin_drain()  # gunicorn's `max_requests` stops without a signal
@@ -137,7 +146,8 @@ class Connections:
         gevent.sleep(UPLOAD_SECONDS)
         # Who waits for a commit has sent everything, and is still answered.
         for client in list(self._open):
-            shut(client, socket.SHUT_RD)
+            is_stuck = client not in self._reading and is_full(client)
+            shut(client, socket.SHUT_RDWR if is_stuck else socket.SHUT_RD)
 
 
 class _Page:

@@ -31,7 +31,8 @@ from flask import Response
 
 PEEK_BYTES = 1 << 16
 HEAD_BYTES = 4000  # below gunicorn's own limits
-_LINE = re.compile(rb"POST (/[A-Za-z0-9_-]{4,64})(?:\?([!-~]*))? HTTP/1\.([01])")
+# Not with a `#`: what stands behind it is no part of a query.
+_LINE = re.compile(rb"POST (/[A-Za-z0-9_-]{4,64})(?:\?([!\x22$-~]*))? HTTP/1\.([01])")
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[ -~]*[!-~])?)")
 _LENGTH = re.compile(r"[0-9]{1,6}")
 # The fields that a publish may have here; of the others the views and gunicorn know.
@@ -78,7 +79,7 @@ class FastPath:
 class Request:
     """A plain publish that was taken from its connection, and must be answered."""
 
-    __slots__ = ("_body", "_client", "_head", "_post")
+    __slots__ = ("_body", "_client", "_head", "_post", "was_refused")
 
     def __init__(
         self, post: Callable[[dict[str, Any]], Response], client: Any, head: _Head, body: bytes
@@ -87,6 +88,7 @@ class Request:
         self._client = client
         self._head = head
         self._body = body
+        self.was_refused = False  # and so nothing was waited for
 
     def answer(self, is_last: bool) -> bool:
         """Publish and answer; return whether the connection goes on. Blocks.
@@ -95,6 +97,7 @@ class Request:
         """
         environ = {**self._head.environ, "wsgi.input": BytesIO(self._body)}
         response = self._post(environ)
+        self.was_refused = response.status_code >= 400
         is_last |= self._head.is_last
         content = response.get_data()
         # The length is among them, since the content is whole.

@@ -194,8 +194,18 @@ class Readers:
 
 def is_gone(client: Any) -> bool:
     """Return whether a client has closed its sending side: what can be known without sending."""
+    return _is_ready(client, select.POLLRDHUP)
+
+
+def is_full(client: Any) -> bool:
+    """Return whether a client's socket takes nothing now, since the client takes nothing."""
+    return not _is_ready(client, select.POLLOUT)
+
+
+def _is_ready(client: Any, events: int) -> bool:
     poll = monkey.get_original("select", "poll")()  # gevent's own waits, and knows no RDHUP
-    poll.register(client.fileno(), select.POLLRDHUP)
+    with suppress(ValueError):  # closed
+        poll.register(client.fileno(), events)
     return bool(poll.poll(0))
 
 

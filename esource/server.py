@@ -176,18 +176,27 @@ def _hub(worker: Any) -> "Hub":
 
 
 def _fast_path(worker: Any) -> "FastPath | None":
-    """Return the fast path; None where somebody wants to see, count or encrypt every request."""
-    from esource.fastpath import FastPath
+    """Return the fast path; None where somebody wants to see, count or encrypt every request.
 
+    Nor where a connection is for one request, or where gunicorn is told to take less of one
+    than the fast path does (0 is no limit).
+    """
+    from esource.fastpath import FIELDS, HEAD_BYTES, FastPath
+
+    cfg = worker.cfg
     if (
-        not worker.cfg.keepalive
-        or worker.cfg.is_ssl
-        or worker.cfg.proxy_protocol != "off"
+        cfg.is_ssl
+        or cfg.proxy_protocol != "off"
         or worker.log.access_log_enabled
-        or worker.cfg.max_requests
+        or cfg.statsd_host
+        or cfg.max_requests
+        or not cfg.keepalive
+        or 0 < cfg.limit_request_line < HEAD_BYTES
+        or 0 < cfg.limit_request_field_size < HEAD_BYTES
+        or 0 < cfg.limit_request_fields < len(FIELDS)
     ):
         return None
-    return FastPath(worker.app.wsgi().extensions["esource.post"], worker.cfg.keepalive)
+    return FastPath(worker.app.wsgi().extensions["esource.post"], cfg.keepalive)
 
 
 def pre_request(worker: Any, request: Any) -> None:

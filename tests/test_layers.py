@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "ops": "listing metrics answers origin hub threads errors",
     "app": "views ops hub config",
     "fastpath": "",
-    "connections": "fastpath body hub readers",
+    "connections": "fastpath body hub readers threads",
     "logs": "config",
     "server": "logs connections fastpath hub threads config errors __init__",
     "check": "hub log event errors",
