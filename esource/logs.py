@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from gunicorn.glogging import Logger as GunicornLogger
+from gunicorn.instrument.statsd import Statsd
 
 from esource.config import variable
 
@@ -31,6 +32,14 @@ SETTING = variable("log_format")
 class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's log with the hub's formats; the access log stays as it is."""
 
+    def __new__(cls, cfg: Any) -> "Logger":
+        """Return a log that also counts for statsd, if gunicorn's options name one.
+
+        Gunicorn chooses so by itself, but only between its own two.
+        """
+        log: Logger = super().__new__(_Statsd if cfg.statsd_host else cls)
+        return log
+
     def setup(self, cfg: Any) -> None:
         """Configure the log, also when the configuration is read again."""
         super().setup(cfg)
@@ -38,6 +47,10 @@ class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
             # Not those of an operator's own configuration, nor syslog's.
             if isinstance(handler, logging.StreamHandler) and hasattr(handler, "_gunicorn"):
                 handler.setFormatter(formatter(handler.stream, os.environ))
+
+
+class _Statsd(Logger, Statsd):  # type: ignore[misc]
+    pass
 
 
 def formatter(stream: TextIO, environ: Mapping[str, str]) -> logging.Formatter:

@@ -48,7 +48,7 @@ ONLY = {
     "gevent": {"threads", "readers", "channel", "connections"},
     "flask": {"answers", "publish", "read", "views", "ops", "app", "fastpath"},
     "prometheus_client": {"metrics"},
-    "gunicorn": {"body", "connections", "logs", "__main__"},
+    "gunicorn": {"body", "connections", "logs", "server", "__main__"},
 }
 FOLDER = Path(esource.__file__).parent
 
