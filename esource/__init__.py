@@ -20,6 +20,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
                or not at all
     publish, read, views
                HTTP
+    page       the page for people: its files, which ask the hub as anybody would
     app        the wiring
     check      the files of a folder while no hub runs
     server     gunicorn's settings and hooks

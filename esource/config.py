@@ -37,6 +37,12 @@ def _fsync(text: str) -> str:
     return text
 
 
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("1 for on, 0 for off")
+    return text == "1"
+
+
 def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], float]:
     def cast(text: str) -> float:
         try:
@@ -116,6 +122,8 @@ class Config:
     heartbeat_seconds: float = _setting(
         10.0, _positive(float, "seconds"), "silence after which a stream sends a comment line"
     )
+    # What it shows anybody can read who reaches the port; a hub behind a gateway may want less.
+    ui: bool = _setting(True, _switch, "whether there is a page for people at `/`: `1` or `0`")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":

@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "publish": "answers body hub channel threads ingest tsv event errors",
     "read": "answers hub channel readers formats selection sse errors",
     "views": "publish read answers origin hub errors",
-    "app": "views hub config",
+    "page": "answers origin config",
+    "app": "views page hub config",
     "server": "hub body readers config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
@@ -39,7 +40,7 @@ MAY_IMPORT = {
 # What only few rooms may know about; the server's hooks start a greenlet to stop.
 ONLY = {
     "gevent": {"threads", "readers", "channel", "server"},
-    "flask": {"answers", "publish", "read", "views", "app"},
+    "flask": {"answers", "publish", "read", "views", "page", "app"},
     "gunicorn": {"body", "server", "__main__"},
 }
 FOLDER = Path(esource.__file__).parent

@@ -1,0 +1,68 @@
+// The hub, asked by HTTP as anybody would. What goes wrong is an Error with a text for a person.
+
+const FOLDER = new URL('./', document.baseURI) // a gateway may serve the hub below a path
+const SECONDS = 1000
+
+// Return the address of a path, with parameters as pairs; those that are undefined are left out.
+export function address(path, parameters = []) {
+  const query = parameters
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name}=${encodeURIComponent(value).replace(/%3A/g, ':')}`)
+  return FOLDER + path + (query.length ? '?' + query.join('&') : '')
+}
+
+async function ask(url, options = {}) {
+  let response
+  try {
+    response = await fetch(url, {
+      cache: 'no-store',
+      signal: AbortSignal.timeout(15 * SECONDS),
+      ...options,
+    })
+  } catch {
+    throw new Error('The hub does not answer.')
+  }
+  if (response.ok) return response
+  const text = options.method === 'HEAD' ? '' : (await response.text()).trim()
+  const error = new Error(`The hub says ${response.status}: ${text || response.statusText}`)
+  error.status = response.status
+  error.headers = response.headers
+  throw error
+}
+
+// Return a page of the list: {channels, total, next}.
+export async function channels(parameters) {
+  const response = await ask(address('-/channels', parameters), {
+    headers: { Accept: 'application/json' },
+  })
+  return response.json()
+}
+
+// Return where a channel ends, in bytes, and the id of its newest event, if that has one.
+export async function end(channel) {
+  const { headers } = await ask(address(channel), { method: 'HEAD' })
+  const id = headers.get('Last-Event-ID') ?? ''
+  const bytes = Uint8Array.from(id, (character) => character.charCodeAt(0))
+  return { bytes: Number(headers.get('Content-Length')), id: new TextDecoder().decode(bytes) }
+}
+
+// Return bytes of a channel's file: the last `count`, or those from an offset to another.
+export async function range(channel, from, to) {
+  const asked = to === undefined ? -from : `${from}-${to - 1}`
+  try {
+    const response = await ask(address(channel), { headers: { Range: `bytes=${asked}` } })
+    const bytes = new Uint8Array(await response.arrayBuffer())
+    const [, start, size] = /(\d+)-\d+\/(\d+)/.exec(response.headers.get('Content-Range') ?? '') ?? []
+    return { bytes, from: Number(start ?? 0), end: Number(size ?? bytes.length) }
+  } catch (error) {
+    if (error.status !== 416 || to !== undefined) throw error
+    return { bytes: new Uint8Array(), from: 0, end: 0 } // of an empty file there is no last byte
+  }
+}
+
+// Publish an event, and return its id.
+export async function publish(channel, event, id, data) {
+  const url = address(channel, [['event', event || undefined], ['id', id || undefined]])
+  const response = await ask(url, { method: 'POST', body: data })
+  return response.text()
+}

@@ -1,0 +1,346 @@
+// One channel: its history, read backwards from the file, and its stream, from there on.
+//
+//     file   [ ... not read | history, by Range | stream, by EventSource ... ]
+//                           ^ this.unread       ^ first end               ^ this.position
+//
+// History is whole rows of the file up to an end, and the stream begins after the last id there,
+// so nothing is between them. Offsets of what is streamed are counted, so that more history can
+// be read even after the oldest events have made room; by type, only some events come, so not then.
+
+import { Chart } from './chart.js'
+import { followLine, rangeLine } from './curl.js'
+import { $, bytes, make, number, rate, showLine, write } from './dom.js'
+import { Follow } from './follow.js'
+import * as hub from './hub.js'
+import { Kept } from './kept.js'
+import { List } from './list.js'
+import { eventsOf, holds, sizeOf } from './rows.js'
+
+const LF = 10
+const FIRST_BYTES = 1 << 16
+const MOST_BYTES = 1 << 22 // of one request for history
+const SEARCH_BYTES = 1 << 23 // read in one go while looking for events that match
+const PAGE = 200
+const TAIL = 1000 // where a stream begins in a channel without ids
+const LINE_TAIL = 100 // what the line for the shell begins with
+const NEAR_PIXELS = 200
+const END_PIXELS = 8
+const AGAIN_SECONDS = 3
+
+const STATES = {
+  connecting: 'Connecting',
+  open: 'Open',
+  reconnecting: 'Reconnecting',
+  waiting: 'Closed by the hub',
+}
+
+export class View {
+  constructor() {
+    this.scroller = $('events')
+    this.chart = new Chart($('chart'))
+    this.list = new List($('rows'), () => this.stop())
+    this.top = 0
+    this.scroller.addEventListener('scroll', () => this.scrolled())
+    new ResizeObserver(() => this.following && this.toEnd()).observe(this.scroller)
+    $('jump').onclick = () => this.toNewest()
+    $('pause').onclick = () => (this.paused ? this.toNewest() : this.pause())
+  }
+
+  // Show a channel: events of a type, or of all if that is undefined, that hold a text.
+  async open(channel, type, text) {
+    this.close()
+    const visit = (this.visit = new AbortController()).signal
+    if (channel !== this.channel) this.types = new Set()
+    Object.assign(this, { channel, type, text: text.toLowerCase(), shrunk: 0, isExact: true })
+    Object.assign(this, { following: true, paused: false, failure: '', loading: true })
+    this.unread = this.position = null // offsets; null while they are not known
+    this.kept = new Kept()
+    this.list.clear(this.kept)
+    this.chart.clear()
+    this.state = { name: 'connecting', since: Date.now() }
+    for (const id of ['behind', 'size', 'rate']) write($(id), '–')
+    this.paint()
+    this.follow = new Follow(channel, type, {
+      onEvent: (event) => this.take(event),
+      onState: (state) => this.show(state),
+      onAnew: () => this.reopen(),
+    })
+    try {
+      await this.begin(visit)
+    } catch (error) {
+      if (visit.aborted) return
+      this.failure = error.message
+      this.loading = false
+      this.paint()
+      this.timer = setTimeout(() => this.reopen(), AGAIN_SECONDS * 1000)
+    }
+  }
+
+  reopen() {
+    this.open(this.channel, this.type, this.text)
+  }
+
+  close() {
+    this.visit?.abort()
+    this.follow?.close()
+    clearTimeout(this.timer)
+  }
+
+  // Read the end of the file, and follow from there.
+  async begin(visit) {
+    let events = []
+    let part
+    for (let count = FIRST_BYTES; ; count *= 8) {
+      part = await hub.range(this.channel, count)
+      if (visit.aborted) return
+      const start = part.from && part.bytes.indexOf(LF) + 1
+      events = eventsOf(part.bytes.subarray(start), part.from + start)
+      this.unread = part.from + start
+      if (part.from === 0 || events.some(({ id }) => id)) break
+    }
+    this.begun = part.end
+    this.position = this.type === undefined ? part.end : null
+    if (events.length && !events.some(({ id }) => id)) {
+      events = [] // there is no place to go on from: they come with the stream
+      this.unread = this.position = null
+    }
+    for (const event of events) this.follow.note(event.id, event.type)
+    this.addEarlier(events)
+    this.follow.open(TAIL)
+    this.loading = false
+    this.paint()
+    if (this.kept.events.length < PAGE) await this.history(visit)
+    this.paint()
+  }
+
+  // -- what comes ----------------------------------------------------------------------------
+
+  take({ id, event: type, data }) {
+    const size = sizeOf({ id, event: type, data })
+    const event = { id, type, data, size, start: this.position }
+    if (this.position !== null) this.position += size
+    this.types.add(type)
+    if (!holds(event, this.text)) return
+    this.chart.now++
+    const { first } = this.kept
+    this.kept.add(event, this.following)
+    if (this.kept.first > first) this.unread = this.isExact ? this.kept.events[0].start : null
+    this.paint()
+  }
+
+  show(state) {
+    this.state = state
+    this.paint()
+    this.showState()
+  }
+
+  // Each second: what changes by itself.
+  tick() {
+    if (!this.channel) return
+    write($('rate'), rate(this.chart.tick()))
+    this.showState()
+  }
+
+  showState() {
+    const { name, since, until } = this.state
+    const seconds = Math.round(Math.abs(Date.now() - (until ?? since)) / 1000)
+    const element = $('state')
+    element.dataset.state = name
+    if (!element.firstChild) element.append(make('span'), make('span', { className: 'number' }))
+    element.lastChild.setAttribute('aria-hidden', true) // to be told once is enough
+    write(element.firstChild, STATES[name])
+    const more = { reconnecting: `lost ${seconds} s ago`, waiting: `next try in ${seconds} s` }
+    write(element.lastChild, more[name] ?? '')
+  }
+
+  // How much of the file has not arrived here.
+  async measure() {
+    const { channel, visit } = this
+    if (!channel) return
+    const end = await hub.end(channel)
+    if (visit !== this.visit || this.loading) return
+    write($('size'), bytes(end.bytes))
+    if (this.position === null) {
+      write($('behind'), this.type === undefined ? 'not known' : 'not known by type')
+      return
+    }
+    if (end.id && end.id === this.follow.lastId && end.bytes > this.position) {
+      this.position = end.bytes // rows that are no events do not come
+      this.isExact = false
+    }
+    this.shrunk = end.bytes < this.position ? this.shrunk + 1 : 0
+    write($('behind'), bytes(Math.max(0, end.bytes - this.position)))
+    if (this.shrunk > 2) this.reopen() // moved away, and begun anew
+  }
+
+  // -- what was before -----------------------------------------------------------------------
+
+  addEarlier(events) {
+    for (const { type } of events) this.types.add(type)
+    const wanted = events.filter(
+      (event) => (this.type === undefined || event.type === this.type) && holds(event, this.text),
+    )
+    this.kept.addEarlier(wanted)
+    return wanted.length
+  }
+
+  // Read history until some of it matches, or enough of it was looked at.
+  async history(visit) {
+    if (this.loading || !this.unread) return
+    this.loading = true
+    this.failure = ''
+    this.paint()
+    try {
+      let found = 0
+      const stop = Math.max(0, this.unread - SEARCH_BYTES)
+      for (let count = FIRST_BYTES; found < PAGE && this.unread > stop; count = Math.min(count * 4, MOST_BYTES)) {
+        const from = Math.max(0, this.unread - count)
+        const part = await hub.range(this.channel, from, this.unread)
+        if (visit.aborted) return
+        if (part.bytes.at(-1) !== LF) throw new Error('The file is another one now.')
+        const start = from && part.bytes.indexOf(LF) + 1
+        if (start === part.bytes.length && count < MOST_BYTES) continue // in the middle of a row
+        if (start === part.bytes.length) throw new Error('An event is too large to be read here.')
+        found += this.addEarlier(eventsOf(part.bytes.subarray(start), from + start))
+        this.unread = from + start
+      }
+    } catch (error) {
+      if (visit.aborted) return
+      this.failure = error.message
+    }
+    this.loading = false
+  }
+
+  async earlier() {
+    const visit = this.visit.signal
+    this.stop()
+    if (this.list.from === this.kept.first) await this.history(visit)
+    if (visit.aborted) return
+    this.keepPlace('firstElementChild', () => this.list.showEarlier())
+    this.paint()
+  }
+
+  // -- the window ----------------------------------------------------------------------------
+
+  scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller
+    const below = scrollHeight - scrollTop - clientHeight
+    const up = scrollTop < this.top
+    this.top = scrollTop
+    if (up && below > END_PIXELS) {
+      this.stop()
+      if (scrollTop < NEAR_PIXELS && !this.loading && !this.failure) this.earlier()
+    } else if (!up && below < NEAR_PIXELS && !this.following) {
+      const shown = this.keepPlace('lastElementChild', () => this.list.showLater())
+      if (!shown && this.list.isAtEnd && below <= END_PIXELS && !this.paused) this.toNewest()
+    }
+  }
+
+  // Change rows, and leave those that stay where they are on the screen.
+  keepPlace(which, change) {
+    const row = $('rows')[which]
+    const place = row?.getBoundingClientRect().top
+    const result = change()
+    if (row?.isConnected) this.scroller.scrollTop += row.getBoundingClientRect().top - place
+    this.top = this.scroller.scrollTop
+    return result
+  }
+
+  stop() {
+    if (!this.following) return
+    this.following = false
+    this.paint()
+  }
+
+  pause() {
+    this.paused = true
+    this.following = false
+    this.paint()
+  }
+
+  toNewest() {
+    if (this.kept.missed) {
+      this.reopen()
+      return
+    }
+    this.paused = false
+    this.following = true
+    this.paint()
+  }
+
+  toEnd() {
+    this.scroller.scrollTop = this.scroller.scrollHeight
+    this.top = this.scroller.scrollTop
+  }
+
+  // -- painting: once a frame, however much has come ------------------------------------------
+
+  paint() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null
+      this.painted()
+    })
+  }
+
+  painted() {
+    const { kept, list } = this
+    if (this.following) {
+      list.showNewest()
+      this.toEnd()
+    }
+    this.paintAbove()
+    const isEmpty = kept.events.length === 0 && !this.loading && !this.unread
+    $('no-events').hidden = !isEmpty || !!this.failure
+    $('above').hidden = isEmpty && !this.failure
+    if (isEmpty) this.paintEmpty()
+    const newer = kept.end - list.to + kept.missed
+    $('jump').hidden = this.following
+    write($('jump'), newer ? `${number(newer)} newer ↓` : 'To the newest ↓')
+    $('pause').setAttribute('aria-pressed', this.paused)
+    showLine($('view-curl'), this.line())
+    this.scroller.setAttribute('aria-busy', this.loading)
+  }
+
+  paintAbove() {
+    const place = $('above')
+    const [text, name, action] = this.above()
+    write((place.firstChild ?? place.appendChild(make('span'))), text)
+    if (!place.children[1]) place.append(make('button', { type: 'button' }))
+    const button = place.children[1]
+    button.hidden = !name
+    write(button, name ?? '')
+    button.onclick = action
+  }
+
+  above() {
+    const earlier = () => this.earlier()
+    if (this.loading) return ['Reading …']
+    if (this.failure) return [this.failure, 'Try again', this.unread === null ? () => this.reopen() : earlier]
+    if (this.list.from > this.kept.first) return ['', 'Earlier events', earlier]
+    if (this.unread === null) return ['Earlier events are no longer in this page.', 'Read anew', () => this.reopen()]
+    if (this.unread === 0) return ['The channel begins here.']
+    const what = this.kept.events.length ? 'Earlier' : 'Nothing yet: earlier'
+    const isFiltered = this.text || this.type !== undefined
+    return isFiltered
+      ? [`${what} than the last ${bytes(Math.max(0, this.begun - this.unread))} was not searched.`, 'Search on', earlier]
+      : ['', 'Earlier events', earlier]
+  }
+
+  paintEmpty() {
+    const isFiltered = this.text || this.type !== undefined
+    write($('no-events-text'), isFiltered ? 'No event like that.' : 'No event yet. This line makes the first:')
+    $('first-curl').hidden = isFiltered
+    const url = hub.address(this.channel)
+    showLine($('first-curl'), `curl -d 'one coffee' ${url}`)
+  }
+
+  // The line for the shell: what comes, or the part of the file that is on the screen.
+  line() {
+    const { channel, type, text, kept, list } = this
+    const [first, last] = [kept.at(list.from), kept.at(list.to - 1)]
+    if (this.following || !this.isExact || first?.start == null || last?.start == null) {
+      return followLine(channel, type, text || undefined, LINE_TAIL)
+    }
+    return rangeLine(channel, type, text, first.start, last.start + last.size)
+  }
+}
