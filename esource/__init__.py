@@ -11,23 +11,27 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     selection, resume, zones, recent
                rows -> which of them, from where, and which were there already
     log        one file of whole rows: open, repair, append, read
+    stats      what is counted meanwhile
     threads    blocking calls where the loop must not wait
     readers    who waits for a commit, and how they are woken
     channel    the queue, the commit, and where readers go on
     hub        channel names -> channels, and the folder's locks
+    listing    a folder -> a page of its channels
+    metrics    what was counted -> what Prometheus reads
     origin, answers, body
                what the views share: whose pages may ask, answers of one line, bodies whole
                or not at all
     publish, read, views
                HTTP
+    ops        what lives under `/-/`
     page       the page for people: its files, which ask the hub as anybody would
     app        the wiring
     check      the files of a folder while no hub runs
     server     gunicorn's settings and hooks
     __main__   the command line
 
-Everything above `log` is pure: bytes in, bytes out. gevent is in `threads`, `readers` and
-`channel` (and starts the end in `server`).
+Everything above `log` is pure: bytes in, bytes out; so is `stats`. gevent is in `threads`,
+`readers` and `channel` (and starts the end in `server`).
 
 This module imports nothing, so that gunicorn's configuration can import
 `esource.config` before gevent has patched the standard library.

@@ -4,7 +4,7 @@ import os
 
 from flask import Flask
 
-from esource import page, views
+from esource import ops, page, views
 from esource.config import Config
 from esource.hub import Hub
 
@@ -22,6 +22,7 @@ def create_app(config: Config | None = None) -> Flask:
     hub = Hub(config or Config.from_env(os.environ))
     app.extensions["esource"] = hub
     views.register(app, hub)
+    ops.register(app, hub)
     if hub.config.ui:
         page.register(app, hub.config)
     return app

@@ -38,6 +38,7 @@ from esource.event import Event, micros_of, time_of
 from esource.log import Log
 from esource.readers import Reader, Readers
 from esource.recent import Recent
+from esource.stats import Stats
 from esource.threads import commits, in_thread, reads
 from esource.tsv import Draft
 from esource.zones import ZONE_BYTES, Zone, zone
@@ -73,12 +74,13 @@ class Position(NamedTuple):
 class Batch:
     """Whole rows that stand together in a file, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "malformed", "offset", "rows")
+    __slots__ = ("_encoded", "events", "malformed", "offset", "rows")
 
     def __init__(self, offset: int, rows: bytes) -> None:
         self.offset = offset
         self.rows = rows
         self.malformed: list[bytes] = []
+        self.events = 0  # how many they are, once they were encoded
         self._encoded: dict[Encode, bytes] = {}
 
     def encoded(self, encode: Encode) -> bytes:
@@ -86,6 +88,7 @@ class Batch:
         if encode not in self._encoded:
             self.malformed = []
             self._encoded[encode] = encode(self.rows, self.malformed)
+            self.events = self.rows.count(b"\n") - len(self.malformed)
         return self._encoded[encode]
 
 
@@ -97,7 +100,7 @@ class Receipt:
 
     __slots__ = (
         "_after", "_commit", "_drafts", "_precondition", "_unique",
-        "appended", "end", "error", "first", "last", "skipped",
+        "appended", "end", "error", "first", "last", "queued", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +112,7 @@ class Receipt:
         self._precondition = precondition
         self._unique = unique
         self._after = after
+        self.queued = time.monotonic()
         self.error: EsourceError | None = None
         self.appended = self.skipped = 0  # events
         self.first = self.last = b""
@@ -152,6 +156,7 @@ class Receipt:
                 self._precondition(end, newest_id)
         except EsourceError as error:
             self.error = error
+            self.appended = 0
             return []
         if blocks:
             self.first = tsv.id_of(blocks[0])
@@ -201,9 +206,14 @@ class Channel:
     the last reference to it.
     """
 
-    def __init__(self, path: Path, fsync: str = "always", dedup_events: int = 10_000) -> None:
+    def __init__(
+        self, path: Path, fsync: str = "always", dedup_events: int = 10_000,
+        stats: Stats | None = None,
+    ) -> None:  # fmt: skip
         """Name a channel; its file need not exist. Nothing is opened yet."""
         self.path = path
+        self.name = path.stem
+        self.stats = stats or Stats()
         self.committed = 0  # bytes; where readers stop
         self.newest_id = b""  # of the event before `committed`
         self.malformed_rows = 0  # how often readers met a row that is not an event
@@ -238,6 +248,11 @@ class Channel:
                 if self._log is None:
                     self._take(in_thread(reads(), Log, self.path, self._fsync != "never"))
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has returned."""
+        return self._log is not None
 
     @property
     def log(self) -> Log:
@@ -377,8 +392,9 @@ class Channel:
             # No greenlet switch from here until it takes no more rows.
             if commit is self._open_commit:
                 self._open_commit = None
+            began, size = time.monotonic(), 0
             try:
-                self._commit(commit)
+                size = self._commit(commit)
             except EsourceError as error:
                 logger.error(
                     "%s: %d publishers refused: %s", self.path, len(commit.receipts), error
@@ -391,15 +407,28 @@ class Channel:
                 self._unfinished = None
             if commit.error:
                 self._recent = None  # it may know rows that are not in the file
-            for receipt in commit.receipts:
-                receipt._after = None  # or an endless stream would be an endless chain
             commit.done.set()
+            self._count(commit, size, time.monotonic() - began)
             # After the publishers, who are many and wait for a row that is on disk: both are
             # callbacks of the loop, which runs them in the order of these two lines.
             if not commit.error:
                 self.readers.wake()
 
-    def _commit(self, commit: _Commit) -> None:
+    def _count(self, commit: _Commit, size: int, seconds: float) -> None:
+        """Count a commit of `size` bytes that has been done, well or badly."""
+        stats, now, events = self.stats, time.monotonic(), 0
+        for receipt in commit.receipts:
+            receipt._after = None  # or an endless stream would be an endless chain
+            events += receipt.appended
+            stats.publish_seconds.observe(now - receipt.queued)
+        if commit.error:
+            stats.failed_commits += 1
+        elif size:
+            synced = self.log.sync_seconds if self.log.sync else 0.0
+            stats.committed(self.name, events, size, seconds, synced, now)
+
+    def _commit(self, commit: _Commit) -> int:
+        """Append what is queued and move `committed`; return how many bytes were appended."""
         with self._file_lock:
             if self.log.failed or self.log.read_only:
                 self._reopen()
@@ -413,7 +442,7 @@ class Channel:
                 rows, offset = self._append(commit)
         # No greenlet switch from here: offset, id and tail belong together.
         if self.log.end == self.committed:
-            return  # no precondition held, or every event was there already
+            return 0  # no precondition held, or every event was there already
         if self.readers:
             self._keep(offset, rows)
         self.committed = self.log.end
@@ -421,6 +450,7 @@ class Channel:
         if self._fsync == "interval" and not self._sync_due:
             self._sync_due = True
             gevent.spawn_later(SYNC_SECONDS, self.sync)
+        return self.committed - offset
 
     def _append(self, commit: _Commit) -> tuple[bytes, int]:
         if self._recent is None and any(receipt._unique for receipt in commit.receipts):
@@ -435,6 +465,7 @@ class Channel:
         self._sync_due = False
         with suppress(StorageError):  # logged there; the log refuses writes from now on
             in_thread(commits(), self.log.flush)
+            self.stats.sync_seconds.observe(self.log.sync_seconds)
 
     # -- the tail in memory --------------------------------------------------------------
 
@@ -643,6 +674,7 @@ class Channel:
         text = batch.encoded(encode)
         if batch.malformed:
             self.malformed_rows += len(batch.malformed)
+            self.stats.malformed += len(batch.malformed)
             batch.malformed = []
             if len(self._named) < NAMED_ROWS:
                 gevent.spawn(self._name_malformed, batch)  # the reader need not wait for it

@@ -37,12 +37,6 @@ def _fsync(text: str) -> str:
     return text
 
 
-def _switch(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError("1 for on, 0 for off")
-    return text == "1"
-
-
 def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], float]:
     def cast(text: str) -> float:
         try:
@@ -54,6 +48,12 @@ def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], flo
         return value
 
     return cast
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
 
 
 def _setting(default: Any, cast: Callable[[str], Any], meaning: str) -> Any:
@@ -122,8 +122,12 @@ class Config:
     heartbeat_seconds: float = _setting(
         10.0, _positive(float, "seconds"), "silence after which a stream sends a comment line"
     )
-    # What it shows anybody can read who reaches the port; a hub behind a gateway may want less.
-    ui: bool = _setting(True, _switch, "whether there is a page for people at `/`: `1` or `0`")
+    # Each channel ever published to is three series, in the hub and in Prometheus.
+    metrics_channels: bool = _setting(
+        False, _flag, "`1`: `/-/metrics` has series for each channel, too"
+    )
+    # Whoever reaches the port can read what it shows anyway; behind a gateway it may be in the way.
+    ui: bool = _setting(True, _flag, "`0`: there is no page for people at `/`")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":

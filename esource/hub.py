@@ -30,7 +30,8 @@ from esource.config import Config
 from esource.errors import BadInput, Busy, StartError
 from esource.log import sync_folder
 from esource.readers import shut
-from esource.threads import in_thread, reads
+from esource.stats import Stats
+from esource.threads import give_way, in_thread, reads
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ WRITER_LOCK = ".writer.lock"
 KEEP_OPEN = 256  # channels used last
 LOCK_POLL_SECONDS = 0.02
 RETRY_AFTER = "10"  # seconds
+TURN_CHANNELS = 1000  # looked at, before others get a turn
 COUNT_SECONDS = 10.0  # between counts of the files, once there are too many
 LOCK_REMINDER_SECONDS = 10.0
 
@@ -118,6 +120,7 @@ class Hub:
     def __init__(self, config: Config) -> None:
         """Configure a hub; nothing is opened or locked yet."""
         self.config = config
+        self.stats = Stats(config.metrics_channels)
         self.draining = False
         self._lock = FolderLock(config.dir / WRITER_LOCK)
         self._opened = False
@@ -164,7 +167,7 @@ class Hub:
             if not self._opened:  # not under gunicorn, whose hook opens the hub
                 self.open()
             path = self.config.dir / f"{name}.tsv"
-            channel = Channel(path, self.config.fsync, self.config.dedup_events)
+            channel = Channel(path, self.config.fsync, self.config.dedup_events, self.stats)
             self._channels[name] = channel
             channel.draining = self.draining
         self._recent[name] = channel
@@ -172,6 +175,20 @@ class Hub:
         if len(self._recent) > KEEP_OPEN:
             self._recent.popitem(last=False)
         return channel.open()
+
+    def opened(self, name: str) -> Channel | None:
+        """Return the channel of this name if it is open now."""
+        channel = self._channels.get(name)
+        return channel if channel and channel.is_open else None
+
+    def open_channels(self) -> Iterator[Channel]:
+        """Yield the channels that are open now. They may be many: gives way meanwhile."""
+        for count, reference in enumerate(self._channels.valuerefs(), 1):
+            channel = reference()
+            if channel and channel.is_open:
+                yield channel
+            if not count % TURN_CHANNELS:
+                give_way()
 
     def admit_subscriber(self) -> None:
         """Raise `Busy` if no more may follow; not while stopping, or browsers would give up."""

@@ -54,6 +54,7 @@ class Log:
         self.end = 0  # bytes; everything before is whole rows
         self.read_only = ""  # why there can be no appends, if so
         self.failed = ""  # why there can be none until the file is opened again, if so
+        self.sync_seconds = 0.0  # which the last `flush` took
         self._fd = -1
         self._identity = (0, 0)
         self._size = 0  # of the file, when it was last looked at or written
@@ -201,8 +202,10 @@ class Log:
         """
         if self._fd < 0:
             return
+        began = time.monotonic()
         try:
             self._sync_all()
+            self.sync_seconds = time.monotonic() - began
         except OSError as error:
             if cut:
                 self._cut_back(error)

@@ -59,6 +59,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict
+        hub.stats.resumed(verdict)
     if follow:
         return _follow(hub, channel, wanted, format, start, headers, environ)
     # No greenlet switch from here to the response: end, id and file belong together.
@@ -232,12 +233,15 @@ def _encoded(
             continue
         if wanted.is_whole:
             piece = channel.encoded(batch, format.encode)
+            channel.stats.delivered += batch.events
         else:
             rows = selection.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
             if remaining is not None:
                 rows, count = selection.first(rows, remaining)
                 remaining -= count
-            piece = format.encode(rows, [])
+            malformed: list[bytes] = []
+            piece = format.encode(rows, malformed)
+            channel.stats.delivered += rows.count(b"\n") - len(malformed)
         if piece:
             yield piece[separator:] if separator else piece
             separator = 0

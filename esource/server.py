@@ -128,8 +128,11 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """In a worker, before it serves: become the one writer, and learn how to stop."""
+    from esource.threads import watch_lag
+
     hub = _hub(worker)
     hub.open(waiting=worker.notify)
+    watch_lag(hub.stats.lagged)
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
     gc.freeze()

@@ -5,6 +5,7 @@ large file could make publishers wait.
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import gevent
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
+LAG_SECONDS = 0.5
 
 
 @functools.cache
@@ -42,6 +44,18 @@ def _caught(
         return function(*args), None
     except Exception as error:
         return None, error
+
+
+def watch_lag(note: Callable[[float], None]) -> None:
+    """Tell twice a second, for ever, by how many seconds the loop was late; return at once."""
+
+    def watch() -> None:
+        while True:
+            due = time.monotonic() + LAG_SECONDS
+            gevent.sleep(LAG_SECONDS)
+            note(max(time.monotonic() - due, 0.0))
+
+    gevent.spawn(watch)
 
 
 def give_way() -> None:

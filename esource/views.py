@@ -3,6 +3,7 @@
 `POST /<channel>` is in `publish`, `GET /<channel>` in `read`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, request
@@ -43,6 +44,14 @@ def register(app: Flask, hub: Hub) -> None:
             response.headers.add(name, value)
         return response
 
+    def counted(answer_for: Callable[[Exception], Response]) -> Callable[[Exception], Response]:
+        def counting(error: Exception) -> Response:
+            response = answer_for(error)
+            hub.stats.refuse(response.status_code)
+            return response
+
+        return counting
+
     def broken(error: Exception) -> Response:
         """Answer for a defect of the hub: its cause goes to the log, not to the client."""
         app.logger.error("%s %s", request.method, request.path, exc_info=error)
@@ -54,9 +63,9 @@ def register(app: Flask, hub: Hub) -> None:
         app.add_url_rule(
             "/<channel>", view_func=view, methods=methods, provide_automatic_options=False
         )
-    app.register_error_handler(EsourceError, _failed)
-    app.register_error_handler(HTTPException, _refused)
-    app.register_error_handler(Exception, broken)
+    app.register_error_handler(EsourceError, counted(_failed))
+    app.register_error_handler(HTTPException, counted(_refused))
+    app.register_error_handler(Exception, counted(broken))
 
 
 def _failed(error: Exception) -> Response:
