@@ -44,6 +44,7 @@ export class Channels {
 
   show({ channels, total, next }, match) {
     this.next = next
+    this.total = total
     this.page = new Map(channels.map((channel) => [channel.name, channel]))
     write($('total'), number(total))
     const items = channels.map((channel) => this.item(channel))
@@ -55,7 +56,7 @@ export class Channels {
       if (focused.isConnected && focused !== document.activeElement) focused.focus()
     }
     $('no-channels').hidden = items.length > 0
-    write($('no-channels'), match ? 'No channel has this in its name.' : 'No channel yet. Publish an event, and here is the first.')
+    write($('no-channels'), match ? 'No channel has this in its name.' : 'No channel yet.')
     const before = (this.pages.length - 1) * PAGE
     $('pager').hidden = !next && !before
     $('back').disabled = !before
@@ -103,6 +104,7 @@ export class Channels {
 
 function since(modified) {
   const seconds = Math.max(0, Date.now() / 1000 - modified)
+  if (seconds < 2) return 'now'
   if (seconds < 60) return `${Math.round(seconds)} s ago`
   if (seconds < 3600) return `${Math.round(seconds / 60)} min ago`
   if (seconds < 48 * 3600) return `${Math.round(seconds / 3600)} h ago`

@@ -36,8 +36,12 @@ export class Chart {
     return count
   }
 
+  get peak() {
+    return Math.max(...this.counts)
+  }
+
   draw() {
-    const most = Math.max(...this.counts)
+    const most = this.peak
     this.counts.forEach((count, second) => {
       const height = count ? Math.max(2, (count / most) * HEIGHT) : 1
       this.bars[second].setAttribute('height', height)

@@ -2,6 +2,8 @@
 
 import { address } from './hub.js'
 
+export const LINE_TAIL = 100 // how many events such a line begins with
+
 // Quote a word for a POSIX shell; one that needs no quotes gets none.
 export function quote(word) {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
@@ -26,7 +28,8 @@ export function rangeLine(channel, type, text, from, to) {
 
 export function publishLine(channel, event, id, data) {
   const url = address(channel, [['event', event || undefined], ['id', id || undefined]])
-  return `curl --data-raw ${quote(data)} ${quote(url)}` // -d would take `@name` for a file
+  const option = data.startsWith('@') ? '--data-raw' : '-d' // which takes `@name` for a file
+  return `curl ${option} ${quote(data)} ${quote(url)}`
 }
 
 function grep(text, options) {

@@ -3,7 +3,7 @@
 //     ?channel=NAME&type=TYPE&text=TEXT      `type=` for events without one; no `type` for all
 
 import { Channels } from './channels.js'
-import { followLine } from './curl.js'
+import { LINE_TAIL, followLine, publishLine } from './curl.js'
 import { $, make, number, showLine, write } from './dom.js'
 import { Publish } from './publish.js'
 import { View } from './view.js'
@@ -18,7 +18,18 @@ let typing
 
 function showTrouble(error) {
   document.body.dataset.hub = error ? 'away' : 'there'
-  write($('trouble'), error?.message ?? '')
+  write($('trouble'), error ? `${error.message} Asking again every ${POLL_SECONDS} s.` : '')
+  if (!error) showWelcome()
+}
+
+function showWelcome() {
+  const isNew = channels.total === 0 && !$('match').value
+  write($('welcome-title'), isNew ? 'No channel yet' : 'Choose a channel')
+  write($('welcome-text'), isNew ? 'The first event makes one, by this line or by the form below:' : 'Its events appear here, and the next ones as they come. In a shell:')
+  const line = isNew
+    ? publishLine('orders', '', '', 'one coffee')
+    : followLine('NAME', undefined, '', LINE_TAIL)
+  showLine($('welcome-curl'), line)
 }
 
 // -- the address -------------------------------------------------------------------------------
@@ -48,6 +59,7 @@ function show() {
   $('view').hidden = !channel
   channels.choose(channel)
   if (isOther) publish.suggest(channel)
+  channels.read()
   if (!channel) {
     view.close()
     view.channel = undefined
@@ -57,7 +69,6 @@ function show() {
   if ($('text').value !== text) $('text').value = text
   view.open(channel, type, text)
   showTypes(type)
-  poll()
 }
 
 // A link to a channel changes the address without loading the page again.
@@ -145,6 +156,4 @@ setInterval(() => {
 document.addEventListener('visibilitychange', poll)
 
 write($('host'), location.host)
-showLine($('welcome-curl'), followLine('orders', undefined, '', 100))
 show()
-poll()

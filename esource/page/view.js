@@ -8,7 +8,7 @@
 // be read even after the oldest events have made room; by type, only some events come, so not then.
 
 import { Chart } from './chart.js'
-import { followLine, rangeLine } from './curl.js'
+import { LINE_TAIL, followLine, publishLine, rangeLine } from './curl.js'
 import { $, bytes, make, number, rate, showLine, write } from './dom.js'
 import { Follow } from './follow.js'
 import * as hub from './hub.js'
@@ -22,7 +22,6 @@ const MOST_BYTES = 1 << 22 // of one request for history
 const SEARCH_BYTES = 1 << 23 // read in one go while looking for events that match
 const PAGE = 200
 const TAIL = 1000 // where a stream begins in a channel without ids
-const LINE_TAIL = 100 // what the line for the shell begins with
 const NEAR_PIXELS = 200
 const END_PIXELS = 8
 const AGAIN_SECONDS = 3
@@ -88,26 +87,22 @@ export class View {
 
   // Read the end of the file, and follow from there.
   async begin(visit) {
-    let events = []
-    let part
-    for (let count = FIRST_BYTES; ; count *= 8) {
-      part = await hub.range(this.channel, count)
-      if (visit.aborted) return
-      const start = part.from && part.bytes.indexOf(LF) + 1
-      events = eventsOf(part.bytes.subarray(start), part.from + start)
-      this.unread = part.from + start
-      if (part.from === 0 || events.some(({ id }) => id)) break
+    const { bytes: end } = await hub.end(this.channel)
+    let [events, start] = [[], end]
+    const isAnyNamed = () => events.some(({ id }) => id)
+    for (let count = FIRST_BYTES; start > 0 && !isAnyNamed() && count <= SEARCH_BYTES; count *= 8) {
+      ;[events, start] = await this.rows(Math.max(0, end - count), end, visit)
     }
-    this.begun = part.end
-    this.position = this.type === undefined ? part.end : null
-    if (events.length && !events.some(({ id }) => id)) {
-      events = [] // there is no place to go on from: they come with the stream
-      this.unread = this.position = null
-    }
+    const isUnknown = end > 0 && !isAnyNamed() // there is no id to go on from
+    if (isUnknown) events = [] // they come with the stream
+    this.begun = end
+    this.unread = isUnknown ? null : start
+    this.position = isUnknown || this.type !== undefined ? null : end
     for (const event of events) this.follow.note(event.id, event.type)
     this.addEarlier(events)
     this.follow.open(TAIL)
     this.loading = false
+    this.measure().catch(() => {}) // it is asked again
     this.paint()
     if (this.kept.events.length < PAGE) await this.history(visit)
     this.paint()
@@ -138,6 +133,7 @@ export class View {
   tick() {
     if (!this.channel) return
     write($('rate'), rate(this.chart.tick()))
+    write($('peak'), rate(this.chart.peak))
     this.showState()
   }
 
@@ -184,6 +180,16 @@ export class View {
     return wanted.length
   }
 
+  // Return the events of the file from an offset, or the end of the row there, up to another; and
+  // where they begin. In the midst of a long row they are none, and begin at the end.
+  async rows(from, to, visit) {
+    const bytes = await hub.range(this.channel, from, to)
+    visit.throwIfAborted()
+    if (bytes.length && bytes.at(-1) !== LF) throw new Error('The file is another one now.')
+    const start = from && bytes.indexOf(LF) + 1
+    return [eventsOf(bytes.subarray(start), from + start), from + start]
+  }
+
   // Read history until some of it matches, or enough of it was looked at.
   async history(visit) {
     if (this.loading || !this.unread) return
@@ -191,18 +197,17 @@ export class View {
     this.failure = ''
     this.paint()
     try {
-      let found = 0
       const stop = Math.max(0, this.unread - SEARCH_BYTES)
-      for (let count = FIRST_BYTES; found < PAGE && this.unread > stop; count = Math.min(count * 4, MOST_BYTES)) {
-        const from = Math.max(0, this.unread - count)
-        const part = await hub.range(this.channel, from, this.unread)
-        if (visit.aborted) return
-        if (part.bytes.at(-1) !== LF) throw new Error('The file is another one now.')
-        const start = from && part.bytes.indexOf(LF) + 1
-        if (start === part.bytes.length && count < MOST_BYTES) continue // in the middle of a row
-        if (start === part.bytes.length) throw new Error('An event is too large to be read here.')
-        found += this.addEarlier(eventsOf(part.bytes.subarray(start), from + start))
-        this.unread = from + start
+      let found = 0
+      let count = FIRST_BYTES
+      while (found < PAGE && this.unread > stop) {
+        const to = this.unread
+        const [events, start] = await this.rows(Math.max(0, to - count), to, visit)
+        if (this.unread !== to) break // so much came meanwhile that the oldest made room
+        if (start === to && count === MOST_BYTES) throw new Error('An event here is too large.')
+        found += this.addEarlier(events)
+        this.unread = start
+        count = Math.min(count * 4, MOST_BYTES)
       }
     } catch (error) {
       if (visit.aborted) return
@@ -330,8 +335,7 @@ export class View {
     const isFiltered = this.text || this.type !== undefined
     write($('no-events-text'), isFiltered ? 'No event like that.' : 'No event yet. This line makes the first:')
     $('first-curl').hidden = isFiltered
-    const url = hub.address(this.channel)
-    showLine($('first-curl'), `curl -d 'one coffee' ${url}`)
+    showLine($('first-curl'), publishLine(this.channel, '', '', 'one coffee'))
   }
 
   // The line for the shell: what comes, or the part of the file that is on the screen.
