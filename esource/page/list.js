@@ -34,11 +34,12 @@ export class List {
     return this.to === this.kept.end && !this.kept.missed
   }
 
-  // Show the newest; after a flood not all that fit, since each costs time.
+  // Show the newest: those shown already and what came since, but at least a STEP of them, and after
+  // a flood no more, since each row costs time.
   showNewest() {
     const to = this.kept.end
-    const isFlood = to - this.to > STEP
-    const from = isFlood ? to - STEP : Math.max(this.from, to - MAX_ROWS)
+    const least = to - STEP
+    const from = this.to < least ? least : Math.max(Math.min(this.from, least), to - MAX_ROWS)
     this.show(Math.max(from, this.kept.first), to)
   }
 
