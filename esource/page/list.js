@@ -127,6 +127,7 @@ export class List {
     }
     const index = this.rows.findIndex(({ element }) => element === button.parentElement)
     button.after(detailOf(this.kept.at(this.from + index)))
+    button.nextElementSibling.scrollIntoView({ block: 'nearest' })
   }
 }
 

@@ -71,7 +71,8 @@ export class View {
       this.failure = error.message
       this.loading = false
       this.paint()
-      this.timer = setTimeout(() => this.reopen(), AGAIN_SECONDS * 1000)
+      const isFinal = error.status >= 400 && error.status < 500 // such as a name that is none
+      if (!isFinal) this.timer = setTimeout(() => this.reopen(), AGAIN_SECONDS * 1000)
     }
   }
 

@@ -3,6 +3,7 @@
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from urllib.parse import urlencode
 
 import pytest
@@ -60,11 +61,10 @@ def test_the_browser_comes_back_by_itself_and_nothing_is_lost_or_doubled(
     def publish() -> None:
         n = 20
         while not stop.is_set():
-            try:
+            with suppress(OSError):  # there is no hub
                 hub.publish(f"/orders?event=t{n % 7}", f"{n}")
-            except OSError:
-                time.sleep(0.02)  # there is no hub
             n += 1
+            time.sleep(0.03)  # so that the page can show them all
 
     publisher = threading.Thread(target=publish)
     publisher.start()
@@ -80,7 +80,7 @@ def test_the_browser_comes_back_by_itself_and_nothing_is_lost_or_doubled(
         stop.set()
         publisher.join()
     rows = [row.decode().split("\t") for row in hub.rows("orders")]
-    assert len(rows) < MOST_ROWS  # or the page could not show them all
+    assert len(rows) < MOST_ROWS
     eventually(lambda: len(own_person.rows) >= len(rows))
     assert own_person.rows == [tuple(row) for row in rows]
     assert own_person.page.evaluate("sources") == 1
@@ -328,7 +328,7 @@ def test_a_hundred_thousand_events_at_once_do_not_freeze_the_page(own_person: Pe
 
     def has_more() -> bool:
         person.page.mouse.wheel(0, -100_000)
-        return int(person.rows[0][0]) < 90_000  # further back than what was kept
+        return int(person.rows[0][0]) < 93_900  # further back than what was kept
 
     eventually(has_more)
     numbers = [int(id) for id, _, _ in person.rows]
