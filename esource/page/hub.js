@@ -1,7 +1,7 @@
 // The hub, asked by HTTP as anybody would. What goes wrong is an Error with a text for a person.
 
 const FOLDER = new URL('./', document.baseURI) // a gateway may serve the hub below a path
-const SECONDS = 1000
+const PATIENCE_SECONDS = 30
 
 // Return the address of a path, with parameters as pairs; those that are undefined are left out.
 export function address(path, parameters = []) {
@@ -16,7 +16,7 @@ async function ask(url, options = {}) {
   try {
     response = await fetch(url, {
       cache: 'no-store',
-      signal: AbortSignal.timeout(15 * SECONDS),
+      signal: AbortSignal.timeout(PATIENCE_SECONDS * 1000),
       ...options,
     })
   } catch {

@@ -38,7 +38,7 @@ export class Kept {
 
   // Put earlier events in front; the newest make room.
   addEarlier(events) {
-    this.events.unshift(...events)
+    this.events = events.concat(this.events)
     this.first -= events.length
     for (const { size } of events) this.bytes += size
     while (this.isOver(1) && this.events.length > events.length) {

@@ -15,6 +15,7 @@ const channels = new Channels(showTrouble)
 const view = new View()
 const publish = new Publish()
 let typing
+let isPolling = false
 
 function showTrouble(error) {
   document.body.dataset.hub = error ? 'away' : 'there'
@@ -140,9 +141,10 @@ $('text').addEventListener('input', () => {
 // -- what is asked for again and again ---------------------------------------------------------
 
 async function poll() {
-  if (document.hidden) return
-  channels.read()
-  await view.measure().catch(() => {}) // the list says it already
+  if (document.hidden || isPolling) return
+  isPolling = true
+  await Promise.all([channels.read(), view.measure().catch(() => {})]) // the list says it already
+  isPolling = false
 }
 
 setInterval(poll, POLL_SECONDS * 1000)

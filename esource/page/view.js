@@ -16,11 +16,13 @@ import { Kept } from './kept.js'
 import { List } from './list.js'
 import { eventsOf, holds, sizeOf } from './rows.js'
 
+const NAME = /^[\w-]{4,64}$/
 const LF = 10
 const FIRST_BYTES = 1 << 16
 const MOST_BYTES = 1 << 22 // of one request for history
 const SEARCH_BYTES = 1 << 23 // read in one go while looking for events that match
-const PAGE = 200
+const PAGE = 200 // events, at least
+const AT_ONCE = 2000 // and at most
 const TAIL = 1000 // where a stream begins in a channel without ids
 const NEAR_PIXELS = 200
 const END_PIXELS = 8
@@ -31,6 +33,7 @@ const STATES = {
   open: 'Open',
   reconnecting: 'Reconnecting',
   waiting: 'Closed by the hub',
+  failed: 'Not connected',
 }
 
 export class View {
@@ -52,7 +55,7 @@ export class View {
     if (channel !== this.channel) this.types = new Set()
     Object.assign(this, { channel, type, text: text.toLowerCase(), shrunk: 0, isExact: true })
     Object.assign(this, { following: true, paused: false, failure: '', loading: true })
-    this.unread = this.position = null // offsets; null while they are not known
+    this.begun = this.unread = this.position = null // offsets; null while they are not known
     this.kept = new Kept()
     this.list.clear(this.kept)
     this.chart.clear()
@@ -70,7 +73,7 @@ export class View {
       if (visit.aborted) return
       this.failure = error.message
       this.loading = false
-      this.paint()
+      this.show({ name: 'failed', since: Date.now() })
       const isFinal = error.status >= 400 && error.status < 500 // such as a name that is none
       if (!isFinal) this.timer = setTimeout(() => this.reopen(), AGAIN_SECONDS * 1000)
     }
@@ -88,7 +91,12 @@ export class View {
 
   // Read the end of the file, and follow from there.
   async begin(visit) {
+    if (!NAME.test(this.channel)) {
+      const text = 'A channel’s name is 4 to 64 letters of A-Z a-z 0-9 _ -.'
+      throw Object.assign(new Error(text), { status: 400 })
+    }
     const { bytes: end } = await hub.end(this.channel)
+    visit.throwIfAborted()
     let [events, start] = [[], end]
     const isAnyNamed = () => events.some(({ id }) => id)
     for (let count = FIRST_BYTES; start > 0 && !isAnyNamed() && count <= SEARCH_BYTES; count *= 8) {
@@ -97,10 +105,9 @@ export class View {
     const isUnknown = end > 0 && !isAnyNamed() // there is no id to go on from
     if (isUnknown) events = [] // they come with the stream
     this.begun = end
-    this.unread = isUnknown ? null : start
     this.position = isUnknown || this.type !== undefined ? null : end
     for (const event of events) this.follow.note(event.id, event.type)
-    this.addEarlier(events)
+    this.addEarlier(events, isUnknown ? null : start)
     this.follow.open(TAIL)
     this.loading = false
     this.measure().catch(() => {}) // it is asked again
@@ -146,14 +153,14 @@ export class View {
     if (!element.firstChild) element.append(make('span'), make('span', { className: 'number' }))
     element.lastChild.setAttribute('aria-hidden', true) // to be told once is enough
     write(element.firstChild, STATES[name])
-    const more = { reconnecting: `lost ${seconds} s ago`, waiting: `next try in ${seconds} s` }
+    const more = { reconnecting: `· lost ${seconds} s ago`, waiting: `· next try in ${seconds} s` }
     write(element.lastChild, more[name] ?? '')
   }
 
   // How much of the file has not arrived here.
   async measure() {
     const { channel, visit } = this
-    if (!channel) return
+    if (!channel || this.begun === null) return
     const end = await hub.end(channel)
     if (visit !== this.visit || this.loading) return
     write($('size'), bytes(end.bytes))
@@ -172,13 +179,17 @@ export class View {
 
   // -- what was before -----------------------------------------------------------------------
 
-  addEarlier(events) {
+  // Keep those of the events before the kept ones that are wanted, but not too many at once; return
+  // how many. `start` is where the events begin.
+  addEarlier(events, start) {
     for (const { type } of events) this.types.add(type)
     const wanted = events.filter(
       (event) => (this.type === undefined || event.type === this.type) && holds(event, this.text),
     )
-    this.kept.addEarlier(wanted)
-    return wanted.length
+    const last = wanted.slice(-AT_ONCE)
+    this.kept.addEarlier(last)
+    this.unread = last.length < wanted.length ? last[0].start : start
+    return last.length
   }
 
   // Return the events of the file from an offset, or the end of the row there, up to another; and
@@ -206,8 +217,7 @@ export class View {
         const [events, start] = await this.rows(Math.max(0, to - count), to, visit)
         if (this.unread !== to) break // so much came meanwhile that the oldest made room
         if (start === to && count === MOST_BYTES) throw new Error('An event here is too large.')
-        found += this.addEarlier(events)
-        this.unread = start
+        found += this.addEarlier(events, start)
         count = Math.min(count * 4, MOST_BYTES)
       }
     } catch (error) {
@@ -298,6 +308,7 @@ export class View {
     const isEmpty = kept.events.length === 0 && !this.loading && !this.unread
     $('no-events').hidden = !isEmpty || !!this.failure
     $('above').hidden = isEmpty && !this.failure
+    $('above').classList.toggle('failed', !!this.failure)
     if (isEmpty) this.paintEmpty()
     const newer = kept.end - list.to + kept.missed
     $('jump').hidden = this.following
