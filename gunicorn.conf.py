@@ -10,6 +10,7 @@ from esource.server import (  # noqa: F401
     control_socket_disable,
     forwarder_headers,
     keepalive,
+    logger_class,
     nworkers_changed,
     on_starting,
     post_fork,

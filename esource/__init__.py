@@ -27,6 +27,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     page       the page for people: its files, which ask the hub as anybody would
     app        the wiring
     check      the files of a folder while no hub runs
+    logs       how a line of the log looks
     server     gunicorn's settings and hooks
     __main__   the command line
 

@@ -1,7 +1,6 @@
 """`esource` and `python -m esource`: serve, or look at the files while nobody serves.
 
-Exit codes: 0 all is well; 1 it is not (a file with something wrong, a hub that cannot start);
-2 the command line makes no sense.
+`esource --help` says which commands there are, and what their exit codes mean.
 """
 
 import argparse
@@ -20,6 +19,7 @@ usage: esource [serve] [GUNICORN OPTIONS]
        esource check [--json] [DIR]
        esource repair [DIR]
        esource version
+       esource COMMAND --help
 
 serve    start the hub (also without the word), as plain gunicorn does in a checkout
 check    look for torn rows, rows that are not events, ids out of order or repeated
@@ -32,8 +32,30 @@ Gunicorn's options work as always, `gunicorn --help` lists them:
     ESOURCE_DIR=/srv/events esource -b 127.0.0.1:8000
 
 check and repair look at ESOURCE_DIR unless a folder is named, and leave a folder alone
-that a hub holds. They exit with 1 if anything is wrong.
+that a hub holds.
+
+Exit codes:
+  0  all is well: no file has anything wrong, or the hub was told to stop
+  1  it is not: a file has something wrong, the folder is held, the hub cannot start
+  2  the command line makes no sense
+  3  the hub failed while it started to serve; its log says why
 """
+CHECK = """\
+Read all channel files of DIR and say, a line each, what is wrong with them:
+
+  torn       the last row has no end: a write was cut off (repair, or the hub, sees to it)
+  malformed  a row is no event: it has fewer than two tabs
+  order      a default id is not greater than one before it
+  repeated   an id stands there twice
+
+Nothing is changed. A large file is read block by block.
+"""
+REPAIR = """\
+Cut off the torn last row of each channel file of DIR, as the hub does when it opens a file.
+The file as it was is copied to FILE.before-repair-TIME first. Nothing else is changed.
+"""
+FOLDER = "the folder of the channel files (default: ESOURCE_DIR, or events)"
+CODES = "Exit codes: 0 if all is well, 1 if not, 2 if the command line makes no sense."
 SHOWN = 20  # findings of one file; more are counted
 
 
@@ -68,23 +90,29 @@ def _serve(options: Sequence[str]) -> None:
     WSGIApplication(prog="esource").run()
 
 
-def _folder(command: str, arguments: Sequence[str], *flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(f"esource {command}")
-    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR")
-    for flag in flags:
-        parser.add_argument(flag, action="store_true")
-    options = parser.parse_args(arguments)
-    options.folder = options.folder or Config.from_env(os.environ).dir
-    return options
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        f"esource {command}", description=description, epilog=CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=FOLDER)
+    return parser
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return options.folder or Config.from_env(os.environ).dir
 
 
 def _check(arguments: Sequence[str]) -> int:
     from esource import check
 
-    options = _folder("check", arguments, "--json")
+    parser = _parser("check", CHECK)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, of everything")
+    options = parser.parse_args(arguments)
+    folder = _folder(options)
     findings = []
-    paths = check.channel_files(options.folder)
-    locks = check.hold(options.folder)
+    paths = check.channel_files(folder)
+    locks = check.hold(folder)
     for path in paths:
         found = 0
         for finding in check.check(path, _Progress(path)):
@@ -127,9 +155,9 @@ class _Progress:
 def _repair(arguments: Sequence[str]) -> int:
     from esource import check
 
-    options = _folder("repair", arguments)
-    paths = check.channel_files(options.folder)
-    locks = check.hold(options.folder)
+    folder = _folder(_parser("repair", REPAIR).parse_args(arguments))
+    paths = check.channel_files(folder)
+    locks = check.hold(folder)
     repaired = failed = 0
     for path in paths:
         try:

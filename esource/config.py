@@ -13,6 +13,7 @@ from typing import Any
 from esource.errors import StartError
 
 DEFAULT_FOLDER = Path("events")
+LOG_FORMATS = ("text", "json")
 FSYNC_POLICIES = ("always", "interval", "never")
 
 
@@ -31,10 +32,13 @@ def _bind(text: str) -> str:
     return text
 
 
-def _fsync(text: str) -> str:
-    if text not in FSYNC_POLICIES:
-        raise ValueError("one of " + ", ".join(FSYNC_POLICIES))
-    return text
+def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
+    def cast(text: str) -> str:
+        if text not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text
+
+    return cast
 
 
 def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], float]:
@@ -87,7 +91,7 @@ class Config:
     bind: str = _setting("127.0.0.1:9000", _bind, "the address to listen at")
     fsync: str = _setting(
         "always",
-        _fsync,
+        _one_of(FSYNC_POLICIES),
         "when rows are synced: `always` before the `201`, `interval` every second, `never`",
     )
     # One event is held in memory, whole, by its publisher and by each reader that is sending it.
@@ -128,6 +132,10 @@ class Config:
     )
     # Whoever reaches the port can read what it shows anyway; behind a gateway it may be in the way.
     ui: bool = _setting(True, _flag, "`0`: there is no page for people at `/`")
+
+    log_format: str = _setting(
+        "text", _one_of(LOG_FORMATS), "how the log is written: `text` or `json`"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":

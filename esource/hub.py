@@ -206,10 +206,15 @@ class Hub:
         if self._files < 0 or (full and now - self._counted > COUNT_SECONDS):
             self._counted = now
             self._admitted.clear()
-            self._files = in_thread(reads(), _count_files, self.config.dir)
+            self._files = in_thread(reads(), self.count_files)
         if self._files + len(self._admitted) >= limit:
             raise Busy(f"there are {limit} channels already", {"Retry-After": RETRY_AFTER})
         self._admitted.add(name)
+
+    def count_files(self) -> int:
+        """Return how many channels have a file. Blocks."""
+        with os.scandir(self.config.dir) as entries:
+            return sum(entry.name.endswith(".tsv") for entry in entries)
 
     @contextmanager
     def streaming(self, client: Any) -> Iterator[None]:
@@ -237,8 +242,3 @@ class Hub:
         """Put everything committed on disk; the kernel lets go of the lock after the last write."""
         for channel in list(self._channels.values()):
             channel.sync()
-
-
-def _count_files(folder: Path) -> int:
-    with os.scandir(folder) as entries:
-        return sum(entry.name.endswith(".tsv") for entry in entries)

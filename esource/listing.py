@@ -1,8 +1,7 @@
 """The list of a folder's channels, a page at a time. Pure but for blocking `os` calls.
 
-A folder may hold a hundred thousand files. Finding a page reads all of their names, which
-the folder itself knows, but opens only those on the page, and of each reads no more than
-its end:
+A folder may hold a hundred thousand files. Their names are read when the folder has
+changed, and kept. Only those on a page are opened, and of each no more is read than its end:
 
     |--- rows, never read here ----------|-- at most TAIL_BYTES --|
     0                                                           size
@@ -13,6 +12,8 @@ last LF is not an event yet.
 
 import heapq
 import os
+import time
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from esource import selection, tsv
 from esource.hub import NAME
 from esource.log import FLAGS
 
+SETTLED_NS = 2_000_000_000  # the coarsest clocks of file systems count in 2 s
+RUN = 10_000  # names that are sorted at a time: two milliseconds
 TAIL_BYTES = 1 << 16
 PEEK_BYTES = 1 << 12  # which is enough for most rows
 
@@ -42,8 +45,32 @@ class File(NamedTuple):
     modified: float  # seconds since 1970
 
 
-def names(folder: Path) -> Iterator[str]:
-    """Yield the names of all channels that have a file, in no order. Blocks."""
+class Names:
+    """The names of a folder's channels, in order.
+
+    They are read again only once the folder has changed: somebody may look every second.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder; nothing is read yet."""
+        self._folder = folder
+        self._read: tuple[int, list[str]] = (-1, [])  # when the folder was changed, and names
+
+    def all(self) -> list[str]:
+        """Return the names of all channels that have a file. Blocks; none without a folder."""
+        try:
+            changed = os.stat(self._folder).st_mtime_ns
+            if changed != self._read[0]:
+                names = _ordered(list(_names(self._folder)))
+                # Within a tick of the file system's clock another file may still come unseen.
+                settled = time.time_ns() - changed > SETTLED_NS
+                self._read = (changed if settled else -1, names)
+        except FileNotFoundError:
+            return []
+        return self._read[1]
+
+
+def _names(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name, _, suffix = entry.name.partition(".")
@@ -51,23 +78,22 @@ def names(folder: Path) -> Iterator[str]:
                 yield name
 
 
-def page(names: Iterator[str], after: str, match: str, limit: int) -> Page:
-    """Return the first `limit` names greater than `after` that contain `match`, in any case."""
-    total = 0
+def _ordered(names: list[str]) -> list[str]:
+    """Return the names in order, and let the loop have the interpreter in between."""
+    runs = [sorted(names[start : start + RUN]) for start in range(0, len(names), RUN)]
+    return list(heapq.merge(*runs))
+
+
+def page(names: list[str], after: str, match: str, limit: int) -> Page:
+    """Return the first `limit` names greater than `after` that contain `match`, in any case.
+
+    The names must be in order.
+    """
     match = match.lower()
-
-    def candidates() -> Iterator[str]:
-        nonlocal total
-        for name in names:
-            if match in name.lower():
-                total += 1
-                if name > after:
-                    yield name
-
-    # Not `sorted`: of a hundred thousand names it holds the interpreter for tens of milliseconds.
-    found = heapq.nsmallest(limit + 1, candidates())
-    more = len(found) > limit
-    return Page(found[:limit], total, found[limit - 1] if more else None)
+    matching = [name for name in names if match in name.lower()] if match else names
+    start = bisect_right(matching, after)
+    found = matching[start : start + limit]
+    return Page(found, len(matching), found[-1] if start + limit < len(matching) else None)
 
 
 def files(folder: Path, names: Collection[str], known: Collection[str]) -> list[File]:

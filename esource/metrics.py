@@ -27,6 +27,8 @@ from prometheus_client.utils import floatToGoString
 from esource import __version__
 from esource.stats import Histogram, Stats
 
+# There from the start, or `rate()` would miss the first one.
+WATCHED = (500, 503, 507)
 VERDICTS = ("exact", "time", "start", "live")
 _process = ProcessCollector(registry=None)
 
@@ -60,86 +62,72 @@ class _Everything:
         stats, gauges = self.stats, self.gauges
         version = {"version": __version__, "python": platform.python_version()}
         yield InfoMetricFamily("esource", "Which hub this is", version)
-        yield CounterMetricFamily(
-            "esource_published_events", "Events that were committed", stats.events
+        counters = (
+            ("published_events", "Events that were committed", stats.events),
+            ("published_bytes", "Bytes of the rows that were committed", stats.bytes),
+            ("failed_commits", "Commits whose publishers were refused", stats.failed_commits),
+            ("delivered_events", "Events sent to readers, but for downloads", stats.delivered),
+            ("malformed_rows", "Rows that readers met and that are no events", stats.malformed),
         )
-        yield CounterMetricFamily(
-            "esource_published_bytes", "Bytes of the rows that were committed", stats.bytes
+        for name, meaning, count in counters:
+            yield CounterMetricFamily(f"esource_{name}", meaning, count)
+        histograms = (
+            ("commit_events", "Events of one commit", stats.commit_events),
+            ("commit_duration_seconds", "Time of a commit: write and sync", stats.commit_seconds),
+            ("sync_duration_seconds", "Time of a sync (fsync) alone", stats.sync_seconds),
+            (
+                "publish_duration_seconds",
+                "Time from when an event or batch was queued until it could be answered",
+                stats.publish_seconds,
+            ),
+            (
+                "event_loop_lag_seconds",
+                "By how much the event loop was late, twice a second",
+                stats.lag_seconds,
+            ),
         )
-        yield _histogram(
-            "esource_commit_events", "Events of one commit; commits", stats.commit_events
+        for name, meaning, histogram in histograms:
+            yield _histogram(f"esource_{name}", meaning, histogram)
+        now = (
+            ("subscribers", "Who follows now", gauges.subscribers),
+            ("open_channels", "Channels that are open now", gauges.open_channels),
+            ("refusing_channels", "Open channels that take no events", gauges.refusing_channels),
+            ("event_loop_lag_max_seconds", "The most of the last minute", max(stats.lags.copy())),
         )
-        yield _histogram(
-            "esource_commit_duration_seconds", "Time of a commit: write and sync",
-            stats.commit_seconds,
+        for name, meaning, value in now:
+            yield GaugeMetricFamily(f"esource_{name}", meaning, value)
+        resumes = dict.fromkeys(VERDICTS, 0) | stats.resumes
+        yield _labelled(
+            CounterMetricFamily, "resumes", "Reads by how their beginning was found", "verdict",
+            resumes,
         )  # fmt: skip
-        yield _histogram(
-            "esource_sync_duration_seconds", "Time of a sync (fsync) alone", stats.sync_seconds
-        )
-        yield _histogram(
-            "esource_publish_duration_seconds",
-            "Time from when an event or batch was queued until its publisher could be answered",
-            stats.publish_seconds,
-        )
-        yield CounterMetricFamily(
-            "esource_failed_commits", "Commits whose publishers were refused", stats.failed_commits
-        )
-        yield GaugeMetricFamily("esource_subscribers", "Who follows now", gauges.subscribers)
-        yield CounterMetricFamily(
-            "esource_delivered_events", "Events sent to readers, but for downloads of a file",
-            stats.delivered,
-        )  # fmt: skip
-        resumes = CounterMetricFamily(
-            "esource_resumes", "Reads by how their beginning was found", labels=["verdict"]
-        )
-        for verdict in VERDICTS:
-            resumes.add_metric([verdict], stats.resumes.get(verdict, 0))
-        yield resumes
-        refused = CounterMetricFamily(
-            "esource_refused_requests", "Requests answered with an error", labels=["status"]
-        )
-        for status, count in sorted(stats.refused.copy().items()):
-            refused.add_metric([str(status)], count)
-        yield refused
-        yield CounterMetricFamily(
-            "esource_malformed_rows", "Rows that readers met and that are no events",
-            stats.malformed,
-        )  # fmt: skip
-        yield GaugeMetricFamily(
-            "esource_open_channels", "Channels that are open now", gauges.open_channels
-        )
-        yield GaugeMetricFamily(
-            "esource_refusing_channels", "Open channels that take no more events",
-            gauges.refusing_channels,
-        )  # fmt: skip
-        yield _histogram(
-            "esource_event_loop_lag_seconds", "By how much the event loop was late, twice a second",
-            stats.lag_seconds,
-        )  # fmt: skip
-        yield GaugeMetricFamily(
-            "esource_event_loop_lag_max_seconds", "The most of the last minute",
-            max(stats.lags.copy()),
+        refused = dict.fromkeys(WATCHED, 0) | stats.refused
+        yield _labelled(
+            CounterMetricFamily, "refused_requests", "Requests that the hub refused, by status",
+            "status", {str(status): count for status, count in sorted(refused.items())},
         )  # fmt: skip
         if stats.published is not None:
-            yield from self._by_channel()
+            published = stats.published.copy()
+            events = {channel: one.events for channel, one in published.items()}
+            size = {channel: one.bytes for channel, one in published.items()}
+            for family, name, values in (
+                (CounterMetricFamily, "published_events", events),
+                (CounterMetricFamily, "published_bytes", size),
+                (GaugeMetricFamily, "subscribers", gauges.subscribers_by_channel),
+            ):
+                meaning = f"As esource_{name}"
+                yield _labelled(family, f"channel_{name}", meaning, "channel", values)
         yield from _process.collect()
 
-    def _by_channel(self) -> Iterator[Metric]:
-        events = CounterMetricFamily(
-            "esource_channel_published_events", "As esource_published_events", labels=["channel"]
-        )
-        size = CounterMetricFamily(
-            "esource_channel_published_bytes", "As esource_published_bytes", labels=["channel"]
-        )
-        for channel, published in (self.stats.published or {}).copy().items():
-            events.add_metric([channel], published.events)
-            size.add_metric([channel], published.bytes)
-        subscribers = GaugeMetricFamily(
-            "esource_channel_subscribers", "As esource_subscribers", labels=["channel"]
-        )
-        for channel, count in self.gauges.subscribers_by_channel.items():
-            subscribers.add_metric([channel], count)
-        yield from (events, size, subscribers)
+
+def _labelled(
+    family: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str, meaning: str, label: str, values: dict[str, int],
+) -> Metric:  # fmt: skip
+    metric = family(f"esource_{name}", meaning, labels=[label])
+    for text, value in values.items():
+        metric.add_metric([text], value)
+    return metric
 
 
 def _histogram(name: str, meaning: str, histogram: Histogram) -> Metric:

@@ -13,7 +13,8 @@ import errno
 import os
 import re
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -32,6 +33,7 @@ from esource.threads import in_thread, reads
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
+ALLOWED = "GET, HEAD, OPTIONS"
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 PROBE_BYTES = 4096
@@ -48,9 +50,15 @@ def register(app: Flask, hub: Hub) -> None:
 
     def options(view: str) -> Response:
         origins.check_host(request.environ)
-        return answers.answer("", 204, origins.preflight(request.environ))
+        headers = {**origins.preflight(request.environ), "Allow": ALLOWED}
+        return answers.answer("", 204, headers)
 
-    views = {"health": health, "ready": ready, "metrics": prometheus, "channels": channels}
+    views: dict[str, Callable[[Hub, dict[str, Any]], Response]] = {
+        "health": health,
+        "ready": ready,
+        "metrics": prometheus,
+        "channels": partial(channels, listing.Names(hub.config.dir)),
+    }
     rule = f"/-/<any({', '.join(views)}):view>"
     for function, methods in ((get, ["GET", "HEAD"]), (options, ["OPTIONS"])):
         app.add_url_rule(
@@ -98,11 +106,12 @@ def _folder_problems(folder: Path) -> list[str]:
     """
     try:
         try:
-            fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            nameless = getattr(os, "O_TMPFILE", 0)
+            fd = os.open(folder, nameless | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
-            # A file system that knows no such files: then what the rights and flags say.
+            # Not every system has such files: then what the rights and flags say.
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
             return []
@@ -136,11 +145,11 @@ def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
 # -- channels ------------------------------------------------------------------------------
 
 
-def channels(hub: Hub, environ: dict[str, Any]) -> Response:
+def channels(names: listing.Names, hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
     parameters = _parameters(environ, "after", "format", "limit", "match")
     after, match = parameters.get("after", ""), parameters.get("match", "")
-    page = in_thread(reads(), _page, hub.config.dir, after, match, _limit(parameters))
+    page = in_thread(reads(), _page, names, after, match, _limit(parameters))
     opened = {name: channel for name in page.names if (channel := hub.opened(name))}
     files = in_thread(reads(), listing.files, hub.config.dir, page.names, opened)
     now = time.monotonic()
@@ -166,10 +175,8 @@ def channels(hub: Hub, environ: dict[str, Any]) -> Response:
     return _answer(in_thread(reads(), _table, rows, page, match).encode(), TEXT)
 
 
-def _page(folder: Path, after: str, match: str, limit: int) -> listing.Page:
-    with suppress(FileNotFoundError):
-        return listing.page(listing.names(folder), after, match, limit)
-    return listing.Page([], 0, None)
+def _page(names: listing.Names, after: str, match: str, limit: int) -> listing.Page:
+    return listing.page(names.all(), after, match, limit)
 
 
 def _limit(parameters: dict[str, str]) -> int:

@@ -16,15 +16,18 @@ import errno
 import gc
 import logging
 import os
+import platform
 import resource
 import signal
 import socket
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from esource import __version__
 from esource.config import Config, unknown
 from esource.errors import StartError
+from esource.logs import last_line
 
 if TYPE_CHECKING:
     from esource.hub import FolderLock, Hub
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 try:
     _settings = Config.from_env(os.environ)
 except StartError as error:
-    raise SystemExit(f"esource: {error}") from None
+    raise SystemExit(last_line(str(error))) from None
 
 wsgi_app = "esource.app:create_app()"
 # One greenlet, not one thread or process, for each of thousands of connections that stay open.
@@ -47,6 +50,8 @@ keepalive = 75
 bind = _settings.bind
 # By default gunicorn opens a control socket in the home folder; the hub has no use for it.
 control_socket_disable = True
+# Gunicorn's lines and the hub's look alike, in the form that journald likes or as JSON.
+logger_class = "esource.logs.Logger"
 # The hub serves at the root, so no header may move it elsewhere.
 forwarder_headers = ""
 
@@ -80,7 +85,7 @@ def on_starting(server: Any) -> None:
 
 
 def _refuse(line: str) -> None:
-    sys.exit(f"esource: {line}")
+    sys.exit(last_line(line))
 
 
 def _check_addresses(addresses: list[Any]) -> None:
@@ -128,6 +133,8 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """In a worker, before it serves: become the one writer, and learn how to stop."""
+    import gevent
+
     from esource.threads import watch_lag
 
     hub = _hub(worker)
@@ -136,12 +143,16 @@ def post_worker_init(worker: Any) -> None:
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
     gc.freeze()
-    logging.getLogger("esource").info(
-        "esource %s: channels in %s, fsync %s",
-        __version__,
+    log = logging.getLogger("esource")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("gunicorn", "gevent", "flask"))
+    log.info("esource %s on Python %s, %s", __version__, platform.python_version(), packages)
+    log.info(
+        "%d channels in %s, fsync %s",
+        hub.count_files(),
         _settings.dir.absolute(),
         _settings.fsync,
     )
+    gevent.get_hub().print_exception = _log_crash
     connections = _Connections(worker)
     worker.connections = connections
     worker.handle = connections.handle
@@ -155,6 +166,12 @@ def post_worker_init(worker: Any) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _log_crash(context: object, kind: Any, error: Any, traceback: Any) -> None:
+    """Log what ended a greenlet: gevent would print it, in no form that a log has."""
+    failure = (kind, error, traceback)
+    logging.getLogger("esource").critical("a greenlet has failed: %r", context, exc_info=failure)
 
 
 def _hub(worker: Any) -> "Hub":

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from esource import tsv
 from esource.channel import Channel, Position
-from esource.errors import StorageError
+from esource.errors import PreconditionFailed, StorageError
 from esource.event import Event
 
 
@@ -271,3 +271,19 @@ def test_the_clock_may_step_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ids += [channel.publish(Event(b"", b"", b"")).id for _ in range(3)]
         channel = Channel(tmp_path / "orders.tsv").open()
     assert ids == sorted(set(ids))
+
+
+def test_only_what_was_appended_is_counted(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+
+    def never(end: int, newest_id: bytes) -> None:
+        raise PreconditionFailed("never")
+
+    draft = tsv.draft(Event(b"", b"", b"x"))
+    receipts = [channel.append([draft, draft], never), channel.append([draft])]
+    with pytest.raises(PreconditionFailed):
+        receipts[0].wait()
+    receipts[1].wait()
+    assert channel.stats.events == 1
+    assert channel.stats.bytes == channel.committed
+    assert sum(channel.stats.commit_events.counts) == 1  # both were in one commit

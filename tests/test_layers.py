@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "ops": "listing metrics answers origin hub threads errors",
     "page": "answers origin config",
     "app": "views ops page hub config",
-    "server": "hub body readers threads config errors __init__",
+    "logs": "config",
+    "server": "logs hub body readers threads config errors __init__",
     "check": "hub log event errors",
     "__main__": "check server config errors __init__",
 }
@@ -46,7 +47,7 @@ ONLY = {
     "gevent": {"threads", "readers", "channel", "server"},
     "flask": {"answers", "publish", "read", "views", "ops", "page", "app"},
     "prometheus_client": {"metrics"},
-    "gunicorn": {"body", "server", "__main__"},
+    "gunicorn": {"body", "logs", "server", "__main__"},
 }
 FOLDER = Path(esource.__file__).parent
 

@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esource import listing
-from esource.listing import PEEK_BYTES, TAIL_BYTES
+from esource.listing import PEEK_BYTES, RUN, TAIL_BYTES
 
 NAMES = st.lists(st.text("abAB", min_size=4, max_size=6), unique=True)
 
@@ -19,7 +20,7 @@ def test_pages_one_after_the_other_are_all_names_in_order(
     seen: list[str] = []
     after: str | None = ""
     while after is not None:
-        page = listing.page(iter(names), after, match, limit)
+        page = listing.page(sorted(names), after, match, limit)
         assert page.total == len(wanted)
         assert len(page.names) <= limit
         seen += page.names
@@ -40,11 +41,50 @@ def test_only_regular_files_with_the_name_of_a_channel_are_channels(tmp_path: Pa
     (tmp_path / "folder.tsv").mkdir()
     (tmp_path / "link.tsv").symlink_to("orders.tsv")
     os.mkfifo(tmp_path / "pipe.tsv")
-    assert list(listing.names(tmp_path)) == ["orders"]
+    assert listing.Names(tmp_path).all() == ["orders"]
 
 
-LONG = b"long\t\t" + b"x" * PEEK_BYTES + b"\n"
-LONGER = b"longer\t\t" + b"x" * TAIL_BYTES + b"\n"
+def test_all_names_are_in_order_however_many(tmp_path: Path) -> None:
+    names = [f"{n % 7}-{n:05}" for n in range(RUN + 2)]
+    for name in names:
+        (tmp_path / f"{name}.tsv").touch()
+    assert listing.Names(tmp_path).all() == sorted(names)
+
+
+def test_names_are_read_again_only_once_the_folder_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans: list[Path] = []
+    scandir = os.scandir
+
+    def counting(path: Path) -> object:
+        scans.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    (tmp_path / "orders.tsv").touch()
+    names = listing.Names(tmp_path)
+    for _ in range(3):  # just changed: a file may come within the same tick of the clock
+        assert names.all() == ["orders"]
+    assert len(scans) == 3
+    long_ago = time.time() - 10
+    os.utime(tmp_path, (long_ago, long_ago))
+    for _ in range(3):
+        assert names.all() == ["orders"]
+    assert len(scans) == 4
+    (tmp_path / "others.tsv").touch()
+    assert names.all() == ["orders", "others"]
+    (tmp_path / "orders.tsv").unlink()
+    assert names.all() == ["others"]
+
+
+def test_without_a_folder_there_are_no_channels(tmp_path: Path) -> None:
+    assert listing.Names(tmp_path / "nowhere").all() == []
+
+
+# With tabs in their data, so that the middle of them looks like a row.
+LONG = b"long\t\t" + b"\tx" * (PEEK_BYTES // 2) + b"\n"
+LONGER = b"longer\t\t" + b"\tx" * (TAIL_BYTES // 2) + b"\n"
 
 
 @pytest.mark.parametrize(

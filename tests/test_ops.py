@@ -1,8 +1,8 @@
 """What lives under `/-/`, asked of a real hub."""
 
+import errno
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from esource.app import create_app
+from esource.config import Config
 from tests.harness import Hub, Stream, eventually, running_hub
 
 
@@ -69,17 +71,50 @@ def test_a_hub_whose_folder_is_gone_is_not_healthy(own_hub: Hub) -> None:
     assert own_hub.get("/-/health").status == 200
 
 
-def test_a_hub_that_is_stopping_is_not_ready(own_hub: Hub) -> None:
-    with own_hub.connect() as connection, Stream(own_hub, "/orders") as stream:
-        connection.sendall(b"GET /-/ready HTTP/1.1\r\nHost: hub\r\n")  # the rest comes later
-        assert own_hub.process
-        own_hub.process.send_signal(signal.SIGTERM)
-        stream.read_text(b"retry:")
-        connection.sendall(b"\r\n")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503 ")
-    assert body == b"the hub is stopping\n"
+def test_without_nameless_files_the_rights_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE")
+    client = create_app(Config(dir=tmp_path)).test_client()
+    assert client.get("/-/health").text == "ok\n"
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may do everything
+    answer = client.get("/-/health")
+    assert answer.text == f"cannot write to the folder {tmp_path}: Permission denied\n"
+
+
+def test_a_hub_that_is_stopping_is_not_ready(tmp_path: Path) -> None:
+    # In this process: a real one has closed its doors a second later.
+    app = create_app(Config(dir=tmp_path))
+    client = app.test_client()
+    assert client.get("/-/ready").status_code == 200
+    app.extensions["esource"].drain()
+    answer = client.get("/-/ready")
+    assert (answer.status_code, answer.text) == (503, "the hub is stopping\n")
+    assert client.get("/-/health").status_code == 200  # what it has still to do, it can
+
+
+def test_a_channel_that_refuses_events_makes_the_hub_unhealthy_until_it_takes_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = create_app(Config(dir=tmp_path)).test_client()
+    assert client.post("/orders", data="x").status_code == 201
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("esource.log._sync", broken)
+        assert client.post("/orders", data="x").status_code == 503
+    answer = client.get("/-/health")
+    failure = "orders.tsv could not be synced: Input/output error"
+    assert (answer.status_code, answer.text) == (503, f"{failure}\n")
+    metrics = client.get("/-/metrics").text
+    assert "\nesource_refusing_channels 1.0\n" in metrics
+    assert "\nesource_failed_commits_total 1.0\n" in metrics
+    assert "\nesource_published_events_total 1.0\n" in metrics
+    assert client.post("/orders", data="x").status_code == 201
+    assert client.get("/-/health").status_code == 200
+    assert "\nesource_refusing_channels 0.0\n" in client.get("/-/metrics").text
 
 
 # -- channels ------------------------------------------------------------------------------
@@ -263,3 +298,4 @@ def test_hosts_and_origins_are_those_of_the_channels(tmp_path: Path) -> None:
                     "OPTIONS", path, Origin=origin, Access_Control_Request_Method="GET"
                 )
                 assert preflight.status == status
+            assert hub.request("OPTIONS", path).headers["Allow"] == "GET, HEAD, OPTIONS"

@@ -40,6 +40,8 @@ VARYING = [
     r"(?<=: )\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$",  # a date
     r'(?<=^ETag: )"[0-9a-f]+-[0-9a-f]+"$',
     r"(?<=^retry: )\d{4}$",
+    r"(?<=  )\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(?=  )",  # when a channel was written to, and
+    r"(?<=  )\d\.\d(?=  )",  # how many events it gets
 ]
 
 

@@ -1,0 +1,110 @@
+"""How a line of the log looks: gunicorn's own and the hub's alike.
+
+    text, to a terminal or a file   [2026-11-24 21:15:59 +0000] [7950] [WARNING] ...
+    text, to journald               <4>...
+    json                            {"time": "...", "level": "warning", "pid": 7950, ...}
+
+journald knows the time and the process itself, and takes the priority from the number in
+front (sd-daemon(3)). One event is one line; what has to be several, a traceback, goes on
+with spaces in front, so that no text of a stranger looks like a line of the hub.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from gunicorn.glogging import Logger as GunicornLogger
+
+from esource.config import variable
+
+# What could move a terminal's cursor, or end a line for some reader of the log.
+CONTROLS = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u2028\u2029]")
+CONTINUATION = "\n    "
+SETTING = variable("log_format")
+
+
+class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn's log with the hub's formats; the access log stays as it is."""
+
+    def setup(self, cfg: Any) -> None:
+        """Configure the log, also when the configuration is read again."""
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            # Not those of an operator's own configuration, nor syslog's.
+            if isinstance(handler, logging.StreamHandler) and hasattr(handler, "_gunicorn"):
+                handler.setFormatter(formatter(handler.stream, os.environ))
+
+
+def formatter(stream: TextIO, environ: Mapping[str, str]) -> logging.Formatter:
+    """Return what formats the lines for a stream."""
+    journal = _is_journal(stream, environ)
+    if environ.get(SETTING) == "json":
+        return _Json(journal)
+    return _Journal() if journal else _Text()
+
+
+def last_line(text: str) -> str:
+    """Return a line for stderr that says why the process ends before it has a log."""
+    form = formatter(sys.stderr, os.environ)
+    if type(form) is _Text:
+        return f"esource: {text}"
+    return form.format(logging.LogRecord("esource", logging.CRITICAL, "", 0, text, None, None))
+
+
+def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Return whether a stream goes to journald (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _priority(level: int) -> str:
+    """Return a level as the kernel and syslog count them."""
+    for least, priority in ((50, 2), (40, 3), (30, 4), (20, 6)):
+        if level >= least:
+            return f"<{priority}>"
+    return "<7>"
+
+
+class _Text(logging.Formatter):
+    def __init__(self, form: str = GunicornLogger.error_fmt) -> None:
+        super().__init__(form, GunicornLogger.datefmt)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = CONTROLS.sub(lambda match: ascii(match[0])[1:-1], super().format(record))
+        return text.replace("\n", CONTINUATION)
+
+
+class _Journal(_Text):
+    def __init__(self) -> None:
+        super().__init__("%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = _priority(record.levelno)
+        return priority + super().format(record).replace("\n", f"\n{priority}")
+
+
+class _Json(logging.Formatter):
+    def __init__(self, journal: bool) -> None:
+        super().__init__()
+        self.journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{moment}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "pid": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return (_priority(record.levelno) if self.journal else "") + json.dumps(line)
