@@ -132,7 +132,6 @@ class Config:
     )
     # Whoever reaches the port can read what it shows anyway; behind a gateway it may be in the way.
     ui: bool = _setting(True, _flag, "`0`: there is no page for people at `/`")
-
     log_format: str = _setting(
         "text", _one_of(LOG_FORMATS), "how the log is written: `text` or `json`"
     )
