@@ -172,7 +172,7 @@ export class View {
       this.position = end.bytes // rows that are no events do not come
       this.isExact = false
     }
-    this.shrunk = end.bytes < this.position ? this.shrunk + 1 : 0
+    this.shrunk = this.isExact && end.bytes < this.position ? this.shrunk + 1 : 0
     write($('behind'), bytes(Math.max(0, end.bytes - this.position)))
     if (this.shrunk > 2) this.reopen() // moved away, and begun anew
   }
@@ -311,6 +311,7 @@ export class View {
     $('above').classList.toggle('failed', !!this.failure)
     if (isEmpty) this.paintEmpty()
     const newer = kept.end - list.to + kept.missed
+    if (this.following) this.leave($('jump'), 'lastElementChild')
     $('jump').hidden = this.following
     write($('jump'), newer ? `${number(newer)} newer ↓` : 'To the newest ↓')
     $('pause').setAttribute('aria-pressed', this.paused)
@@ -321,17 +322,24 @@ export class View {
   paintAbove() {
     const place = $('above')
     const [text, name, action] = this.above()
-    write((place.firstChild ?? place.appendChild(make('span'))), text)
+    write(place.firstChild ?? place.appendChild(make('span')), text)
     if (!place.children[1]) place.append(make('button', { type: 'button' }))
     const button = place.children[1]
+    if (!name) this.leave(button, 'firstElementChild')
     button.hidden = !name
     write(button, name ?? '')
-    button.onclick = action
+    button.onclick = action ?? null
   }
 
+  // Before a button is hidden: whoever is on it goes on at a row, not at the start of the page.
+  leave(button, which) {
+    if (document.activeElement === button) $('rows')[which]?.firstChild.focus()
+  }
+
+  // Return what stands above the events: a text, and the name of a button and what that does.
   above() {
     const earlier = () => this.earlier()
-    if (this.loading) return ['Reading …']
+    if (this.loading) return this.kept.events.length ? ['Reading …', 'Earlier events'] : ['Reading …']
     if (this.failure) return [this.failure, 'Try again', this.unread === null ? () => this.reopen() : earlier]
     if (this.list.from > this.kept.first) return ['', 'Earlier events', earlier]
     if (this.unread === null) return ['Earlier events are no longer in this page.', 'Read anew', () => this.reopen()]

@@ -133,6 +133,17 @@ def test_ids_beyond_ascii_are_followed_too(person: Person) -> None:
     assert [id for id, _, _ in person.rows] == ["grüße", "🛩"]
 
 
+def test_a_file_that_is_moved_away_is_noticed(own_person: Person) -> None:
+    fill(own_person.hub, "rotated", 50)
+    own_person.visit("?channel=rotated")
+    eventually(lambda: len(own_person.rows) == 50)
+    file = own_person.hub.file("rotated")
+    file.rename(file.with_suffix(".old"))
+    own_person.hub.publish("/rotated?id=new", "the first of the new file")
+    eventually(lambda: own_person.rows[-1][0] == "new")
+    eventually(lambda: len(own_person.rows) == 1)
+
+
 # -- history -------------------------------------------------------------------------------------
 
 

@@ -211,12 +211,28 @@ def test_everything_is_done_by_keyboard(own_person: Person) -> None:
     tab_to("jump")
     press("Enter")
     own_person.sees("1", '{"a": 2}', "3", "4")
+    eventually(lambda: focus() == "row")
     page.locator("summary").focus()
     press("Enter")
     tab_to("data")
     page.keyboard.type("5")
     press("Control+Enter")
     own_person.sees("1", '{"a": 2}', "3", "4", "5")
+
+
+def test_who_reads_history_by_keyboard_stays_in_it(person: Person) -> None:
+    rows = "".join(f"{n}\t\t{n}\n" for n in range(500))
+    person.hub.post("/by-key", rows, Content_Type="text/tab-separated-values")
+    person.visit("?channel=by-key")
+    eventually(lambda: person.rows)
+    person.page.locator("#above button").focus()
+
+    def is_at_the_beginning() -> bool:
+        person.page.keyboard.press("Enter")
+        return "begins here" in person.text("#above")
+
+    eventually(is_at_the_beginning)
+    assert person.page.evaluate("document.activeElement.textContent") == "00"
 
 
 def test_the_place_of_the_focus_is_seen(person: Person) -> None:
