@@ -33,7 +33,8 @@ export class Channels {
     showLine($('list-curl'), listLine(match))
     const asked = (this.asked = {}) // an answer that was overtaken does not count
     try {
-      const page = await hub.channels([['limit', PAGE], ['match', match || undefined], ['after', after]])
+      const parameters = [['limit', PAGE], ['match', match || undefined], ['after', after]]
+      const page = await hub.channels(parameters)
       if (asked !== this.asked) return
       this.show(page, match)
       this.onState(null)
@@ -56,7 +57,8 @@ export class Channels {
       if (focused.isConnected && focused !== document.activeElement) focused.focus()
     }
     $('no-channels').hidden = items.length > 0
-    write($('no-channels'), match ? 'No channel has this in its name.' : 'No channel yet.')
+    const none = match ? 'No channel has this in its name.' : 'No channel yet.'
+    write($('no-channels'), none)
     const before = (this.pages.length - 1) * PAGE
     $('pager').hidden = !next && !before
     $('back').disabled = !before

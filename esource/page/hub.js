@@ -26,7 +26,6 @@ async function ask(url, options = {}) {
   const text = options.method === 'HEAD' ? '' : (await response.text()).trim()
   const error = new Error(`The hub says ${response.status}: ${text || response.statusText}`)
   error.status = response.status
-  error.headers = response.headers
   throw error
 }
 

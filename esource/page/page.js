@@ -26,7 +26,10 @@ function showTrouble(error) {
 function showWelcome() {
   const isNew = channels.total === 0 && !$('match').value
   write($('welcome-title'), isNew ? 'No channel yet' : 'Choose a channel')
-  write($('welcome-text'), isNew ? 'The first event makes one, by this line or by the form below:' : 'Its events appear here, and the next ones as they come. In a shell:')
+  const text = isNew
+    ? 'The first event makes one, by this line or by the form below:'
+    : 'Its events appear here, and the next ones as they come. In a shell:'
+  write($('welcome-text'), text)
   const line = isNew
     ? publishLine('orders', '', '', 'one coffee')
     : followLine('NAME', undefined, '', LINE_TAIL)
@@ -37,7 +40,8 @@ function showWelcome() {
 
 function parameters() {
   const query = new URLSearchParams(location.search)
-  return { channel: query.get('channel'), type: query.get('type') ?? undefined, text: query.get('text') ?? '' }
+  const [channel, type, text] = ['channel', 'type', 'text'].map((name) => query.get(name))
+  return { channel, type: type ?? undefined, text: text ?? '' }
 }
 
 function go(change, replaces = false) {

@@ -1,7 +1,7 @@
 // One channel: its history, read backwards from the file, and its stream, from there on.
 //
 //     file   [ ... not read | history, by Range | stream, by EventSource ... ]
-//                           ^ this.unread       ^ first end               ^ this.position
+//                           ^ history.unread    ^ this.begun              ^ this.position
 //
 // History is whole rows of the file up to an end, and the stream begins after the last id there,
 // so nothing is between them. Offsets of what is streamed are counted, so that more history can
@@ -11,30 +11,20 @@ import { Chart } from './chart.js'
 import { LINE_TAIL, followLine, publishLine, rangeLine } from './curl.js'
 import { $, bytes, make, number, rate, showLine, write } from './dom.js'
 import { Follow } from './follow.js'
+import { History } from './history.js'
 import * as hub from './hub.js'
 import { Kept } from './kept.js'
 import { List } from './list.js'
-import { eventsOf, holds, sizeOf } from './rows.js'
+import { holds, sizeOf } from './rows.js'
+import { showState } from './state.js'
 
 const NAME = /^[\w-]{4,64}$/
-const LF = 10
-const FIRST_BYTES = 1 << 16
-const MOST_BYTES = 1 << 22 // of one request for history
-const SEARCH_BYTES = 1 << 23 // read in one go while looking for events that match
 const PAGE = 200 // events, at least
 const AT_ONCE = 2000 // and at most
 const TAIL = 1000 // where a stream begins in a channel without ids
 const NEAR_PIXELS = 200
 const END_PIXELS = 8
 const AGAIN_SECONDS = 3
-
-const STATES = {
-  connecting: 'Connecting',
-  open: 'Open',
-  reconnecting: 'Reconnecting',
-  waiting: 'Closed by the hub',
-  failed: 'Not connected',
-}
 
 export class View {
   constructor() {
@@ -55,7 +45,8 @@ export class View {
     if (channel !== this.channel) this.types = new Set()
     Object.assign(this, { channel, type, text: text.toLowerCase(), shrunk: 0, isExact: true })
     Object.assign(this, { following: true, paused: false, failure: '', loading: true })
-    this.begun = this.unread = this.position = null // offsets; null while they are not known
+    this.begun = this.position = null // offsets; null while they are not known
+    this.history = new History(channel, visit)
     this.kept = new Kept()
     this.list.clear(this.kept)
     this.chart.clear()
@@ -97,22 +88,16 @@ export class View {
     }
     const { bytes: end } = await hub.end(this.channel)
     visit.throwIfAborted()
-    let [events, start] = [[], end]
-    const isAnyNamed = () => events.some(({ id }) => id)
-    for (let count = FIRST_BYTES; start > 0 && !isAnyNamed() && count <= SEARCH_BYTES; count *= 8) {
-      ;[events, start] = await this.rows(Math.max(0, end - count), end, visit)
-    }
-    const isUnknown = end > 0 && !isAnyNamed() // there is no id to go on from
-    if (isUnknown) events = [] // they come with the stream
+    const { events, start } = await this.history.last(end)
     this.begun = end
-    this.position = isUnknown || this.type !== undefined ? null : end
+    this.position = start === null || this.type !== undefined ? null : end
     for (const event of events) this.follow.note(event.id, event.type)
-    this.addEarlier(events, isUnknown ? null : start)
+    this.addEarlier(events, start) // without an id to go on from, all come with the stream
     this.follow.open(TAIL)
     this.loading = false
     this.measure().catch(() => {}) // it is asked again
     this.paint()
-    if (this.kept.events.length < PAGE) await this.history(visit)
+    if (this.kept.events.length < PAGE) await this.readEarlier(visit)
     this.paint()
   }
 
@@ -127,14 +112,14 @@ export class View {
     this.chart.now++
     const { first } = this.kept
     this.kept.add(event, this.following)
-    if (this.kept.first > first) this.unread = this.isExact ? this.kept.events[0].start : null
+    if (this.kept.first > first) this.history.unread = this.isExact ? this.kept.events[0].start : null
     this.paint()
   }
 
   show(state) {
     this.state = state
     this.paint()
-    this.showState()
+    showState($('state'), this.state)
   }
 
   // Each second: what changes by itself.
@@ -142,19 +127,7 @@ export class View {
     if (!this.channel) return
     write($('rate'), rate(this.chart.tick()))
     write($('peak'), rate(this.chart.peak))
-    this.showState()
-  }
-
-  showState() {
-    const { name, since, until } = this.state
-    const seconds = Math.round(Math.abs(Date.now() - (until ?? since)) / 1000)
-    const element = $('state')
-    element.dataset.state = name
-    if (!element.firstChild) element.append(make('span'), make('span', { className: 'number' }))
-    element.lastChild.setAttribute('aria-hidden', true) // to be told once is enough
-    write(element.firstChild, STATES[name])
-    const more = { reconnecting: `· lost ${seconds} s ago`, waiting: `· next try in ${seconds} s` }
-    write(element.lastChild, more[name] ?? '')
+    showState($('state'), this.state)
   }
 
   // How much of the file has not arrived here.
@@ -188,38 +161,17 @@ export class View {
     )
     const last = wanted.slice(-AT_ONCE)
     this.kept.addEarlier(last)
-    this.unread = last.length < wanted.length ? last[0].start : start
+    this.history.unread = last.length < wanted.length ? last[0].start : start
     return last.length
   }
 
-  // Return the events of the file from an offset, or the end of the row there, up to another; and
-  // where they begin. In the midst of a long row they are none, and begin at the end.
-  async rows(from, to, visit) {
-    const bytes = await hub.range(this.channel, from, to)
-    visit.throwIfAborted()
-    if (bytes.length && bytes.at(-1) !== LF) throw new Error('The file is another one now.')
-    const start = from && bytes.indexOf(LF) + 1
-    return [eventsOf(bytes.subarray(start), from + start), from + start]
-  }
-
-  // Read history until some of it matches, or enough of it was looked at.
-  async history(visit) {
-    if (this.loading || !this.unread) return
+  async readEarlier(visit) {
+    if (this.loading || !this.history.unread) return
     this.loading = true
     this.failure = ''
     this.paint()
     try {
-      const stop = Math.max(0, this.unread - SEARCH_BYTES)
-      let found = 0
-      let count = FIRST_BYTES
-      while (found < PAGE && this.unread > stop) {
-        const to = this.unread
-        const [events, start] = await this.rows(Math.max(0, to - count), to, visit)
-        if (this.unread !== to) break // so much came meanwhile that the oldest made room
-        if (start === to && count === MOST_BYTES) throw new Error('An event here is too large.')
-        found += this.addEarlier(events, start)
-        count = Math.min(count * 4, MOST_BYTES)
-      }
+      await this.history.earlier(PAGE, (events, start) => this.addEarlier(events, start))
     } catch (error) {
       if (visit.aborted) return
       this.failure = error.message
@@ -230,7 +182,7 @@ export class View {
   async earlier() {
     const visit = this.visit.signal
     this.stop()
-    if (this.list.from === this.kept.first) await this.history(visit)
+    if (this.list.from === this.kept.first) await this.readEarlier(visit)
     if (visit.aborted) return
     this.keepPlace('firstElementChild', () => this.list.showEarlier())
     this.paint()
@@ -305,7 +257,7 @@ export class View {
       this.toEnd()
     }
     this.paintAbove()
-    const isEmpty = kept.events.length === 0 && !this.loading && !this.unread
+    const isEmpty = kept.events.length === 0 && !this.loading && !this.history.unread
     $('no-events').hidden = !isEmpty || !!this.failure
     $('above').hidden = isEmpty && !this.failure
     $('above').classList.toggle('failed', !!this.failure)
@@ -338,22 +290,25 @@ export class View {
 
   // Return what stands above the events: a text, and the name of a button and what that does.
   above() {
-    const earlier = () => this.earlier()
-    if (this.loading) return this.kept.events.length ? ['Reading …', 'Earlier events'] : ['Reading …']
-    if (this.failure) return [this.failure, 'Try again', this.unread === null ? () => this.reopen() : earlier]
-    if (this.list.from > this.kept.first) return ['', 'Earlier events', earlier]
-    if (this.unread === null) return ['Earlier events are no longer in this page.', 'Read anew', () => this.reopen()]
-    if (this.unread === 0) return ['The channel begins here.']
-    const what = this.kept.events.length ? 'Earlier' : 'Nothing yet: earlier'
-    const isFiltered = this.text || this.type !== undefined
-    return isFiltered
-      ? [`${what} than the last ${bytes(Math.max(0, this.begun - this.unread))} was not searched.`, 'Search on', earlier]
-      : ['', 'Earlier events', earlier]
+    const { unread } = this.history
+    const isEmpty = this.kept.events.length === 0
+    const earlier = ['Earlier events', () => this.earlier()]
+    const anew = () => this.reopen()
+    if (this.loading) return isEmpty ? ['Reading …'] : ['Reading …', ...earlier]
+    if (this.failure) return [this.failure, 'Try again', unread === null ? anew : earlier[1]]
+    if (this.list.from > this.kept.first) return ['', ...earlier]
+    if (unread === null) return ['Earlier events are no longer in this page.', 'Read anew', anew]
+    if (unread === 0) return ['The channel begins here.']
+    if (!this.text && this.type === undefined) return ['', ...earlier]
+    const searched = bytes(Math.max(0, this.begun - unread))
+    const found = isEmpty ? 'Nothing' : 'No more'
+    return [`${found} in the last ${searched} of the file.`, 'Search on', earlier[1]]
   }
 
   paintEmpty() {
     const isFiltered = this.text || this.type !== undefined
-    write($('no-events-text'), isFiltered ? 'No event like that.' : 'No event yet. This line makes the first:')
+    const none = isFiltered ? 'No event like that.' : 'No event yet. This line makes the first:'
+    write($('no-events-text'), none)
     $('first-curl').hidden = isFiltered
     showLine($('first-curl'), publishLine(this.channel, '', '', 'one coffee'))
   }

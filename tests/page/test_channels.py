@@ -53,6 +53,26 @@ def test_channels_are_listed_with_live_rates_and_one_is_chosen(own_person: Perso
     eventually(lambda: own_person.page.locator("[aria-current]").count() == 0)
 
 
+def test_who_changes_the_channel_quickly_sees_the_last_one_only(own_person: Person) -> None:
+    hub = own_person.hub
+    channels = [f"channel-{n}" for n in range(6)]
+    for name in channels:
+        hub.publish(f"/{name}", name)
+    hub.file("empty").write_text("")
+    own_person.visit()
+    has_names(own_person, *channels, "empty")
+    order = ["empty", *channels, "empty", "channel-3", "empty", "channel-5"]
+    click = """names => names.forEach(
+      (name) => document.querySelector(`a[href="?channel=${name}"]`).click())"""
+    own_person.page.evaluate(click, order)
+    own_person.sees("channel-5")
+    own_person.wait_for_state("open")
+    for name in (*channels, "empty"):
+        hub.publish(f"/{name}", f"more of {name}")
+    own_person.sees("channel-5", "more of channel-5")
+    eventually(lambda: own_person.text("#followers") == "1")
+
+
 def test_many_channels_are_paged_and_filtered_by_name(own_person: Person) -> None:
     hub = own_person.hub
     hub.folder.mkdir(exist_ok=True)
