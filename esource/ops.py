@@ -71,7 +71,7 @@ def register(app: Flask, hub: Hub) -> None:
 
 
 def health(hub: Hub, environ: dict[str, Any]) -> Response:
-    """Answer whether events can be stored. Blocks while a byte is written to the disk's folder."""
+    """Answer whether events can be stored. Blocks while that is tried."""
     parameters = _parameters(environ, "format")
     problems = in_thread(reads(), _folder_problems, hub.config.dir)
     problems += [channel.log.failed for channel in hub.open_channels() if channel.log.failed]
@@ -222,7 +222,10 @@ def _parameters(environ: dict[str, Any], *allowed: str) -> dict[str, str]:
     for name, _ in pairs:
         if name not in allowed:
             raise BadInput(f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}")
-    return dict(pairs)
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs):
+        raise BadInput("a parameter is given twice")
+    return parameters
 
 
 def _format(parameters: dict[str, str], environ: dict[str, Any]) -> str:

@@ -184,7 +184,16 @@ def test_the_client_says_which_format_it_wants(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=1001", "limit=-1", "limit=many", "format=xml", "nonsense=1"]
+    "query",
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=-1",
+        "limit=many",
+        "format=xml",
+        "nonsense=1",
+        "match=a&match=b",
+    ],
 )
 def test_a_query_that_makes_no_sense_is_refused(hub: Hub, query: str) -> None:
     assert hub.get(f"/-/channels?{query}").status == 400
