@@ -23,8 +23,10 @@ async function ask(url, options = {}) {
     throw new Error('The hub does not answer.')
   }
   if (response.ok) return response
-  const text = options.method === 'HEAD' ? '' : (await response.text()).trim()
-  const error = new Error(`The hub says ${response.status}: ${text || response.statusText}`)
+  // A gateway answers with a page; the hub with a line, but for a HEAD.
+  const isText = response.headers.get('Content-Type')?.startsWith('text/plain')
+  const text = isText ? (await response.text()).trim() : ''
+  const error = new Error(`The hub says ${response.status}: ${text || response.statusText}.`)
   error.status = response.status
   throw error
 }

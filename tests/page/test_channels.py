@@ -110,6 +110,18 @@ def test_a_hub_that_is_gone_is_told_and_its_return_too(own_person: Person) -> No
     eventually(lambda: own_person.text("#trouble") == "")
 
 
+def test_of_a_gateways_page_only_the_status_is_told(own_person: Person) -> None:
+    own_person.forgiven = "502"
+    own_person.page.route(
+        "**/-/channels*",
+        lambda route: route.fulfill(status=502, content_type="text/html", body="<h1>Bad</h1>"),
+    )
+    own_person.visit()
+    eventually(lambda: own_person.text("#trouble"))
+    said = "The hub says 502: Bad Gateway. Asking again every 2 s."
+    assert own_person.text("#trouble") == said
+
+
 # -- publish -------------------------------------------------------------------------------------
 
 AWKWARD = [
