@@ -24,6 +24,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     publish, read, views
                HTTP
     ops        what lives under `/-/`
+    page       the page for people: its files, which ask the hub as anybody would
     app        the wiring
     check      the files of a folder while no hub runs
     fastpath   plain publishes without the framework

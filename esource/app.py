@@ -4,7 +4,7 @@ import os
 
 from flask import Flask
 
-from esource import ops, views
+from esource import ops, page, views
 from esource.config import Config
 from esource.hub import Hub
 
@@ -25,4 +25,6 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["esource"] = hub
     app.extensions["esource.post"] = views.register(app, hub)
     ops.register(app, hub)
+    if hub.config.ui:
+        page.register(app, hub.config)
     return app

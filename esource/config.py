@@ -126,12 +126,12 @@ class Config:
     heartbeat_seconds: float = _setting(
         10.0, _positive(float, "seconds"), "silence after which a stream sends a comment line"
     )
-
     # Each channel ever published to is three series, in the hub and in Prometheus.
     metrics_channels: bool = _setting(
         False, _flag, "`1`: `/-/metrics` has series for each channel, too"
     )
-
+    # Whoever reaches the port can read what it shows anyway; behind a gateway it may be in the way.
+    ui: bool = _setting(True, _flag, "`0`: there is no page for people at `/`")
     log_format: str = _setting(
         "text", _one_of(LOG_FORMATS), "how the log is written: `text` or `json`"
     )

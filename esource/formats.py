@@ -2,6 +2,9 @@
 
 What the hub emits, it accepts: TSV, event streams and NDJSON, byte for byte. JSON is the
 same objects as NDJSON in one array, and raw is the data alone, for people and pipes.
+
+An event stream of such objects (`sse-json`) is for pages: to a browser's `EventSource` an event
+is lost whose type it was not told of beforehand, so here no frame has a type, but its data has.
 """
 
 from collections.abc import Callable
@@ -32,7 +35,14 @@ NDJSON = Format("ndjson", "application/x-ndjson", ndjson.encode)
 JSON = Format(
     "json", "application/json", ndjson.encode_elements, head=b"[", separator=b",", end=b"\n]\n"
 )
+SSE_JSON = Format(
+    "sse-json", SSE.content_type, ndjson.encode_frames, head=sse.HEARTBEAT,
+    heartbeat=sse.HEARTBEAT,
+)  # fmt: skip
 RAW = Format("raw", "text/plain; charset=utf-8", tsv.encode_raw)
 
-FORMATS = {format.name: format for format in (TSV, SSE, NDJSON, JSON, RAW)}
-MEDIA_TYPES = {format.content_type.partition(";")[0]: format for format in FORMATS.values()}
+FORMATS = {format.name: format for format in (TSV, SSE, SSE_JSON, NDJSON, JSON, RAW)}
+MEDIA_TYPES = {
+    format.content_type.partition(";")[0]: format for format in (TSV, SSE, NDJSON, JSON, RAW)
+}
+EVENT_STREAMS = (SSE, SSE_JSON)

@@ -29,7 +29,7 @@ from werkzeug.http import (
 from esource import answers, selection, sse
 from esource.channel import Batch, Channel, Position
 from esource.errors import BadRange
-from esource.formats import FORMATS, MEDIA_TYPES, SSE, TSV, Format
+from esource.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.hub import Hub
 from esource.readers import Direct, is_gone
 from esource.selection import Selection
@@ -55,7 +55,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     wanted = selection.parse(pairs, tuple(FORMATS))
     channel.refresh()
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
-    follow = format is SSE if wanted.follow is None else wanted.follow
+    follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     # Where the client has got to, which it knows better than the link that it followed first.
     resume_id = environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1")
     start, verdict = _start(channel, wanted, resume_id, follow)
@@ -222,7 +222,7 @@ def _follow(
                 elif client is not None and is_gone(client):
                     return
             yield format.end
-            if format is SSE and channel.draining:
+            if format in EVENT_STREAMS and channel.draining:
                 yield sse.retry(random.randint(*RETRY_MS))
         finally:
             hub.subscribers -= 1

@@ -12,7 +12,7 @@ def test_the_defaults() -> None:
         max_event_bytes=1_048_576, heartbeat_seconds=10,
         max_batch_bytes=67_108_864, dedup_events=10_000, max_subscribers=50_000,
         max_channels=100_000, cors_origins=frozenset(), allowed_hosts=frozenset(),
-        metrics_channels=False, log_format="text",
+        metrics_channels=False, ui=True, log_format="text",
     )  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def test_settings_come_from_the_environment_and_empty_ones_do_not_count() -> Non
         ("ESOURCE_METRICS_CHANNELS", "yes"),
         ("ESOURCE_LOG_FORMAT", "xml"),
         ("ESOURCE_ALLOWED_HOSTS", "https://example.org"),
+        ("ESOURCE_UI", "no"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name(name: str, value: str) -> None:

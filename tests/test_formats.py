@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esource import sse, tsv
+from esource import ndjson, sse, tsv
 from esource.event import Event
 
 # event, its row in the file, its frame on the wire
@@ -67,6 +67,26 @@ def test_a_cr_in_a_foreign_row_is_a_line_break_and_at_its_end_nothing() -> None:
 def test_a_cr_in_a_foreign_id_or_type_cannot_break_out_of_its_line() -> None:
     frames = sse.encode(b"a\rdata: forged\tb\rid: forged\tc\n", [])
     assert frames == b"event: b id: forged\nid: a data: forged\ndata: c\n\n"
+
+
+@given(st.lists(events))
+def test_a_frame_for_pages_has_its_type_in_the_data_which_is_a_line_of_json(
+    many: list[Event],
+) -> None:
+    rows = b"".join(map(tsv.encode, many))
+    decoded = sse.Decoder().feed(ndjson.encode_frames(rows, []))
+    assert [(event.id, event.type) for event in decoded] == [(event.id, b"") for event in many]
+    assert [event.data + b"\n" for event in decoded] == ndjson.encode(rows, []).splitlines(True)
+
+
+def test_a_frame_for_pages_cannot_be_broken_out_of() -> None:
+    malformed: list[bytes] = []
+    frames = ndjson.encode_frames(b"a\rdata: forged\tb\rc\td\r\ne\n\t\tno id\n", malformed)
+    assert frames == (
+        b'id: a data: forged\ndata: {"id":"a\\rdata: forged","event":"b\\rc","data":"d"}\n\n'
+        b'data: {"id":"","event":"","data":"no id"}\n\n'
+    )
+    assert malformed == [b"e"]
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])

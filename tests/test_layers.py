@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "views": "publish read answers origin hub errors",
     "metrics": "stats __init__",
     "ops": "listing metrics answers origin hub threads errors",
-    "app": "views ops hub config",
+    "page": "answers origin config",
+    "app": "views ops page hub config",
     "fastpath": "",
     "connections": "fastpath body hub readers threads",
     "logs": "config",
@@ -46,7 +47,7 @@ MAY_IMPORT = {
 # What only few rooms may know about; the connections need a greenlet to end them.
 ONLY = {
     "gevent": {"threads", "readers", "channel", "connections"},
-    "flask": {"answers", "publish", "read", "views", "ops", "app", "fastpath"},
+    "flask": {"answers", "publish", "read", "views", "ops", "page", "app", "fastpath"},
     "prometheus_client": {"metrics"},
     "gunicorn": {"body", "connections", "logs", "server", "__main__"},
 }

@@ -40,6 +40,18 @@ def test_frames_have_the_type_then_the_id_then_the_lines_of_data(hub: Hub) -> No
         )
 
 
+def test_a_stream_for_pages_stays_like_any_other_and_ends_with_a_hint(own_hub: Hub) -> None:
+    own_hub.publish("/orders?event=old", "one")
+    with Stream(own_hub, "/orders?format=sse-json", Accept="*/*") as stream:
+        assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert stream.headers["Esource-Resume"] == "live"
+        id = own_hub.publish("/orders?event=new", "two\nlines").encode()
+        data = b'{"id":"%b","event":"new","data":"two\\nlines"}' % id
+        assert stream.read(1) == [Event(id, b"", data)]
+        own_hub.stop()
+        assert re.search(rb"\nretry: \d+\n\Z", stream.read_to_end())
+
+
 def test_without_a_resume_point_only_new_events_come(hub: Hub) -> None:
     hub.publish("/only_new", "old")
     with Stream(hub, "/only_new") as stream:

@@ -1,0 +1,378 @@
+"""A channel on the page: its events as they come, and those that were before."""
+
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.harness import Hub, eventually
+from tests.page.conftest import Person
+
+TSV = "text/tab-separated-values"
+MOST_ROWS = 1000  # in the document
+# The longest time in which the page did not paint: a bound on faults, on a busy machine.
+FROZEN_MS = 3000
+
+
+def fill(hub: Hub, channel: str, count: int, padding: str = "", first: int = 0) -> None:
+    rows = "".join(f"{n:06}\t\tevent {n}{padding}\n" for n in range(first, first + count))
+    assert hub.post(f"/{channel}", rows, Content_Type=TSV).status == 201
+
+
+def publish_as_typed(hub: Hub, channel: str, *events: tuple[str, str]) -> None:
+    for type, data in events:
+        hub.publish(f"/{channel}?" + urlencode({"event": type}), data)
+
+
+def test_events_appear_as_they_come_after_those_that_were_there(person: Person) -> None:
+    publish_as_typed(person.hub, "live", ("", "one"), ("a type", "two"))
+    person.visit("?channel=live")
+    person.sees("one", "two")
+    publish_as_typed(person.hub, "live", ("a new type", "three"), ("", ""))
+    person.sees("one", "two", "three", "")
+    assert [type for _, type, _ in person.rows] == ["", "a type", "a new type", ""]
+    assert [id.encode() for id, _, _ in person.rows] == [
+        row.split(b"\t")[0] for row in person.hub.rows("live")
+    ]
+
+
+def test_an_empty_channel_tells_how_to_make_its_first_event(person: Person) -> None:
+    person.visit("?channel=nothing")
+    person.page.wait_for_selector("#no-events")
+    line = person.line("first-curl")
+    assert line == f"curl -d 'one coffee' {person.hub.url}/nothing"
+    subprocess.run(["bash", "-c", line], check=True, capture_output=True)
+    person.sees("one coffee")
+    assert person.page.locator("#no-events").is_hidden()
+
+
+@pytest.mark.parametrize("end", ["restart", "kill"])
+def test_the_browser_comes_back_by_itself_and_nothing_is_lost_or_doubled(
+    own_person: Person, end: str
+) -> None:
+    hub = own_person.hub
+    publish_as_typed(hub, "orders", *(("before", f"{n}") for n in range(20)))
+    own_person.visit("?channel=orders")
+    stop = threading.Event()
+
+    def publish() -> None:
+        n = 20
+        while not stop.is_set():
+            with suppress(OSError):  # there is no hub
+                hub.publish(f"/orders?event=t{n % 7}", f"{n}")
+            n += 1
+            time.sleep(0.03)  # so that the page can show them all
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    try:
+        eventually(lambda: len(own_person.rows) > 50)
+        for _ in range(2):
+            hub.stop() if end == "restart" else hub.kill()
+            own_person.wait_for_state("reconnecting")
+            assert "Reconnecting" in own_person.text("#state")
+            hub.start()
+            own_person.wait_for_state("open")
+    finally:
+        stop.set()
+        publisher.join()
+    rows = [row.decode().split("\t") for row in hub.rows("orders")]
+    assert len(rows) < MOST_ROWS
+    eventually(lambda: len(own_person.rows) >= len(rows))
+    assert own_person.rows == [tuple(row) for row in rows]
+    assert own_person.page.evaluate("sources") == 1
+
+
+def test_a_refused_stream_says_so_and_is_asked_for_again(own_person: Person) -> None:
+    hub = own_person.hub
+    hub.publish("/orders", "one")
+    hub.stop()
+    hub.environ["ESOURCE_MAX_SUBSCRIBERS"] = "1"
+    hub.start()
+    own_person.forgiven += "|503|MIME"
+    with subprocess.Popen(
+        ["curl", "-sN", f"{hub.url}/orders?follow=1"], stdout=subprocess.DEVNULL
+    ) as other:
+        eventually(lambda: b"orders" in hub.curl(f"{hub.url}/-/channels").stdout)
+        eventually(lambda: hub.get("/orders?follow=1&timeout=0").status == 503)
+        own_person.page.goto(f"{hub.url}/?channel=orders")
+        own_person.wait_for_state("waiting")
+        assert "next try in" in own_person.text("#state")
+        own_person.sees("one")
+        other.terminate()
+    own_person.wait_for_state("open")
+    hub.publish("/orders", "two")
+    own_person.sees("one", "two")
+
+
+def test_ids_that_come_twice_are_not_shown_twice(person: Person) -> None:
+    rows = "same\t\t1\nsame\t\t2\n\t\twithout id\nsame\t\t3\n"
+    person.hub.file("twice").write_text(rows)
+    person.visit("?channel=twice")
+    person.sees("1", "2", "without id", "3")
+    person.hub.publish("/twice?id=same", "4")
+    person.sees("1", "2", "without id", "3", "4")
+
+
+def test_a_channel_without_any_ids_is_shown_too(person: Person) -> None:
+    person.hub.file("nameless").write_text("\t\t1\n\t\t2\nno event\n")
+    person.visit("?channel=nameless")
+    person.sees("1", "2")
+    person.hub.publish("/nameless?id=3", "3")
+    person.sees("1", "2", "3")
+
+
+def test_ids_beyond_ascii_are_followed_too(person: Person) -> None:
+    person.hub.publish("/unicode?id=gr%C3%BC%C3%9Fe", "1")
+    person.visit("?channel=unicode")
+    person.hub.publish("/unicode?id=%F0%9F%9B%A9", "2")
+    person.sees("1", "2")
+    assert [id for id, _, _ in person.rows] == ["grüße", "🛩"]
+
+
+def test_a_file_that_is_moved_away_is_noticed(own_person: Person) -> None:
+    fill(own_person.hub, "rotated", 50)
+    own_person.visit("?channel=rotated")
+    eventually(lambda: len(own_person.rows) == 50)
+    file = own_person.hub.file("rotated")
+    file.rename(file.with_suffix(".old"))
+    own_person.hub.publish("/rotated?id=new", "the first of the new file")
+    eventually(lambda: own_person.rows[-1][0] == "new")
+    eventually(lambda: len(own_person.rows) == 1)
+
+
+# -- history -------------------------------------------------------------------------------------
+
+
+def scroll_to_the_beginning(person: Person) -> None:
+    """Scroll up until the page says that the channel begins there."""
+    person.page.locator("#events").hover()
+
+    def is_there() -> bool:
+        person.page.mouse.wheel(0, -100_000)
+        return "begins here" in person.text("#above")
+
+    eventually(is_there)
+
+
+def test_scrolling_up_reads_history_without_a_gap_and_down_again_follows(person: Person) -> None:
+    hub = person.hub
+    fill(hub, "history", 4000, padding=" " + "x" * 40)
+    person.visit("?channel=history")
+    eventually(lambda: person.rows and person.rows[-1][0] == "003999")
+    fill(hub, "history", 300, first=4000)
+    eventually(lambda: person.rows[-1][0] == "004299")
+    scroll_to_the_beginning(person)
+    ids = [int(id) for id, _, _ in person.rows]
+    assert ids == list(range(len(ids)))
+    assert len(ids) <= MOST_ROWS
+    hub.publish("/history?id=the-newest", "new")
+    assert person.rows[0][0] == "000000"  # who reads is not disturbed
+
+    def is_at_the_end() -> bool:
+        person.page.mouse.wheel(0, 100_000)
+        ids = [id for id, _, _ in person.rows]
+        numbers = [int(id) for id in ids if id != "the-newest"]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        return ids[-1] == "the-newest"
+
+    eventually(is_at_the_end)
+    eventually(lambda: person.page.locator("#jump").is_hidden())
+    hub.publish("/history?id=follows", "again")
+    eventually(lambda: person.rows[-1][0] == "follows")
+
+
+def test_history_beyond_what_is_kept_can_be_read_and_left_again(person: Person) -> None:
+    fill(person.hub, "long", 12_000)
+    person.visit("?channel=long")
+    scroll_to_the_beginning(person)
+    ids = [int(id) for id, _, _ in person.rows]
+    assert ids == list(range(len(ids)))
+    person.page.locator("#jump").click()
+    eventually(lambda: person.rows and person.rows[-1][0] == "011999")
+
+
+def test_events_of_a_megabyte_are_read_too(person: Person) -> None:
+    for n in range(4):
+        person.hub.publish(f"/large?id=l{n}", "x" * ((1 << 20) - 1))
+    person.visit("?channel=large")
+    eventually(lambda: [id for id, _, _ in person.rows] == ["l0", "l1", "l2", "l3"])
+    assert "begins here" in person.text("#above")
+
+
+def test_the_line_for_the_shell_prints_what_is_on_the_screen(person: Person) -> None:
+    fill(person.hub, "shell", 3000, padding=" " + "x" * 40)
+    person.visit("?channel=shell")
+    line = person.line("view-curl")
+    assert line == f"curl -sN '{person.hub.url}/shell?tail=100&follow=1'"
+    assert printed(line) == person.hub.rows("shell")[-100:]
+    publish_as_typed(person.hub, "shell", ("grün", "two\nlines"), ("", "🛩"), ("", ""))
+    eventually(lambda: person.data[-1] == "")
+    person.page.locator("#events").hover()
+    person.page.mouse.wheel(0, -1000)
+    eventually(lambda: " -r " in person.line("view-curl"))
+    eventually(lambda: person.page.locator("#events").get_attribute("aria-busy") == "false")
+    shown = [id.encode() for id, _, _ in person.rows]
+    assert [row.split(b"\t")[0] for row in printed(person.line("view-curl"))] == shown
+
+
+def printed(line: str) -> list[bytes]:
+    """Run a line that may go on for ever; return the lines that it prints."""
+    run = subprocess.run(["timeout", "2", "bash", "-c", line], capture_output=True, check=False)
+    return run.stdout.split(b"\n")[:-1]
+
+
+# -- what is shown -------------------------------------------------------------------------------
+
+
+def test_by_type_only_events_of_that_type_are_asked_for(person: Person) -> None:
+    asked: list[str] = []
+    person.page.on("request", lambda request: asked.append(request.url))
+    publish_as_typed(person.hub, "typed", ("a", "1"), ("b", "2"), ("", "3"), ("a", "4"))
+    person.visit("?channel=typed")
+    person.sees("1", "2", "3", "4")
+    person.page.wait_for_selector("#type option[value='named:b']", state="attached")
+    person.page.select_option("#type", "named:a")
+    person.sees("1", "4")
+    publish_as_typed(person.hub, "typed", ("b", "5"), ("a", "6"))
+    person.sees("1", "4", "6")
+    assert any("format=sse-json" in url and "event=a" in url for url in asked)
+    assert printed(person.line("view-curl"))[-1].endswith(b"\ta\t6")
+    person.page.select_option("#type", "none")
+    person.sees("3")
+    person.page.select_option("#type", "other")
+    person.page.locator("#other").fill("c")
+    person.page.locator("#other").press("Enter")
+    person.page.wait_for_selector("#no-events")
+    publish_as_typed(person.hub, "typed", ("c", "7"), ("a", "8"))
+    person.sees("7")
+    assert person.page.url.endswith("?channel=typed&type=c")
+    person.page.go_back()
+    person.sees("3")
+
+
+def test_by_text_only_events_that_hold_it_are_shown(person: Person) -> None:
+    publish_as_typed(person.hub, "texts", ("", "a Needle"), ("", "hay"), ("needles", "-"))
+    person.visit("?channel=texts")
+    person.page.locator("#text").fill("needle")
+    person.sees("a Needle", "-")
+    publish_as_typed(person.hub, "texts", ("", "more hay"), ("", "it's a NEEDLE"))
+    person.sees("a Needle", "-", "it's a NEEDLE")
+    person.page.locator("#text").fill("it's")
+    person.sees("it's a NEEDLE")
+    assert [row.split(b"\t")[2] for row in printed(person.line("view-curl"))] == [b"it's a NEEDLE"]
+
+
+def test_a_search_goes_back_through_all_of_the_file(person: Person) -> None:
+    person.hub.publish("/haystack?id=first", "needle")
+    fill(person.hub, "haystack", 60_000, padding=" " + "x" * 150)  # more than is read at once
+    person.visit("?channel=haystack&text=needle")
+    person.page.get_by_role("button", name="Search on").click()
+    person.sees("needle")
+
+
+def test_a_search_that_finds_half_a_million_at_once_shows_them_in_steps(person: Person) -> None:
+    hay = "".join(f"{n:06}\t\thay {'x' * 150}\n" for n in range(90_000))
+    person.hub.file("needles").write_text(500_000 * "\t\tneedle\n" + hay)
+    person.visit("?channel=needles&text=needle")
+    person.page.get_by_role("button", name="Search on").click()
+    eventually(lambda: person.data)
+    assert set(person.data) == {"needle"}
+    assert len(person.data) <= MOST_ROWS
+    assert person.page.get_by_role("button", name="Earlier events").is_visible()
+
+
+def test_pause_holds_everything_still_and_says_what_is_missed(person: Person) -> None:
+    person.hub.publish("/paused", "1")
+    person.visit("?channel=paused")
+    person.sees("1")
+    person.page.locator("#pause").click()
+    publish_as_typed(person.hub, "paused", ("", "2"), ("", "3"))
+    eventually(lambda: person.text("#jump") == "2 newer ↓")
+    assert person.data == ["1"]
+    person.page.locator("#pause").click()
+    person.sees("1", "2", "3")
+
+
+def test_json_is_indented_and_no_digit_of_it_changes(person: Person) -> None:
+    data = '{"n":12345678901234567890.10,"n":1e400,"list":[],"text":"{\\"a\\":[1,2]}"}'
+    person.hub.publish("/json", data)
+    person.visit("?channel=json")
+    person.page.locator(".row").click()
+    pretty = person.page.locator(".detail pre")
+    assert pretty.text_content() == (
+        '{\n  "n": 12345678901234567890.10,\n  "n": 1e400,\n  "list": [],\n'
+        '  "text": "{\\"a\\":[1,2]}"\n}'
+    )
+    person.page.get_by_role("button", name="Pretty JSON").click()
+    assert pretty.text_content() == data
+
+
+def test_how_far_the_page_is_behind_is_told_in_bytes(person: Person) -> None:
+    person.hub.publish("/behind?id=one", "grün")
+    person.visit("?channel=behind")
+    person.hub.publish("/behind?id=two", "x\ny")
+    person.sees("grün", "x ↵ y")
+    size = person.hub.file("behind").stat().st_size
+    eventually(lambda: person.text("#size") == f"{size} B")
+    assert person.text("#behind") == "0 B"
+
+
+# -- a flood -------------------------------------------------------------------------------------
+
+
+def test_a_hundred_thousand_events_at_once_do_not_freeze_the_page(own_person: Person) -> None:
+    person = own_person
+    person.visit("?channel=flood")
+    person.page.evaluate("longest = 0")
+    sender = threading.Thread(target=fill, args=(person.hub, "flood", 100_000, " " + "x" * 60))
+    sender.start()
+    eventually(lambda: person.rows)
+    person.page.locator("#pause").click()  # it answers in the middle of it
+    person.page.wait_for_selector("#pause[aria-pressed=true]")
+    person.page.locator("#pause").click()
+    most = 0
+
+    def is_over() -> bool:
+        nonlocal most
+        rows = person.page.locator(".row")
+        most = max(most, rows.count())
+        return rows.count() > 0 and rows.last.locator(".id").text_content() == "099999"
+
+    eventually(is_over)
+    sender.join()
+    assert most <= MOST_ROWS
+    assert person.page.evaluate("longest") < FROZEN_MS
+    numbers = [int(id) for id, _, _ in person.rows]
+    assert numbers == list(range(numbers[0], 100_000))
+    person.page.locator("#events").hover()
+
+    def has_more() -> bool:
+        person.page.mouse.wheel(0, -100_000)
+        return int(person.rows[0][0]) < 93_900  # further back than what was kept
+
+    eventually(has_more)
+    numbers = [int(id) for id, _, _ in person.rows]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+@pytest.mark.parametrize("may_drop", [True, False])
+def test_the_page_keeps_a_bounded_number_of_events(person: Person, may_drop: bool) -> None:
+    person.visit()
+    script = """async (mayDrop) => {
+      const { Kept } = await import('/-/page/kept.js')
+      const kept = new Kept()
+      let most = 0
+      for (let n = 0; n < 100000; n++) {
+        kept.add({ n, size: 10 }, mayDrop)
+        most = Math.max(most, kept.events.length)
+      }
+      return [most, kept.events.length + kept.missed + kept.first, kept.events.at(-1).n]
+    }"""
+    most, total, last = person.page.evaluate(script, may_drop)
+    assert most <= 6001
+    assert total == 100_000
+    assert last == (99_999 if may_drop else most - 1)

@@ -1,0 +1,145 @@
+"""What others send, and pages of other origins."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page
+
+from tests.harness import eventually, running_hub
+from tests.page.conftest import Person
+
+MARKUP = [
+    "<script>window.broken = 1</script>",
+    "<img src=x onerror='window.broken = 1'>",
+    "</span></li></ol><style>body { display: none }</style>",
+    "<a href=javascript:alert(1)>click</a> &amp; &lt;b&gt;",
+    "<iframe src=//example.org></iframe>",
+]
+
+
+def test_an_event_full_of_markup_is_shown_as_text(person: Person) -> None:
+    script = person.page.evaluate("s => encodeURIComponent(s)", MARKUP[0])
+    person.visit("?channel=markup")
+    elements = person.page.locator("body *").count()
+    for data in MARKUP:
+        person.hub.publish(f"/markup?event={script}&id={script}", data)
+    person.sees(*MARKUP)
+    assert person.rows[0][:2] == (MARKUP[0], MARKUP[0])
+    for row in range(len(MARKUP)):
+        person.page.locator(".row").nth(row).click()
+    details = person.page.locator(".detail pre").all_text_contents()
+    assert sorted(details) == sorted(MARKUP)
+    options = person.page.locator("#type option")
+    eventually(lambda: MARKUP[0] in options.all_text_contents())
+    # Five elements for a row, six for its detail; the option; and what the jump button brings.
+    assert person.page.locator("body *").count() <= elements + len(MARKUP) * 11 + 1
+    assert person.page.locator("#rows :is(script, img, style, a, iframe)").count() == 0
+    assert person.page.evaluate("window.broken") is None
+
+
+def test_an_address_full_of_markup_is_shown_as_text(person: Person) -> None:
+    person.page.goto(f"{person.hub.url}/?channel=%3Cimg%20src=x%3E&type=%3Cb%3E&text=%3Cb%3E")
+    eventually(lambda: person.text("#title") == "<img src=x>")
+    eventually(lambda: "name is 4 to 64" in person.text("#above"))
+    assert person.page.locator("#view :is(img, b)").count() == 0
+
+
+def test_the_policy_stops_what_the_page_would_never_do(person: Person) -> None:
+    """Should markup ever get in: no script, no style, no request to elsewhere."""
+    person.forgiven = "Content Security Policy|violat|script-src|style-src|connect-src|Failed"
+    person.visit()
+    person.page.evaluate(
+        """async () => {
+          document.body.insertAdjacentHTML('beforeend', '<img src=x onerror="window.broken = 1">')
+          const script = document.body.appendChild(document.createElement('script'))
+          script.textContent = 'window.broken = 1'
+          await fetch('http://127.0.0.1:1/').catch(() => {})
+        }"""
+    )
+    eventually(lambda: person.page.evaluate("violations.length") >= 3)
+    assert person.page.evaluate("window.broken") is None
+    stopped = {name.removesuffix("-elem").removesuffix("-attr") for name in violations(person)}
+    assert {"script-src", "connect-src"} <= stopped
+    person.page.evaluate("violations.length = 0")
+    person.forgiven = ""
+
+
+def violations(person: Person) -> list[str]:
+    found: list[str] = person.page.evaluate("violations")
+    return found
+
+
+# -- pages of other origins ----------------------------------------------------------------------
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[str]:
+    """Another origin: an empty page at another port."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "index.html").write_text("<!doctype html><title>elsewhere</title>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+FOLLOW = """url => {
+  window.seen = []
+  window.source = new EventSource(url)
+  source.onopen = () => seen.push('open')
+  source.onmessage = (event) => seen.push(event.data)
+  source.onerror = () => seen.push(source.readyState)
+}"""
+PUBLISH = """url => fetch(url, { method: 'POST', body: 'from elsewhere' }).then(
+  (response) => response.status, (error) => error.name)"""
+CLOSED = 2
+
+
+def seen(page: Page) -> list[object]:
+    found: list[object] = page.evaluate("seen")
+    return found
+
+
+def test_a_page_of_a_listed_origin_follows_across_a_restart_and_publishes(
+    context: BrowserContext, elsewhere: str, tmp_path: Path
+) -> None:
+    with running_hub(tmp_path, ESOURCE_CORS_ORIGINS=elsewhere) as hub:
+        page = context.new_page()
+        page.goto(elsewhere)
+        page.evaluate(FOLLOW, f"{hub.url}/orders")
+        eventually(lambda: seen(page) == ["open"])
+        assert page.evaluate(PUBLISH, f"{hub.url}/orders") == 201
+        eventually(lambda: seen(page) == ["open", "from elsewhere"])
+        hub.restart()
+        hub.publish("/orders", "after the restart")
+        eventually(lambda: seen(page)[-1] == "after the restart")
+        assert [data for data in seen(page) if isinstance(data, str)] == [
+            "open", "from elsewhere", "open", "after the restart",
+        ]  # fmt: skip
+        page.close()
+
+
+def test_a_page_of_another_origin_is_refused(
+    context: BrowserContext, elsewhere: str, tmp_path: Path
+) -> None:
+    with running_hub(tmp_path, ESOURCE_CORS_ORIGINS="https://example.org") as hub:
+        hub.publish("/orders", "secret")
+        page = context.new_page()
+        page.goto(elsewhere)
+        page.evaluate(FOLLOW, f"{hub.url}/orders?after=0")
+        eventually(lambda: seen(page) == [CLOSED])
+        assert page.evaluate(PUBLISH, f"{hub.url}/orders") == "TypeError"
+        assert hub.get("/orders?format=raw").text == "secret\n"
+        page.close()
