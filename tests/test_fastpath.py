@@ -414,7 +414,10 @@ def test_a_stop_answers_what_has_arrived_and_closes(tmp_path: Path) -> None:
 def test_a_stream_of_refused_requests_does_not_hold_up_others(
     hub: Hub, fields: list[bytes]
 ) -> None:
-    """Fails if the hub does not give way after a refusal, which waits for nothing."""
+    """Fails if the hub does not give way after a request of gunicorn's.
+
+    (The fast path was held up in the same way, but only until a packet ended inside a request.)
+    """
     requests = publish(b"/refused?bad=1", b"", *fields) * 500
     client = hub.connect()
 

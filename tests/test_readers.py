@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from esource import ndjson, sse, tsv
+from esource.readers import Direct, Reader, Readers
 from tests.harness import Hub, Stream, eventually, running_hub
 
 FORMATS: dict[str, Callable[[bytes, list[bytes]], bytes]] = {
@@ -158,7 +159,7 @@ def encoded(hub: Hub, channel: str, format: str, start: int = 0) -> bytes:
 def test_readers_with_small_buffers_who_read_late_get_exactly_the_file(
     hub: Hub, version: str
 ) -> None:
-    """Fails if what a socket did not take of a push is lost, or sent after other events."""
+    """Fails if what a socket did not take of a push is lost (`_rest` left empty)."""
     channel = f"late-{version[-1]}"
     followers = [Follower(hub, channel, version=version, buffer=2048) for _ in range(6)]
     quick = Follower(hub, channel, version=version)
@@ -176,7 +177,7 @@ def test_readers_with_small_buffers_who_read_late_get_exactly_the_file(
 
 
 def test_readers_of_every_format_and_filter_at_one_tail_get_exactly_theirs(hub: Hub) -> None:
-    """Fails if what is new is cached for all formats, or for chunked and plain alike."""
+    """Fails if what is new is cached without `direct`: for all formats, chunked or not."""
     followers = {
         (format, version): Follower(hub, "formats", f"format={format}", version)
         for format in FORMATS
@@ -221,7 +222,7 @@ def test_more_than_one_push_takes_comes_at_once(hub: Hub) -> None:
 
 
 def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(hub: Hub) -> None:
-    """Fails if a push follows one that a socket did not take all of."""
+    """Fails if `wait` does not send what is left of a push."""
     for version in ("1.0", "1.1"):
         channel = f"pauses-{version[-1]}"
         follower = Follower(hub, channel, version=version, buffer=2048)
@@ -232,6 +233,19 @@ def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(
         follower.receive(1000)
         assert follower.read(b"data: the end\n\n") == encoded(hub, channel, "sse")
         follower.close()
+
+
+def test_what_a_socket_did_not_take_goes_before_anything_else() -> None:
+    """Fails if `push` does not look for a rest first: the frames would run into each other."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        direct = Direct(sse.encode, is_chunked=False)
+        reader = Reader(Readers(), (None, 0), ours, direct, lambda: None)
+        assert not reader.push(lambda _: (b"x" * (1 << 23), 10), now=1.0)  # has to wake
+        assert theirs.recv(1 << 23)  # now there is room
+        assert not reader.push(lambda _: (b"more", 20), now=2.0)
+        assert (reader.offset, reader.pushed_at) == (10, 1.0)
 
 
 # -- silence and time --------------------------------------------------------------------------
@@ -277,7 +291,7 @@ def test_a_timeout_ends_a_follow_while_pushes_go_on(hub: Hub, version: str) -> N
 
 @pytest.mark.parametrize("how", ["other", "copy"])
 def test_a_file_that_is_replaced_under_readers_at_the_tail(own_hub: Hub, how: str) -> None:
-    """Fails if the waker looks at offsets alone, and not at the file that they are of."""
+    """Fails if readers of the old file begin at the start of the new one."""
     followers = [Follower(own_hub, "replaced", "format=tsv", v) for v in ("1.0", "1.1") * 3]
     file = own_hub.file("replaced")
     old = own_hub.folder / "old"
@@ -316,7 +330,7 @@ def test_a_file_that_is_replaced_under_readers_at_the_tail(own_hub: Hub, how: st
 def test_a_stop_under_load_ends_every_stream_with_a_whole_frame_and_a_retry(
     tmp_path: Path,
 ) -> None:
-    """Fails if a stop ends a reader who still has a rest of a push to send."""
+    """Fails if `wait` does not send what is left of a push."""
     with running_hub(tmp_path) as hub:
         followers = [
             Follower(hub, "stop", version=version, buffer=buffer)
