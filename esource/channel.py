@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
@@ -226,8 +227,8 @@ class Channel:
         self._dedup_events = dedup_events
         self._log: Log | None = None
         self._file_lock = BoundedSemaphore(1)  # held while the file is written or opened
-        # Where the readers of a log that was replaced go on.
-        self._successors: dict[Log, Position] = {}
+        # Where those go on who still have a log that was replaced, readers and searches.
+        self._successors: WeakKeyDictionary[Log, Position] = WeakKeyDictionary()
         self._newest_micros = -2  # of the greatest default id given or found; -2: not looked for
         self._queue: SimpleQueue[_Commit] = SimpleQueue()
         self._open_commit: _Commit | None = None  # the last in the queue, which takes more rows
@@ -325,9 +326,8 @@ class Channel:
             )  # fmt: skip
             offset, _ = self._after(new, new.end, newest_id)
         self._take(new)
-        # No greenlet switch since the log was replaced: who reads the old one needs this.
-        if self.readers:
-            self._successors[old] = Position(new, offset)
+        # No greenlet switch since the log was replaced: who has the old one needs this.
+        self._successors[old] = Position(new, offset)
         self.readers.wake()
 
     # -- publishing ----------------------------------------------------------------------
@@ -641,7 +641,7 @@ class Channel:
         deadline = None if timeout is None else time.monotonic() + timeout
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
         spoke = time.monotonic()  # when the client last heard something
-        with Reader(self.readers, position, client, direct, self._last_reader_left) as reader:
+        with Reader(self.readers, position, client, direct, self._forget_tail) as reader:
             while not self.draining:
                 end = self.committed if reader.log is self._log else reader.log.end
                 if reader.offset < end:
@@ -699,10 +699,6 @@ class Channel:
         is_all = reader.log is self._log and end == self.committed
         self._newest_news = key, News(data, events, end, is_all)
         return self._newest_news[1]
-
-    def _last_reader_left(self) -> None:
-        self._successors.clear()
-        self._forget_tail()
 
     def _batch(self, log: Log, offset: int, end: int) -> Batch:
         if log is self._log:

@@ -161,6 +161,8 @@ def _range(environ: dict[str, Any], size: int, etag: str) -> tuple[int, int] | N
     if environ["REQUEST_METHOD"] != "GET" or environ.get("HTTP_IF_RANGE", etag) != etag:
         return None
     part = asked.range_for_length(size)
+    if part is None and size and asked.ranges[0][0] < -size:
+        part = 0, size  # the last so many bytes of fewer: all of them (RFC 9110, 14.1.2)
     if part is None:
         raise BadRange(
             f"the channel ends at byte {size}", {"Content-Range": f"bytes */{size}"}

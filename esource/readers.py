@@ -218,6 +218,9 @@ def shut(client: Any, how: int) -> None:
         twin.shutdown(how)
 
 
+_NO_REST = memoryview(b"")
+
+
 class Reader:
     """One reader, as a context: joined to the others while it is entered."""
 
@@ -243,7 +246,7 @@ class Reader:
         self._last_left = last_left
         self._cohort: _Cohort | None = None
         self._readable: Any = None
-        self._rest = b""  # of what the waker could not send all of
+        self._rest = _NO_REST  # of what the waker could not send all of
 
     def __enter__(self) -> "Reader":
         cohorts = self._readers._cohorts
@@ -280,17 +283,19 @@ class Reader:
         ended with a whole frame.
         """
         while not self._rest:
-            news = news_for(self)
-            if news.end == self.offset:
-                return news.is_all
             try:
+                news = news_for(self)
+                if news.end == self.offset:
+                    return news.is_all
                 sent = os.write(self._client.fileno(), news.data) if news.data else 0
-            except OSError:  # it takes nothing now, or never again: its own greenlet will see
+            except Exception:
+                # The socket takes nothing now, or never again; or the rows cannot be encoded.
+                # The reader's own greenlet will meet the same, and say so.
                 return False
             self.offset = news.end
             self.pushed_at = now
             self._readers.stats.delivered += news.events
-            self._rest = news.data[sent:]
+            self._rest = memoryview(news.data)[sent:]  # of what others are sent as well
             if news.is_all:
                 break
         return not self._rest
@@ -321,6 +326,6 @@ class Reader:
             if self._readable:
                 self._readable.stop()
         if self._rest:
-            rest, self._rest = self._rest, b""
+            rest, self._rest = self._rest, _NO_REST
             self._client.sendall(rest)
         return woken

@@ -182,6 +182,19 @@ def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_n
     assert publisher.get().id == seen
 
 
+def test_a_place_that_was_found_before_the_file_was_replaced_leads_into_the_new_one(
+    tmp_path: Path,
+) -> None:
+    """Fails if only those who wait already learn where the new file goes on."""
+    path = tmp_path / "orders.tsv"
+    channel = Channel(path).open()
+    channel.publish(Event(b"1", b"", b"seen"))
+    position, _ = channel.after(b"1")
+    path.rename(tmp_path / "archive.tsv")
+    missed = [channel.publish(Event(id, b"", b"missed otherwise")) for id in (b"2", b"3")]
+    assert read_to_end(channel, position) == missed
+
+
 def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
     channel = Channel(tmp_path / "orders.tsv").open()
     channel.publish(Event(b"", b"", b"x"))

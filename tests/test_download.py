@@ -41,6 +41,7 @@ def test_head_says_what_get_sends(hub: Hub) -> None:
         ("bytes=0-9", slice(0, 10), "bytes 0-9/{}"),
         ("bytes=10-", slice(10, None), "bytes 10-{last}/{}"),
         ("bytes=-5", slice(-5, None), "bytes {minus5}-{last}/{}"),
+        ("bytes=-1000000", slice(None), "bytes 0-{last}/{}"),
         ("bytes=5-999999", slice(5, None), "bytes 5-{last}/{}"),
     ],
 )

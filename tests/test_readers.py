@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from esource import ndjson, sse, tsv
-from esource.readers import Direct, Reader, Readers
+from esource.readers import Direct, News, Reader, Readers
+from esource.stats import Stats
 from tests.harness import Hub, Stream, eventually, running_hub
 
 FORMATS: dict[str, Callable[[bytes, list[bytes]], bytes]] = {
@@ -241,11 +242,25 @@ def test_what_a_socket_did_not_take_goes_before_anything_else() -> None:
     with ours, theirs:
         ours.setblocking(False)
         direct = Direct(sse.encode, is_chunked=False)
-        reader = Reader(Readers(), (None, 0), ours, direct, lambda: None)
-        assert not reader.push(lambda _: (b"x" * (1 << 23), 10), now=1.0)  # has to wake
+        reader = Reader(Readers(Stats()), (None, 0), ours, direct, lambda: None)
+        much, more = News(b"x" * (1 << 23), 1, 10, True), News(b"more", 1, 20, True)
+        assert not reader.push(lambda _: much, now=1.0)  # has to wake
         assert theirs.recv(1 << 23)  # now there is room
-        assert not reader.push(lambda _: (b"more", 20), now=2.0)
+        assert not reader.push(lambda _: more, now=2.0)
         assert (reader.offset, reader.pushed_at) == (10, 1.0)
+
+
+def test_a_defect_while_the_waker_encodes_wakes_the_reader_who_will_report_it() -> None:
+    """Fails if `push` lets it end the waker: nobody would be woken any more."""
+    ours, theirs = socket.socketpair()
+
+    def broken(reader: Reader) -> News:
+        raise ValueError(reader)
+
+    with ours, theirs:
+        direct = Direct(sse.encode, is_chunked=False)
+        reader = Reader(Readers(Stats()), (None, 0), ours, direct, lambda: None)
+        assert not reader.push(broken, now=1.0)
 
 
 # -- silence and time --------------------------------------------------------------------------
