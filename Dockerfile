@@ -15,13 +15,14 @@ ENV PATH=/opt/docker/.venv/bin:$PATH ESOURCE_BIND=0.0.0.0:9000
 VOLUME /opt/docker/events
 EXPOSE 9000
 USER 1000:1000
-# HEAD of a channel that nobody writes to: the hub answers without touching a file. (http.client,
-# since urllib would ask the proxy that Docker puts into the environment.)
+# By a name that the hub takes for its own. (http.client, since urllib would ask the proxy that
+# Docker puts into the environment.)
 HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD ["python", "-c", "\
 import http.client, os; \
 port = os.environ['ESOURCE_BIND'].rpartition(':')[2]; \
+names = os.environ.get('ESOURCE_ALLOWED_HOSTS', '').replace(',', ' ').split() or ['localhost']; \
 hub = http.client.HTTPConnection('127.0.0.1', port, timeout=4); \
-hub.request('HEAD', '/health-check'); \
+hub.request('GET', '/-/health', headers={'Host': names[0]}); \
 raise SystemExit(hub.getresponse().status != 200)"]
 # Not a shell: the hub is the process that gets the signal of `docker stop`.
 CMD ["esource"]
