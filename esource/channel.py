@@ -20,6 +20,7 @@ Greenlets switch only where they wait. Lines that rely on it say so.
 """
 
 import logging
+import select
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import gevent
+from gevent import monkey
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 from gevent.lock import BoundedSemaphore
 from gevent.queue import Empty, SimpleQueue
@@ -45,6 +47,7 @@ from esource.tsv import Draft
 from esource.zones import ZONE_BYTES, Zone, zone
 
 logger = logging.getLogger(__name__)
+_poll = monkey.get_original("select", "poll")  # gevent's own is not for threads
 
 # Encodes whole rows, and puts those that are not events into the list.
 Encode = Callable[[bytes, list[bytes]], bytes]
@@ -56,7 +59,10 @@ READ_BYTES = 1 << 18  # of rows encoded at a time, and
 READ_ROWS = 4000  # how many: together about two milliseconds of the loop
 SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
 HOP_BYTES = 1 << 23  # of them in one go, in a thread
-SEND_BYTES = 1 << 20  # of a download, in a thread
+MAP_PAUSE_SECONDS = 0.003  # after each zone, which takes about 2 ms of the interpreter
+SEND_BYTES = 1 << 20  # of a download at a time, in a thread, and
+SEND_SECONDS = 0.004  # for how long: others want the threads, too
+SEND_WAIT_MS = 1  # until a client counts as one who takes nothing now
 TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
 PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its socket may take
 WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
@@ -566,10 +572,13 @@ class Channel:
         finally:
             # For the next one who searches. (Not meanwhile: both would take ten times as long.)
             if end - mapped > 8 * ZONE_BYTES and self._mapper is None and log is self._log:
-                self._mapper = gevent.spawn(self._map, log, end)
+                self._mapper = gevent.spawn(self._map, log, end, MAP_PAUSE_SECONDS)
 
-    def _map(self, log: Log, end: int) -> None:
-        """Bring the zone map up to `end`, but for less than a zone."""
+    def _map(self, log: Log, end: int, pause: float = 0.0) -> None:
+        """Bring the zone map up to `end`, but for less than a zone.
+
+        With pauses (in seconds) between zones, if nobody waits for it.
+        """
 
         def step(offset: int) -> Zone | None:
             rows = log.read(offset, ZONE_BYTES, end)
@@ -585,6 +594,8 @@ class Channel:
             # Another greenlet may have been faster, or the file may have been replaced.
             if log is self._log and mapped == (self._zones[-1].end if self._zones else 0):
                 self._zones.append(found)
+            if pause:
+                gevent.sleep(pause)
         self._mapper = None
 
     def last(self, count: int, start: int, types: frozenset[bytes]) -> Position:
@@ -752,15 +763,12 @@ class Channel:
         fd = client.fileno()
         with self.readers.sending(client):
             while offset < end:
-                try:
-                    size = min(SEND_BYTES, end - offset)
-                    sent = in_thread(reads(), log.sendfile, fd, offset, size)
-                except BlockingIOError:
-                    gevent.socket.wait_write(fd)
-                    continue
-                if not sent:  # the file was cut under us: the client sees that bytes are missing
-                    raise ConnectionAbortedError(f"{self.path.name} ended before byte {end}")
+                sent, is_full = in_thread(reads(), _sendfile, log, fd, offset, end)
                 offset += sent
+                if is_full:
+                    gevent.socket.wait_write(fd)
+                elif not sent:  # the file was cut under us: the client sees that bytes are missing
+                    raise ConnectionAbortedError(f"{self.path.name} ended before byte {end}")
 
     # -- stopping ------------------------------------------------------------------------
 
@@ -770,7 +778,29 @@ class Channel:
         self.readers.wake()
 
 
-# -- of rows, in threads -------------------------------------------------------------------
+# -- of files, in threads -------------------------------------------------------------------
+
+
+def _sendfile(log: Log, fd: int, offset: int, end: int) -> tuple[int, bool]:
+    """Send the file to a non-blocking socket for a while; return how much, and whether it is full.
+
+    A client who takes all it gets is waited for here: the way through the loop takes as long as
+    a megabyte.
+    """
+    start, stop = offset, time.monotonic() + SEND_SECONDS
+    writable = _poll()
+    writable.register(fd, select.POLLOUT)
+    while offset < end and time.monotonic() < stop:
+        try:
+            sent = log.sendfile(fd, offset, min(SEND_BYTES, end - offset))
+        except BlockingIOError:
+            if not writable.poll(SEND_WAIT_MS):
+                return offset - start, True
+            continue
+        if not sent:
+            break
+        offset += sent
+    return offset - start, False
 
 
 def _newest_micros(log: Log) -> int:

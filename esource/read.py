@@ -299,11 +299,26 @@ class _Encoder:
                 return b""
             return self._encode(batch)
 
+    def _takes_all(self, batch: Batch) -> bool:
+        """Whether the limit is far, so that no row need be looked at to find it.
+
+        TSV has rows that are not events, and does not know how many.
+        """
+        remaining = self._remaining
+        return (
+            remaining is not None
+            and remaining >= batch.rows.count(b"\n")
+            and not self._wanted.types
+            and self._format is not TSV
+        )
+
     def _encode(self, batch: Batch) -> bytes:
         wanted = self._wanted
-        if wanted.is_whole:
+        if wanted.is_whole or self._takes_all(batch):
             piece = self._channel.encoded(batch, self._format.encode)
             self._channel.stats.delivered += batch.events
+            if self._remaining is not None:
+                self._remaining -= batch.events
         else:
             rows = selection.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
             if self._remaining is not None:
