@@ -12,9 +12,13 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
                rows -> which of them, from where, and which were there already
     log        one file of whole rows: open, repair, append, read
     stats      what is counted meanwhile
-    threads    blocking calls where the loop must not wait
-    readers    who waits for a commit, and how they are woken
-    channel    the queue, the commit, and where readers go on
+    threads    where the loop must not wait: blocking calls in threads, long steps in turns
+    batch      rows that are read together, and encoded once for all
+    commit     rows that are written together, and what their publishers hold
+    search     places in a log
+    download   bytes of a file to a socket
+    readers    who waits for a commit, and how they get it
+    channel    the queue, the writer, and where readers go on
     hub        channel names -> channels, and the folder's locks
     listing    a folder -> a page of its channels
     metrics    what was counted -> what Prometheus reads
@@ -34,8 +38,8 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     server     gunicorn's settings and hooks
     __main__   the command line
 
-Everything above `log` is pure: bytes in, bytes out; so is `stats`. gevent is in `threads`,
-`readers`, `channel` and `connections`.
+Everything above `log` is pure: bytes in, bytes out; so is `stats`. gevent is in `threads`
+and in `commit`, `search`, `download`, `readers`, `channel` and `connections`.
 
 This module imports nothing, so that gunicorn's configuration can import
 `esource.config` before gevent has patched the standard library.

@@ -20,50 +20,35 @@ Greenlets switch only where they wait. Lines that rely on it say so.
 """
 
 import logging
-import select
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import gevent
-from gevent import monkey
-from gevent.event import Event as Signal  # an event is always an `event.Event`
 from gevent.lock import BoundedSemaphore
 from gevent.queue import Empty, SimpleQueue
 
-from esource import resume, selection, tsv
-from esource.errors import EsourceError, LogStale, PreconditionFailed, StorageError
-from esource.event import Event, micros_of, time_of
+from esource import selection, tsv
+from esource.batch import READ_BYTES, Batch, few_rows, read_few
+from esource.commit import TAIL_BATCHES, TAIL_BYTES, Commit, Precondition, Receipt
+from esource.download import send_for_a_while
+from esource.errors import EsourceError, LogStale, StorageError
+from esource.event import Event, micros_of
 from esource.log import Log
 from esource.readers import Direct, News, Reader, Readers
 from esource.recent import Recent
+from esource.search import Search, id_before
 from esource.stats import Stats
 from esource.threads import commits, in_thread, reads
-from esource.tsv import Draft
-from esource.zones import ZONE_BYTES, Zone, zone
+from esource.tsv import Draft, Encode
 
 logger = logging.getLogger(__name__)
-_poll = monkey.get_original("select", "poll")  # gevent's own is not for threads
-
-# Encodes whole rows, and puts those that are not events into the list.
-Encode = Callable[[bytes, list[bytes]], bytes]
-# Given an end and a newest id; raises `PreconditionFailed`.
-Precondition = Callable[[int, bytes], None]
 
 COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
-READ_BYTES = 1 << 18  # of rows encoded at a time, and
-READ_ROWS = 4000  # how many: together about two milliseconds of the loop
-SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
-HOP_BYTES = 1 << 23  # of them in one go, in a thread
-MAP_PAUSE_SECONDS = 0.003  # after each zone, which takes about 2 ms of the interpreter
-SEND_BYTES = 1 << 20  # of a download at a time, in a thread, and
-SEND_SECONDS = 0.004  # for how long: others want the threads, too
-SEND_WAIT_MS = 1  # until a client counts as one who takes nothing now
-TAIL_BYTES = 1 << 20  # of rows of the last commits kept for the readers at the tail
 PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its socket may take
 WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
@@ -79,134 +64,6 @@ class Position(NamedTuple):
 
     log: Log
     offset: int
-
-
-class Batch:
-    """Whole rows that stand together in a file, encoded at most once for each format."""
-
-    __slots__ = ("_encoded", "events", "malformed", "offset", "rows")
-
-    def __init__(self, offset: int, rows: bytes) -> None:
-        self.offset = offset
-        self.rows = rows
-        self.malformed: list[bytes] = []
-        self.events = 0  # how many they are, once they were encoded
-        self._encoded: dict[Encode, bytes] = {}
-
-    def encoded(self, encode: Encode) -> bytes:
-        """Return the rows in a format."""
-        if encode not in self._encoded:
-            self.malformed = []
-            self._encoded[encode] = encode(self.rows, self.malformed)
-            self.events = self.rows.count(b"\n") - len(self.malformed)
-        return self._encoded[encode]
-
-
-class Receipt:
-    """What a publisher holds of rows that are on their way to the disk.
-
-    After `wait` it says what became of them: how many were appended, the first and last id.
-    """
-
-    __slots__ = (
-        "_after", "_commit", "_drafts", "_precondition", "_unique",
-        "appended", "end", "error", "first", "last", "queued", "skipped",
-    )  # fmt: skip
-
-    def __init__(
-        self, commit: "_Commit", drafts: list[tuple[Draft, int]],
-        precondition: Precondition | None, unique: bool, after: "Receipt | None",
-    ) -> None:  # fmt: skip
-        self._commit = commit
-        self._drafts = drafts  # each with the time of its first default id
-        self._precondition = precondition
-        self._unique = unique
-        self._after = after
-        self.queued = time.monotonic()
-        self.error: EsourceError | None = None
-        self.appended = self.skipped = 0  # events
-        self.first = self.last = b""
-        self.end = 0  # where the next row after them begins
-
-    def wait(self) -> "Receipt":
-        """Block until the rows are committed: on disk, under ESOURCE_FSYNC=always.
-
-        Raises `StorageError`, `PreconditionFailed`, `Conflict`; then none is in the file.
-        """
-        if not self._commit.done.is_set():
-            self._commit.done.wait()
-        error = self._commit.error or self.error
-        if error:
-            raise error.again() from error
-        return self
-
-    @property
-    def failed(self) -> bool:
-        """Whether the rows were refused, as far as it is known."""
-        return bool(self._commit.error or self.error)
-
-    def _rows(self, end: int, newest_id: bytes, recent: Recent | None) -> list[bytes]:
-        """Return the rows to append at `end`, with their ids; on an error none."""
-        self.appended = self.skipped = 0
-        blocks = []
-        seen: dict[bytes, bytes] = {}
-        try:
-            if self._after and self._after.failed:
-                raise PreconditionFailed("what went before it was refused")
-            for draft, micros in self._drafts:
-                rows, events = tsv.stamp(draft, micros), draft.events
-                if self._unique and recent:
-                    rows, events = recent.new(rows, seen)
-                    self.skipped += draft.events - events
-                self.appended += events
-                if rows:
-                    blocks.append(rows)
-            # Last, and not for rows that are all there: a retry is harmless.
-            if blocks and self._precondition:
-                self._precondition(end, newest_id)
-        except EsourceError as error:
-            self.error = error
-            self.appended = 0
-            return []
-        if blocks:
-            self.first = tsv.id_of(blocks[0])
-            last = blocks[-1]
-            self.last = tsv.id_of(last[last.rfind(b"\n", 0, -1) + 1 :])
-        if recent:
-            for rows in blocks:
-                recent.add(rows)
-        return blocks
-
-
-class _Commit:
-    """Rows that are written and synced together; their publishers share one signal."""
-
-    __slots__ = ("done", "error", "receipts", "size")
-
-    def __init__(self) -> None:
-        self.receipts: list[Receipt] = []
-        self.size = 0  # bytes of the rows, about
-        self.done = Signal()
-        self.error: EsourceError | None = None
-
-    def append_to(self, log: Log, newest_id: bytes, recent: Recent | None) -> tuple[bytes, int]:
-        """Append to the log; return the rows if they are few, and where they begin. Blocks.
-
-        Runs in a thread: it may be tens of megabytes, of which no step is more than one.
-        """
-        offset = end = log.end
-        blocks = []
-        for receipt in self.receipts:
-            rows = receipt._rows(end, newest_id, recent)
-            end += sum(map(len, rows))
-            receipt.end = end
-            newest_id = receipt.last or newest_id
-            blocks += rows
-        if blocks:
-            if end - offset <= TAIL_BYTES:
-                blocks = [b"".join(blocks)]
-            offset = log.append(*blocks)
-        return (blocks[0] if len(blocks) == 1 else b""), offset
 
 
 class Channel:
@@ -226,25 +83,23 @@ class Channel:
         self.stats = stats or Stats()
         self.committed = 0  # bytes; where readers stop
         self.newest_id = b""  # of the event before `committed`
-        self.malformed_rows = 0  # how often readers met a row that is not an event
         self.readers = Readers(self.stats)
         self.draining = False
         self._fsync = fsync
         self._dedup_events = dedup_events
         self._log: Log | None = None
+        self._search: Search | None = None  # in the log
         self._file_lock = BoundedSemaphore(1)  # held while the file is written or opened
         # Where those go on who still have a log that was replaced, readers and searches.
         self._successors: WeakKeyDictionary[Log, Position] = WeakKeyDictionary()
         self._newest_micros = -2  # of the greatest default id given or found; -2: not looked for
-        self._queue: SimpleQueue[_Commit] = SimpleQueue()
-        self._open_commit: _Commit | None = None  # the last in the queue, which takes more rows
-        self._unfinished: _Commit | None = None  # the last that was begun, until it is done
+        self._queue: SimpleQueue[Commit] = SimpleQueue()
+        self._open_commit: Commit | None = None  # the last in the queue, which takes more rows
+        self._unfinished: Commit | None = None  # the last that was begun, until it is done
         self._writer: gevent.Greenlet | None = None
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
         self._newest_news: tuple[Any, News] = None, NO_NEWS  # for whom, and what
-        self._zones: list[Zone] = []
-        self._mapper: gevent.Greenlet | None = None
         self._recent: Recent | None = None
         self._sync_due = False
         self._named: set[int] = set()  # offsets of rows that are not events, already logged
@@ -280,17 +135,21 @@ class Channel:
         """Return what names an end of the file: another with every append, and for every file."""
         return f"{self.log.inode:x}-{end:x}"
 
-    def _take(self, log: Log) -> None:
-        newest_id = in_thread(reads(), _id_before, log, log.end)
+    def _take(self, log: Log, search: Search | None = None) -> None:
+        """Go on with a log, and with what is known of it."""
+        newest_id = in_thread(reads(), id_before, log, log.end)
         if self._newest_micros != -2:  # else it is looked for when it is needed
             newest_micros = in_thread(reads(), _newest_micros, log)
             self._newest_micros = max(self._newest_micros, newest_micros)
         # No greenlet switch from here: offset, id and file belong together.
         log.sync = self._fsync == "always"
         self._log = log
+        if self._search is None or self._search.log is not log:
+            if self._search:
+                self._search.close()
+            self._search = search or Search(log)
         self.committed = log.end
         self.newest_id = newest_id
-        self._zones = []
         self._recent = None
         self._forget_tail()
 
@@ -324,14 +183,14 @@ class Channel:
         new = in_thread(reads(), old.reopened)
         if new.read_only and old.read_only and old.is_same_file():
             return
-        offset = old.end
-        if new.inode != old.inode or in_thread(reads(), _id_before, new, offset) != newest_id:
+        search, offset = Search(new), old.end
+        if new.inode != old.inode or in_thread(reads(), id_before, new, offset) != newest_id:
             logger.error(
                 "%s: a file with %d acknowledged bytes (newest id %r) is gone from this name",
                 old.path, old.end, newest_id.decode(errors="replace"),
             )  # fmt: skip
-            offset, _ = self._after(new, new.end, newest_id)
-        self._take(new)
+            offset, _ = search.after(new.end, newest_id)
+        self._take(new, search)
         # No greenlet switch since the log was replaced: who has the old one needs this.
         self._successors[old] = Position(new, offset)
         self.readers.wake()
@@ -371,7 +230,7 @@ class Channel:
         now = time.time_ns() // 1000
         commit = self._open_commit
         if commit is None or commit.size >= COMMIT_BYTES:
-            commit = self._open_commit = self._unfinished = _Commit()
+            commit = self._open_commit = self._unfinished = Commit()
             self._queue.put(commit)
             if self._writer is None:
                 self._writer = gevent.spawn(self._write)
@@ -397,6 +256,8 @@ class Channel:
                 # No greenlet switch from here: who publishes next must find no writer.
                 if not self._queue.qsize():
                     self._writer = None
+                    if not self.readers.are_being_told:
+                        self._forget_tail()  # who still lacks something reads the file
                     return
                 continue
             # No greenlet switch from here until it takes no more rows.
@@ -424,7 +285,7 @@ class Channel:
             if self.readers and not commit.error:
                 self.readers.tell(self._news_for)
 
-    def _count(self, commit: _Commit, size: int, seconds: float) -> None:
+    def _count(self, commit: Commit, size: int, seconds: float) -> None:
         """Count a commit of `size` bytes that has been done, well or badly."""
         stats, now, events = self.stats, time.monotonic(), 0
         for receipt in commit.receipts:
@@ -437,7 +298,7 @@ class Channel:
             synced = self.log.sync_seconds if self.log.sync else 0.0
             stats.committed(self.name, events, size, seconds, synced, now)
 
-    def _commit(self, commit: _Commit) -> int:
+    def _commit(self, commit: Commit) -> int:
         """Append what is queued and move `committed`; return how many bytes were appended."""
         with self._file_lock:
             if self.log.failed or self.log.read_only:
@@ -462,7 +323,7 @@ class Channel:
             gevent.spawn_later(SYNC_SECONDS, self.sync)
         return self.committed - offset
 
-    def _append(self, commit: _Commit) -> tuple[bytes, int]:
+    def _append(self, commit: Commit) -> tuple[bytes, int]:
         if self._recent is None and any(receipt._unique for receipt in commit.receipts):
             rows = in_thread(reads(), _last_rows, self.log, self._dedup_events)
             self._recent = Recent(self._dedup_events, rows)
@@ -485,11 +346,13 @@ class Channel:
             self._forget_tail()
         start = 0
         while start < len(rows):
-            few = _few_rows(rows[start : start + READ_BYTES]) or rows[start:]
+            few = few_rows(rows[start : start + READ_BYTES]) or rows[start:]
             self._tail[offset + start] = Batch(offset + start, few)
             start += len(few)
         self._tail_bytes += len(rows)
-        while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
+        while len(self._tail) > TAIL_BATCHES or (
+            self._tail_bytes > TAIL_BYTES and len(self._tail) > 1
+        ):
             oldest = self._tail.pop(next(iter(self._tail)))
             self._tail_bytes -= len(oldest.rows)
 
@@ -503,125 +366,35 @@ class Channel:
     def after(self, id: bytes) -> tuple[Position, str]:
         """Return where a reader goes on who has seen `id`, and how it was found.
 
-        `exact`: after the first event with this id. `time`: the id is not there but is a
-        time, as the newest is: at the first event of a later time. `start`: any other.
-        Blocks while the file is searched, block by block in a thread.
+        How is one of `exact`, `time` and `start`: see `Search.after`. Blocks while the file is
+        searched, block by block in a thread.
         """
-        log, unfinished = self.log, self._unfinished
-        offset, verdict = self._after(log, self.committed, id)
+        search, unfinished = self._searched, self._unfinished
+        offset, verdict = search.after(self.committed, id)
         if verdict != "exact" and unfinished:
             # Who reads the file itself may know an event that is not committed yet.
             unfinished.done.wait()
-            log = self.log
-            offset, verdict = self._after(log, self.committed, id)
-        return Position(log, offset), verdict
-
-    def _after(self, log: Log, end: int, id: bytes) -> tuple[int, str]:
-        offset = self._search(
-            log, end, lambda zone: zone.admits_id(id), lambda rows: resume.after_id(rows, id)
-        )
-        if offset >= 0:
-            return offset, "exact"
-        time = time_of(id)
-        if time is None or time_of(in_thread(reads(), _id_before, log, end)) is None:
-            return 0, "start"
-        return self._later_than(log, end, time), "time"
+            search = self._searched
+            offset, verdict = search.after(self.committed, id)
+        return Position(search.log, offset), verdict
 
     def later_than(self, time: int) -> Position:
         """Return the place of the first event whose id is a later time, in ns since 1970."""
-        log = self.log
-        return Position(log, self._later_than(log, self.committed, time))
-
-    def _later_than(self, log: Log, end: int, time: int) -> int:
-        if log is self._log:
-            self._map(log, end)
-        offset = self._search(
-            log, end, lambda zone: zone.admits_later(time),
-            lambda rows: resume.later_than(rows, time),
-        )  # fmt: skip
-        return offset if offset >= 0 else end
-
-    def _search(
-        self, log: Log, end: int, admits: Callable[[Zone], bool], find: Callable[[bytes], int]
-    ) -> int:
-        """Return the first offset where `find` finds something, in zones that admit it; or -1."""
-
-        def step(offset: int, stop: int) -> tuple[int, int]:
-            """Return where it was found, or -1, and how far the search has come."""
-            hop = offset + HOP_BYTES
-            while offset < min(stop, hop) and (rows := log.read(offset, SCAN_BYTES, stop)):
-                found = find(rows)
-                if found >= 0:
-                    return offset + found, offset
-                offset += len(rows)
-            return -1, offset
-
-        zones = list(self._zones) if log is self._log else []
-        mapped = zones[-1].end if zones else 0
-        places = [(zone.offset, zone.end) for zone in zones if zone.end <= end and admits(zone)]
-        try:
-            for offset, stop in [*places, (mapped, end)]:
-                while offset < stop:
-                    before = offset
-                    found, offset = in_thread(reads(), step, offset, stop)
-                    if found >= 0:
-                        return found
-                    if offset == before:
-                        break
-            return -1
-        finally:
-            # For the next one who searches. (Not meanwhile: both would take ten times as long.)
-            if end - mapped > 8 * ZONE_BYTES and self._mapper is None and log is self._log:
-                self._mapper = gevent.spawn(self._map, log, end, MAP_PAUSE_SECONDS)
-
-    def _map(self, log: Log, end: int, pause: float = 0.0) -> None:
-        """Bring the zone map up to `end`, but for less than a zone.
-
-        With pauses (in seconds) between zones, if nobody waits for it.
-        """
-
-        def step(offset: int) -> Zone | None:
-            rows = log.read(offset, ZONE_BYTES, end)
-            return zone(offset, rows) if rows else None
-
-        while log is self._log:
-            mapped = self._zones[-1].end if self._zones else 0
-            if end - mapped < ZONE_BYTES:
-                break
-            found = in_thread(reads(), step, mapped)
-            if not found:
-                break
-            # Another greenlet may have been faster, or the file may have been replaced.
-            if log is self._log and mapped == (self._zones[-1].end if self._zones else 0):
-                self._zones.append(found)
-            if pause:
-                gevent.sleep(pause)
-        self._mapper = None
+        search = self._searched
+        return Position(search.log, search.later_than(self.committed, time))
 
     def last(self, count: int, start: int, types: frozenset[bytes]) -> Position:
         """Return the place of the last `count` events, of these types if any are given.
 
         None of them is before `start`. Blocks while the file is read, from its end.
         """
-        log, end = self.log, self.committed
-        blocks = log.backwards(end)
+        search = self._searched
+        return Position(search.log, search.last(self.committed, count, start, types))
 
-        def step(count: int) -> tuple[int, int]:
-            """Return where in the next block the last events begin, and how many are there."""
-            block = next(blocks, None)
-            if block is None:
-                return 0, 0
-            offset, rows = block
-            if offset < start:
-                offset, rows = start, rows[start - offset :]
-            place, found = selection.last(rows, count, types)
-            return offset + place, found
-
-        place = end
-        while count > 0 and place > start:
-            place, found = in_thread(reads(), step, count)
-            count -= found
-        return Position(log, place)
+    @property
+    def _searched(self) -> Search:
+        assert self._search
+        return self._search
 
     # -- reading -------------------------------------------------------------------------
 
@@ -697,13 +470,13 @@ class Channel:
         size, end, events = 0, reader.offset, 0
         direct = reader.direct
         while direct and reader.log is self._log and (batch := self._tail.get(end)):
-            piece = self.encoded(batch, direct.encode)
+            piece, count = self.encoded(batch, direct.encode)
             size += len(piece)
             if size > PUSH_BYTES:
                 break
             pieces.append(piece)
             end += len(batch.rows)
-            events += batch.events
+            events += count
         data = b"".join(pieces)
         if direct and direct.is_chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -718,18 +491,20 @@ class Channel:
             if self._tail:  # read up to where the shared batches begin
                 first = next(iter(self._tail))
                 end = first if offset < first < end else end
-        return Batch(offset, in_thread(reads(), _read_few, log, offset, end))
+        return Batch(offset, in_thread(reads(), read_few, log, offset, end))
 
-    def encoded(self, batch: Batch, encode: Encode) -> bytes:
-        """Return a batch in a format; rows that are not events are named in the log, once."""
-        text = batch.encoded(encode)
+    def encoded(self, batch: Batch, encode: Encode) -> tuple[bytes, int]:
+        """Return a batch in a format, and how many events it is (see `Batch.encoded`).
+
+        Rows that are not events are named in the log, once.
+        """
+        encoded = batch.encoded(encode)
         if batch.malformed:
-            self.malformed_rows += len(batch.malformed)
             self.stats.malformed += len(batch.malformed)
             batch.malformed = []
             if len(self._named) < NAMED_ROWS:
                 gevent.spawn(self._name_malformed, batch)  # the reader need not wait for it
-        return text
+        return encoded
 
     def _name_malformed(self, batch: Batch) -> None:
         """Name in the log the lines of a batch that are not events, once each."""
@@ -763,7 +538,7 @@ class Channel:
         fd = client.fileno()
         with self.readers.sending(client):
             while offset < end:
-                sent, is_full = in_thread(reads(), _sendfile, log, fd, offset, end)
+                sent, is_full = in_thread(reads(), send_for_a_while, log, fd, offset, end)
                 offset += sent
                 if is_full:
                     gevent.socket.wait_write(fd)
@@ -781,28 +556,6 @@ class Channel:
 # -- of files, in threads -------------------------------------------------------------------
 
 
-def _sendfile(log: Log, fd: int, offset: int, end: int) -> tuple[int, bool]:
-    """Send the file to a non-blocking socket for a while; return how much, and whether it is full.
-
-    A client who takes all it gets is waited for here: the way through the loop takes as long as
-    a megabyte.
-    """
-    start, stop = offset, time.monotonic() + SEND_SECONDS
-    writable = _poll()
-    writable.register(fd, select.POLLOUT)
-    while offset < end and time.monotonic() < stop:
-        try:
-            sent = log.sendfile(fd, offset, min(SEND_BYTES, end - offset))
-        except BlockingIOError:
-            if not writable.poll(SEND_WAIT_MS):
-                return offset - start, True
-            continue
-        if not sent:
-            break
-        offset += sent
-    return offset - start, False
-
-
 def _newest_micros(log: Log) -> int:
     """Return the greatest time of a default id near the end, in microseconds; -1 without one.
 
@@ -812,15 +565,6 @@ def _newest_micros(log: Log) -> int:
     return next(
         (newest for _, rows in log.backwards() if (newest := tsv.newest_micros(rows)) >= 0), -1
     )
-
-
-def _id_before(log: Log, end: int) -> bytes:
-    """Return the id of the last event before an offset; empty if there is none."""
-    for _, rows in log.backwards(min(end, log.end)):
-        place, found = selection.last(rows, 1, frozenset())
-        if found:
-            return tsv.id_of(rows[place:])
-    return b""
 
 
 def _last_rows(log: Log, count: int) -> bytes:
@@ -835,23 +579,8 @@ def _last_rows(log: Log, count: int) -> bytes:
     return b"".join(reversed(blocks))
 
 
-def _read_few(log: Log, offset: int, end: int) -> bytes:
-    """Return whole rows from an offset, as many as can be encoded without holding the loop."""
-    rows = log.read(offset, READ_BYTES, end)
-    return _few_rows(rows) or rows
-
-
-def _few_rows(rows: bytes) -> bytes:
-    """Return whole rows from the beginning, about `READ_ROWS` at most; empty if there is none."""
-    size = len(rows)
-    count = rows.count(b"\n")
-    if count > READ_ROWS:
-        size = size * READ_ROWS // count
-    return rows[: rows.rfind(b"\n", 0, size) + 1]
-
-
 def _lines_between(log: Log, start: int, end: int) -> int:
     lines = 0
-    for offset in range(start, end, SCAN_BYTES):
-        lines += log.pread(offset, min(SCAN_BYTES, end - offset)).count(b"\n")
+    for offset in range(start, end, READ_BYTES):
+        lines += log.pread(offset, min(READ_BYTES, end - offset)).count(b"\n")
     return lines

@@ -6,9 +6,11 @@ what gunicorn cannot parse is refused in the hub's own form, and on a stop every
 let go of as soon as may be:
 
     at once      streams get their last line; who is between two requests is closed
-    0.5 s later  streams that could not take it are cut off, and so are reads whose client went
-    2 s later    bodies that are still coming in are cut off, and thereby refused; so are
-                 publishers who send on and on, and take no answers
+    0.5 s later  streams that could not take it are cut off, and so are downloads, and reads
+                 whose client went
+    2 s later    so are all other reads, however long their search or slow their client; bodies
+                 that are still coming in, which are thereby refused; and publishers who send on
+                 and on, and take no answers
 
 A client whose next request is always there already would keep the loop to itself: requests
 that wait for nothing (refused ones, and others than publishes) are followed by a turn of
@@ -138,16 +140,18 @@ class Connections:
             shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
         gevent.sleep(DRAIN_SECONDS)
         self._hub.cut_off()
-        for client, greenlet in list(self._reading.items()):
-            # Who closed the sending side may still be there, and waits for an answer that may
-            # take a search of minutes. Now that is not worth the doubt.
-            if is_gone(client):
-                greenlet.kill(block=False)
+        # Who closed the sending side may still be there, and waits for an answer that may take
+        # a search of minutes. Now that is not worth the doubt.
+        self._end_reads([client for client in self._reading if is_gone(client)])
         gevent.sleep(UPLOAD_SECONDS)
-        # Who waits for a commit has sent everything, and is still answered.
+        self._end_reads(list(self._reading))
         for client in list(self._open):
-            is_stuck = client not in self._reading and is_full(client)
-            shut(client, socket.SHUT_RDWR if is_stuck else socket.SHUT_RD)
+            # Who waits for a commit has sent everything, and is still answered.
+            shut(client, socket.SHUT_RDWR if is_full(client) else socket.SHUT_RD)
+
+    def _end_reads(self, clients: list[Any]) -> None:
+        for client in clients:
+            self._reading[client].kill(block=False)
 
 
 class _Page:

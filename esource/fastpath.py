@@ -15,7 +15,7 @@ A plain publish is strictly this, and a doubt is a no:
     the whole body
 
 So nothing that two parsers may see differently is answered here: no chunks, no `Expect`,
-no folded or repeated fields, nothing that a browser or a precondition sends.
+no folded or repeated fields, none that a browser sends, and no precondition in a field.
 """
 
 import re

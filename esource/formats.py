@@ -7,7 +7,6 @@ An event stream of such objects (`sse-json`) is for pages: to a browser's `Event
 is lost whose type it was not told of beforehand, so here no frame has a type, but its data has.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from esource import ndjson, sse, tsv
@@ -18,8 +17,7 @@ class Format(NamedTuple):
 
     name: str
     content_type: str
-    # Encodes whole rows, and puts those that are not events into the list.
-    encode: Callable[[bytes, list[bytes]], bytes]
+    encode: tsv.Encode
     head: bytes = b""  # before everything
     separator: bytes = b""  # before each event, but not the first
     end: bytes = b""  # after everything

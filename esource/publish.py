@@ -15,7 +15,8 @@ from flask import Response
 from werkzeug.http import parse_etags, parse_options_header, quote_etag
 
 from esource import answers, body, ingest, tsv
-from esource.channel import Channel, Precondition, Receipt
+from esource.channel import Channel
+from esource.commit import Precondition, Receipt
 from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageError
 from esource.event import Event, check_data, check_id, check_type
 from esource.hub import Hub
@@ -26,7 +27,8 @@ from esource.tsv import Draft
 PARAMETERS = ("id", "event", "each", "expect", "unique")
 # Of a stream that is on its way to the disk; then the sender waits.
 WINDOW_BYTES = 1 << 22
-SMALL_BYTES = 1 << 12  # of a body, which need not wait for a turn to be decoded
+TURN_BYTES = 1 << 12  # of a body, decoded without a turn
+PIECE_BYTES = 64  # as so many a piece counts beyond what is in it
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
 
@@ -208,9 +210,13 @@ def _drafts(
     decoder: LineDecoder | StreamDecoder, pieces: Iterator[bytes], wish: _Wish
 ) -> Iterator[Draft]:
     """Yield the events of a body, and after the good ones raise what is wrong with the next."""
+    since_turn = 0  # bytes: a body that has arrived, in chunks of any size, is read without a wait
     for piece in chain(pieces, [None]):
-        with turn() if piece and len(piece) > SMALL_BYTES else nullcontext():
+        since_turn += len(piece or b"") + PIECE_BYTES
+        with turn() if since_turn > TURN_BYTES else nullcontext():
             draft = decoder.end() if piece is None else decoder.feed(piece)
+        if since_turn > TURN_BYTES:
+            since_turn = 0
         if wish.unique and draft.without_id:
             raise BadInput(WITHOUT_ID)
         if draft.events:

@@ -27,7 +27,8 @@ from werkzeug.http import (
 )
 
 from esource import answers, selection, sse
-from esource.channel import Batch, Channel, Position
+from esource.batch import Batch
+from esource.channel import Channel, Position
 from esource.errors import BadRange
 from esource.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.hub import Hub
@@ -292,7 +293,8 @@ class _Encoder:
 
         On a stop, a follower's turn comes at once: it is nothing, and the stream ends.
         """
-        if len(batch.rows) <= SMALL_BYTES:
+        encode = self._format.encode
+        if len(batch.rows) <= SMALL_BYTES or (self._wanted.is_whole and batch.is_encoded(encode)):
             return self._encode(batch)
         with turn():
             if self._follows and self._channel.draining:
@@ -315,10 +317,10 @@ class _Encoder:
     def _encode(self, batch: Batch) -> bytes:
         wanted = self._wanted
         if wanted.is_whole or self._takes_all(batch):
-            piece = self._channel.encoded(batch, self._format.encode)
-            self._channel.stats.delivered += batch.events
+            piece, count = self._channel.encoded(batch, self._format.encode)
+            self._channel.stats.delivered += count
             if self._remaining is not None:
-                self._remaining -= batch.events
+                self._remaining -= count
         else:
             rows = selection.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
             if self._remaining is not None:

@@ -24,6 +24,7 @@ from gevent.event import Event as Signal  # an event is always an `event.Event`
 
 from esource.stats import Stats
 from esource.threads import give_way
+from esource.tsv import Encode
 
 COHORT = 64
 # A client that vanished is gone within 10 s: 3 s until it is probed, 4 s without an answer, and
@@ -35,7 +36,7 @@ ANSWER_SECONDS = 4.0
 class Direct(NamedTuple):
     """How a reader reads whose socket the waker may write to."""
 
-    encode: Callable[[bytes, list[bytes]], bytes]  # whole rows; the list is for bad ones
+    encode: Encode
     is_chunked: bool  # the response is framed in chunks (RFC 9112, 7.1)
 
 
@@ -52,11 +53,15 @@ Tell = Callable[["Reader"], News]
 
 
 class _Cohort:
-    """Up to `COHORT` readers, who are woken together."""
+    """Up to `COHORT` readers, who are woken together: all with `direct`, or none.
 
-    __slots__ = ("direct", "readers", "signal", "waiting")
+    Those without have to be woken for every commit, and the others must not be, with them.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("direct", "is_direct", "readers", "signal", "waiting")
+
+    def __init__(self, is_direct: bool) -> None:
+        self.is_direct = is_direct
         self.readers = 0
         self.waiting = 0
         self.direct: set[Reader] = set()  # of those who wait
@@ -102,6 +107,11 @@ class Readers:
 
     def __bool__(self) -> bool:
         return bool(self._cohorts)
+
+    @property
+    def are_being_told(self) -> bool:
+        """Whether some may not have heard yet of what is new."""
+        return self._waker is not None
 
     def tell(self, news_for: Tell) -> None:
         """After a commit: let everybody who waits have what is new, soon; return at once."""
@@ -250,9 +260,11 @@ class Reader:
 
     def __enter__(self) -> "Reader":
         cohorts = self._readers._cohorts
-        cohort = next((cohort for cohort in cohorts if cohort.readers < COHORT), None)
+        is_direct = self.direct is not None
+        fitting = (c for c in cohorts if c.readers < COHORT and c.is_direct == is_direct)
+        cohort = next(fitting, None)
         if cohort is None:
-            cohort = _Cohort()
+            cohort = _Cohort(is_direct)
             cohorts.append(cohort)
         cohort.readers += 1
         self._cohort = cohort

@@ -93,3 +93,5 @@ def turn() -> Iterator[None]:
     with _turns:
         yield
         give_way()
+    # Who waits was told of it, and runs now: else the next turn would be ours again.
+    gevent.sleep(0)

@@ -19,10 +19,13 @@ is no index, so finding an id is a search; NUL and VT cannot be stored; which of
 CR and LF a publisher used is forgotten.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from esource.event import DEFAULT_ID_BYTES, Event, default_id, micros_of
+
+# Encodes whole rows, and puts those that are not events into the list, without their LF.
+Encode = Callable[[bytes, list[bytes]], bytes]
 
 
 class Draft(NamedTuple):

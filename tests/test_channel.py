@@ -146,7 +146,7 @@ def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
     def read() -> bytes:
         for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
             if batch:
-                return channel.encoded(batch, encode)
+                return channel.encoded(batch, encode)[0]
         return b""
 
     readers = [gevent.spawn(read) for _ in range(100)]

@@ -23,15 +23,20 @@ MAY_IMPORT = {
     "log": "errors",
     "stats": "",
     "threads": "",
-    "readers": "stats threads",
-    "channel": "readers threads stats log recent zones resume selection tsv event errors",
+    "readers": "stats threads tsv",
+    "batch": "log tsv",
+    "commit": "log recent tsv errors",
+    "search": "log threads zones resume selection tsv event",
+    "download": "log",
+    "channel": "batch commit search download readers threads stats log recent selection tsv "
+    "event errors",
     "hub": "channel readers threads stats log config errors",
     "listing": "hub log selection tsv",
     "origin": "config errors",
     "answers": "errors",
     "body": "errors",
-    "publish": "answers body hub channel threads ingest tsv event errors",
-    "read": "answers hub channel readers threads formats selection sse errors",
+    "publish": "answers body hub commit channel threads ingest tsv event errors",
+    "read": "answers hub batch channel readers threads formats selection sse errors",
     "views": "publish read answers origin hub errors",
     "metrics": "stats __init__",
     "ops": "listing metrics answers origin hub threads errors",
@@ -46,7 +51,7 @@ MAY_IMPORT = {
 }
 # What only few rooms may know about; the connections need a greenlet to end them.
 ONLY = {
-    "gevent": {"threads", "readers", "channel", "connections"},
+    "gevent": {"threads", "commit", "search", "download", "readers", "channel", "connections"},
     "flask": {"answers", "publish", "read", "views", "ops", "page", "app", "fastpath"},
     "prometheus_client": {"metrics"},
     "gunicorn": {"body", "connections", "logs", "server", "__main__"},
