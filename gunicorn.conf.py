@@ -18,6 +18,7 @@ from esource.server import (  # noqa: F401
     post_request,
     post_worker_init,
     pre_request,
+    ssl_context,
     worker_class,
     worker_connections,
     worker_exit,

@@ -228,3 +228,16 @@ def worker_exit(server: Any, worker: Any) -> None:
     """At the end of a worker: what was committed is on disk."""
     if worker.booted:
         _hub(worker).sync()
+
+
+def ssl_context(config: Any, default: Any) -> Any:
+    """Leave the handshake to a connection's first read, where a stop can end the wait for it."""
+    import ssl
+
+    class Context(ssl.SSLContext):
+        def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+            return super().wrap_socket(*arguments, **{**options, "do_handshake_on_connect": False})
+
+    context = default()
+    context.__class__ = Context
+    return context

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -11,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from gunicorn.config import KNOWN_SETTINGS
 
+from esource import server
 from tests.harness import ROOT, Hub, Stream, eventually, running_hub
 
 # -- starting ----------------------------------------------------------------------------------
@@ -263,3 +266,9 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(
     eventually(lambda: own_hub.log.count("channels in") == 2)
     ids.append(own_hub.publish("/replaced", "10"))
     assert [row.split(b"\t")[0].decode() for row in own_hub.rows("replaced")] == ids
+
+
+def test_plain_gunicorn_is_given_all_that_esource_is() -> None:
+    known = {setting.name for setting in KNOWN_SETTINGS}
+    given = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+    assert known & given.keys() == known & vars(server).keys()

@@ -138,3 +138,16 @@ def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
             frames = re.escape(encoded(encrypted_hub, "quiet"))
             assert re.fullmatch(rb":\n%bretry: \d+\n" % frames, stream.read_to_end())
     assert "Traceback" not in encrypted_hub.log
+
+
+def test_a_stop_does_not_wait_for_who_has_not_begun_to_encrypt(
+    encrypted_hub: EncryptedHub,
+) -> None:
+    """Fails if the handshake is made before the hub knows of the connection."""
+    with Hub.connect(encrypted_hub):
+        encrypted_hub.publish("/silent", "x")  # the hub has accepted both
+        assert encrypted_hub.process
+        encrypted_hub.process.terminate()
+        started = time.monotonic()
+        encrypted_hub.process.wait(40.0)
+        assert time.monotonic() - started < 5.0
