@@ -4,7 +4,6 @@ Its figures are not looked at: they are for a quiet machine.
 """
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,15 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.harness import ROOT
+from tests.harness import ROOT, needs
 
 PATIENCE_SECONDS = 120
 FIRST = ("seed", "publish", "channels", "fan-out", "tail", "idle")
 SECOND = ("latency", "replay", "download", "resume", "start", "upload", "ingest")
-
-needs_generators = pytest.mark.skipif(
-    not (shutil.which("ab") and shutil.which("wrk")), reason="needs apache2-utils and wrk"
-)
 
 
 def bench(*arguments: str) -> "subprocess.Popen[str]":
@@ -32,8 +27,8 @@ def bench(*arguments: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-@needs_generators
 def test_every_workload_runs_and_loses_nothing(tmp_path: Path) -> None:
+    needs("ab", "wrk")
     runs = [
         bench(*FIRST, "--scale", "tiny", "--json", str(tmp_path / "0.json"), "--against"),
         bench(*SECOND, "--scale", "tiny", "--json", str(tmp_path / "1.json")),
