@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from esource.app import create_app
 from esource.config import Config
-from tests.harness import Hub, Stream, eventually, running_hub
+from tests.harness import Hub, Stream, eventually, needs, running_hub
 
 
 def metric(hub: Hub, name: str, **labels: str) -> float:
@@ -256,9 +256,10 @@ def test_what_a_hub_does_is_counted(empty_hub: Hub) -> None:
 
 
 def test_promtool_finds_nothing_wrong_with_a_scrape(hub: Hub) -> None:
+    [promtool] = needs("promtool")
     text = hub.get("/-/metrics").body
     run = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
 

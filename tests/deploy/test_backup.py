@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.load import Load, ids_of, load_on, rows_of
-from tests.harness import ROOT, Hub, Stream, eventually, running_hub
+from tests.harness import ROOT, Hub, Stream, eventually, needs, running_hub
 
 TEXT = (ROOT / "deploy" / "backup.md").read_text()
 ROUNDS = 5
@@ -58,6 +58,7 @@ def check_copy(copy: Path, home: Path, before: set[str], original: Path) -> None
 
 
 def by_rsync(hub: Hub, away: Path) -> Path:
+    needs("rsync")
     run(command("Back up with rsync"), hub, away)
     folder = away / "backup" / "esource"
     assert not list(folder.glob(".*lock"))
@@ -175,6 +176,7 @@ SCALA = (
 
 def test_the_scala_hubs_channels_go_on_here(tmp_path: Path, away: Path) -> None:
     """Its ids have as many digits as its clock had: none, three, up to nine."""
+    needs("rsync")
     old = away / "eventsource-hub" / "events"
     old.mkdir(parents=True)
     first, second = SCALA[:60], SCALA[60:]  # the Scala hub is writing
