@@ -114,6 +114,15 @@ def prepare_folder(folder: Path) -> FolderLock:
     return lock
 
 
+def channel_names(folder: Path) -> Iterator[str]:
+    """Yield the names of all channels that have a file, in no order. Blocks; raises `OSError`."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name, _, suffix = entry.name.partition(".")
+            if suffix == "tsv" and NAME.fullmatch(name) and entry.is_file(follow_symlinks=False):
+                yield name
+
+
 class Hub:
     """All channels of one folder."""
 
@@ -213,8 +222,7 @@ class Hub:
 
     def count_files(self) -> int:
         """Return how many channels have a file. Blocks."""
-        with os.scandir(self.config.dir) as entries:
-            return sum(entry.name.endswith(".tsv") for entry in entries)
+        return sum(1 for _ in channel_names(self.config.dir))
 
     @contextmanager
     def streaming(self, client: Any) -> Iterator[None]:

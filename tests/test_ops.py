@@ -138,6 +138,17 @@ def test_the_list_is_what_the_files_are(empty_hub: Hub) -> None:
     assert elsewhere["bytes"] == len("größe\t\ta\n".encode())
 
 
+def test_the_start_counts_what_is_listed(own_hub: Hub) -> None:
+    own_hub.publish("/orders", "x")
+    for name in ("abc.tsv", "a b c.tsv", "orders.tsv.torn-2026", "notes.txt"):
+        (own_hub.folder / name).touch()
+    own_hub.file("folder").mkdir()
+    own_hub.file("elsewhere").symlink_to("orders.tsv")
+    own_hub.restart()
+    assert listed(own_hub)["total"] == 1
+    assert f"1 channels in {own_hub.folder}" in own_hub.log.splitlines()[-1]
+
+
 def test_the_list_comes_in_pages_and_can_be_searched(empty_hub: Hub) -> None:
     names = [f"channel{n:02}" for n in range(10)] + ["orders"]
     for name in names:
