@@ -15,6 +15,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     threads    blocking calls where the loop must not wait
     readers    who waits for a commit, and how they are woken
     channel    the queue, the commit, and where readers go on
+    limits     how many there may be, and who hears of it when there are more
     hub        channel names -> channels, and the folder's locks
     listing    a folder -> a page of its channels
     metrics    what was counted -> what Prometheus reads

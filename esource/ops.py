@@ -26,7 +26,8 @@ from werkzeug.http import parse_accept_header
 
 from esource import answers, listing, metrics
 from esource.errors import BadInput
-from esource.hub import RETRY_AFTER, Hub
+from esource.hub import Hub
+from esource.limits import RETRY_AFTER
 from esource.metrics import Gauges
 from esource.origin import Origins
 from esource.threads import in_thread, reads
