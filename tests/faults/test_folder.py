@@ -90,9 +90,7 @@ def immutable(path: Path) -> Iterator[None]:
 def test_a_folder_that_becomes_read_only_refuses_new_channels_until_it_is_writable(
     own_hub: Hub,
 ) -> None:
-    """Fails when `Log._create`'s error is not caught, and when it is taken for success; when
-    `server._crash_report` has a traceback for each connection that could not be accepted.
-    """
+    """Fails when `Log._create`'s error is not caught, and when it is taken for success."""
     own_hub.publish("/there", "1")
     with immutable(own_hub.folder):
         answer = own_hub.post("/not-there", "1")
@@ -115,6 +113,18 @@ def test_a_file_that_becomes_read_only_refuses_events_until_it_is_writable(own_h
     own_hub.publish("/orders", "2")
     data = [row.split(b"\t")[2] for row in own_hub.rows("orders")]
     assert data == [b"1", b"2"]
+
+
+def test_a_file_that_is_read_only_is_no_fault_of_the_hub(own_hub: Hub) -> None:
+    """Fails when the health or the metrics count a log that is `read_only` as one that failed."""
+    own_hub.publish("/orders", "1")
+    own_hub.stop()
+    with immutable(own_hub.file("orders")):
+        own_hub.start()
+        assert own_hub.post("/orders", "refused").text == "orders.tsv is read-only\n"
+        assert own_hub.get("/-/health").status == 200
+        assert "\nesource_refusing_channels 0.0\n" in own_hub.get("/-/metrics").text
+    own_hub.publish("/orders", "2")
 
 
 # -- files under way ---------------------------------------------------------------------------
