@@ -69,7 +69,11 @@ def systemd_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdHub
 def test_four_commands_install_it_and_it_serves_as_a_user_of_its_own(
     systemd_hub: SystemdHub,
 ) -> None:
-    """Fails if something in the sandbox is in the hub's way."""
+    """Fails if something in the sandbox is in the hub's way.
+
+    The first of the four is not run, as it would fetch packages and compile one: `_prepare` of
+    `tests/deploy/machine.py` lays out what it leaves.
+    """
     assert len(INSTALL) == 4
     assert "pip install ." in INSTALL[0]
     id = systemd_hub.publish("/orders", "one coffee")
