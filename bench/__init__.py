@@ -6,10 +6,11 @@ Low to high, as the hub's own house:
     scale        how large and how long: full, quick, tiny
     cpu          who was busy
     machine      where it ran, and with which versions
+    uncounted    the settings of a hub that counts nothing
     servers      the hub and its baselines, each on a port of its own
     publishers   who sends: ab, wrk, redis-benchmark, and two of this process
     subscribers  who listens: `sse_clients.c`
-    publishing, fanout, reading, growing, ingest
+    publishing, fanout, counting, reading, growing, ingest
                  the workloads
     plots        pictures of a run
     __main__     the command line

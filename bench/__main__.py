@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import fanout, growing, ingest, publishing, reading, servers
+from bench import counting, fanout, growing, ingest, publishing, reading, servers
 from bench.figures import HEAD, Cases, Line, growth, measure, row
 from bench.machine import commit, machine, versions
 from bench.plots import draw
@@ -38,6 +38,7 @@ WORKLOADS: dict[str, Workload] = {
     "replay": reading.replay,
     "download": reading.download,
     "resume": reading.resume,
+    "counting": counting.counting,
     "start": growing.start,
     "upload": growing.upload,
     "ingest": ingest.ingest,

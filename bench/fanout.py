@@ -32,46 +32,13 @@ def fan_out(bench: Bench) -> Cases:
     """
     scale = bench.scale
 
-    def deliver(server: Server, one_by_one: bool, count: int, size: int) -> Sample:
-        path = fresh("fan")
-        if one_by_one:
-            window = min(100, max(5, 20_000 // count))
-        else:
-            window = min(5000, max(20, 100_000 // count))
-        with (
-            Subscribers(server, path, count, window=window) as subscribers,
-            (Posts if one_by_one else Stream)(server, path) as publisher,
-        ):
-            time.sleep(SETTLE_SECONDS)
-            with Busy(server.process.pid, subscribers.pid) as busy:
-                started = time.monotonic_ns()
-                sent = ahead = 0
-                limit = NCHAN_EVENTS_PER_SECOND if server.name.startswith("nchan") else math.inf
-                due = time.monotonic()
-                while time.monotonic_ns() - started < scale.seconds * 1e9:
-                    if ahead == WINDOWS_AHEAD:
-                        subscribers.wait_for_window()
-                        ahead -= 1
-                    # What was not sent in time is not made up for: that would be too many at once.
-                    time.sleep(max(0, due - time.monotonic()))
-                    due = max(due, time.monotonic()) + window / limit
-                    publisher.send(events(sent, window, time.monotonic_ns(), size))
-                    sent += window
-                    ahead += 1
-                publisher.end()
-                received = subscribers.received(sent)
-            seconds = (received.last_ns - started) / 1e9
-            return sample({"deliveries/s": received.events / seconds}, busy, received)
-
     def of(count: int, size: int) -> dict[str, Take]:
-        subjects: dict[str, Take] = {}
-        for server in servers:
-            if server.name == HUB.name:
-                subjects[server.name] = partial(deliver, server, False, count, size)
-                subjects["hub, POST each"] = partial(deliver, server, True, count, size)
-            else:
-                subjects[server.name] = partial(deliver, server, True, count, size)
-        return subjects
+        def take(server: Server, one_by_one: bool) -> Take:
+            return partial(deliver, server, one_by_one, count, size, scale.seconds)
+
+        hub, *others = servers
+        subjects = {hub.name: take(hub, False), "hub, POST each": take(hub, True)}
+        return subjects | {other.name: take(other, True) for other in others}
 
     with started(bench.home, HUB, NCHAN, NCHAN_TWO) as servers:
         for server in servers:
@@ -80,6 +47,37 @@ def fan_out(bench: Bench) -> Cases:
             for count in scale.subscribers:
                 name = f"{count} subscriber{'s' if count > 1 else ''}, {size} B"
                 yield Case(name, count, of(count, size))
+
+
+def deliver(server: Server, one_by_one: bool, count: int, size: int, seconds: float) -> Sample:
+    """Deliver events of `size` bytes to `count` subscribers; `fan_out` says how."""
+    path = fresh("fan")
+    least, most, of_all = (5, 100, 20_000) if one_by_one else (20, 5000, 100_000)
+    window = min(most, max(least, of_all // count))
+    with (
+        Subscribers(server, path, count, window=window) as subscribers,
+        (Posts if one_by_one else Stream)(server, path) as publisher,
+    ):
+        time.sleep(SETTLE_SECONDS)
+        with Busy(server.process.pid, subscribers.pid) as busy:
+            started = time.monotonic_ns()
+            sent = ahead = 0
+            limit = NCHAN_EVENTS_PER_SECOND if server.name.startswith("nchan") else math.inf
+            due = time.monotonic()
+            while time.monotonic_ns() - started < seconds * 1e9:
+                if ahead == WINDOWS_AHEAD:
+                    subscribers.wait_for_window()
+                    ahead -= 1
+                # What was not sent in time is not made up for: that would be too many at once.
+                time.sleep(max(0, due - time.monotonic()))
+                due = max(due, time.monotonic()) + window / limit
+                publisher.send(events(sent, window, time.monotonic_ns(), size))
+                sent += window
+                ahead += 1
+            publisher.end()
+            received = subscribers.received(sent)
+        took = (received.last_ns - started) / 1e9
+        return sample({"deliveries/s": received.events / took}, busy, received)
 
 
 def latency(bench: Bench) -> Cases:

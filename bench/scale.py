@@ -22,6 +22,7 @@ class Scale:
     megabytes: tuple[int, ...]  # of a channel that is read
     files: tuple[int, ...]  # in the folder at the start
     channels: tuple[int, ...]  # written at once
+    counting: tuple[int, int]  # publishers, and subscribers, with and without counters
     upload: tuple[int, ...]  # megabytes of one chunked body
     ingest: tuple[int, ...]  # bytes of an event
     batch: int  # bytes of a body of declared length
@@ -41,6 +42,7 @@ FULL = Scale(
     megabytes=(10, 100, 1000),
     files=(100, 1000, 10_000),
     channels=(1, 100, 1000),
+    counting=(100, 1000),
     upload=(100, 1000),
     ingest=(100, 1000),
     batch=1 << 25,
@@ -59,6 +61,7 @@ QUICK = Scale(
     megabytes=(50,),
     files=(1000,),
     channels=(1, 1000),
+    counting=(100, 1000),
     upload=(100,),
     ingest=(100,),
     batch=1 << 25,
@@ -66,8 +69,8 @@ QUICK = Scale(
 # For the test that the benchmark still runs: its figures mean nothing.
 TINY = Scale(
     rounds=1,
-    seconds=0.1,
-    warm_up_seconds=0.05,
+    seconds=0.3,  # on a busy machine wrk takes a tenth of one to be able to end
+    warm_up_seconds=0.3,
     requests=200,
     connections=(5,),
     subscribers=(5,),
@@ -78,6 +81,7 @@ TINY = Scale(
     megabytes=(1,),
     files=(20,),
     channels=(10,),
+    counting=(5, 5),
     upload=(2,),
     ingest=(100,),
     batch=1 << 20,

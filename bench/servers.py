@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.cpu import tree
 from bench.machine import ROOT
@@ -141,13 +142,14 @@ def lacks(package: str, *names: str) -> str:
 
 
 @contextmanager
-def hub(home: Path, fsync: str = "always") -> Iterator[Server]:
+def hub(
+    home: Path, name: str = "hub", fsync: str = "always", options: tuple[str, ...] = ()
+) -> Iterator[Server]:
     """Start the hub, with its files in `home/events`."""
-    hub = Hub(home, ESOURCE_FSYNC=fsync)
+    hub = Hub(home, ESOURCE_FSYNC=fsync, PYTHONPATH=str(ROOT))
     try:
-        hub.start()
+        hub.start(*options)
         assert hub.process is not None
-        name = "hub" if fsync == "always" else f"hub, fsync {fsync}"
         yield Server(name, hub.port, hub.process, hub.folder)
     finally:
         if hub.process:
@@ -278,8 +280,14 @@ def files_kind(folder: Path) -> Kind:
     )
 
 
-HUB = Kind("hub", hub)
-HUB_WITHOUT_FSYNC = Kind("hub, fsync never", partial(hub, fsync="never"))
+def hub_kind(name: str, **differences: Any) -> Kind:
+    """Return the hub with something that is different."""
+    return Kind(name, partial(hub, name=name, **differences))
+
+
+HUB = hub_kind("hub")
+HUB_WITHOUT_FSYNC = hub_kind("hub, fsync never", fsync="never")
+HUB_WITHOUT_COUNTING = hub_kind("hub, not counting", options=("-c", "python:bench.uncounted"))
 BARE = Kind("bare gunicorn", bare, "bare")
 NCHAN = nchan_kind(1)
 NCHAN_TWO = nchan_kind(2)

@@ -19,6 +19,7 @@ Low to high, each room importing only from rooms above it (`tests/test_layers.py
     download   bytes of a file to a socket
     readers    who waits for a commit, and how they get it
     channel    the queue, the writer, and where readers go on
+    limits     how many there may be, and who hears of it when there are more
     hub        channel names -> channels, and the folder's locks
     listing    a folder -> a page of its channels
     metrics    what was counted -> what Prometheus reads

@@ -1,5 +1,6 @@
 """What every view needs: the query as text, answers of one line, and headers."""
 
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -25,6 +26,18 @@ def headers(content_type: str, more: dict[str, str] | None = None) -> Headers:
     # A browser that sniffs would take an event's data for a page.
     fixed = [("Content-Type", content_type), ("X-Content-Type-Options", "nosniff")]
     return Headers([*fixed, *more.items()] if more else fixed)
+
+
+def parameters(environ: dict[str, Any], allowed: Collection[str]) -> dict[str, str]:
+    """Return the query's parameters by name; raise `BadInput` for others, and for one twice."""
+    found: dict[str, str] = {}
+    for name, value in query(environ):
+        if name not in allowed:
+            raise BadInput(f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}")
+        if name in found:
+            raise BadInput(f"{name} is given twice")
+        found[name] = value
+    return found
 
 
 def query(environ: dict[str, Any]) -> list[tuple[str, str]]:

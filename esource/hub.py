@@ -27,7 +27,8 @@ from weakref import WeakValueDictionary
 
 from esource.channel import Channel
 from esource.config import Config
-from esource.errors import BadInput, Busy, StartError
+from esource.errors import BadInput, StartError
+from esource.limits import Limit
 from esource.log import sync_folder
 from esource.readers import shut
 from esource.stats import Stats
@@ -40,7 +41,6 @@ SERVER_LOCK = ".lock"
 WRITER_LOCK = ".writer.lock"
 KEEP_OPEN = 256  # channels used last
 LOCK_POLL_SECONDS = 0.02
-RETRY_AFTER = "10"  # seconds
 TURN_CHANNELS = 1000  # looked at, before others get a turn
 COUNT_SECONDS = 10.0  # between counts of the files, once there are too many
 LOCK_REMINDER_SECONDS = 10.0
@@ -114,6 +114,15 @@ def prepare_folder(folder: Path) -> FolderLock:
     return lock
 
 
+def channel_names(folder: Path) -> Iterator[str]:
+    """Yield the names of all channels that have a file, in no order. Blocks; raises `OSError`."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name, _, suffix = entry.name.partition(".")
+            if suffix == "tsv" and NAME.fullmatch(name) and entry.is_file(follow_symlinks=False):
+                yield name
+
+
 class Hub:
     """All channels of one folder."""
 
@@ -128,6 +137,8 @@ class Hub:
         self._recent: OrderedDict[str, Channel] = OrderedDict()
         self._streaming: set[Any] = set()  # sockets of clients who send a body without end
         self.subscribers = 0
+        self._max_subscribers = Limit("max_subscribers", config.max_subscribers)
+        self._max_channels = Limit("max_channels", config.max_channels)
         self._files = -1  # how many channels have a file, when they were last counted
         self._counted = 0.0  # when that was
         self._admitted: set[str] = set()  # files that may have come since
@@ -192,15 +203,15 @@ class Hub:
 
     def admit_subscriber(self) -> None:
         """Raise `Busy` if no more may follow; not while stopping, or browsers would give up."""
-        if self.subscribers >= self.config.max_subscribers and not self.draining:
-            raise Busy("too many subscribers; come back later", {"Retry-After": RETRY_AFTER})
+        if self.subscribers >= self._max_subscribers.value and not self.draining:
+            self._max_subscribers.refuse("too many subscribers; come back later")
 
     def admit_channel(self, channel: Channel) -> None:
         """Raise `Busy` if the channel has no file and there may be no more. Blocks to count."""
         name = channel.path.name
         if channel.log.inode or name in self._admitted:
             return
-        limit = self.config.max_channels
+        limit = self._max_channels.value
         now = time.monotonic()
         full = self._files + len(self._admitted) >= limit
         if self._files < 0 or (full and now - self._counted > COUNT_SECONDS):
@@ -208,13 +219,12 @@ class Hub:
             self._admitted.clear()
             self._files = in_thread(reads(), self.count_files)
         if self._files + len(self._admitted) >= limit:
-            raise Busy(f"there are {limit} channels already", {"Retry-After": RETRY_AFTER})
+            self._max_channels.refuse(f"there are {limit} channels already")
         self._admitted.add(name)
 
     def count_files(self) -> int:
         """Return how many channels have a file. Blocks."""
-        with os.scandir(self.config.dir) as entries:
-            return sum(entry.name.endswith(".tsv") for entry in entries)
+        return sum(1 for _ in channel_names(self.config.dir))
 
     @contextmanager
     def streaming(self, client: Any) -> Iterator[None]:

@@ -14,12 +14,12 @@ import heapq
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from esource import selection, tsv
-from esource.hub import NAME
+from esource.hub import channel_names
 from esource.log import FLAGS
 
 SETTLED_NS = 2_000_000_000  # the coarsest clocks of file systems count in 2 s
@@ -61,21 +61,13 @@ class Names:
         try:
             changed = os.stat(self._folder).st_mtime_ns
             if changed != self._read[0]:
-                names = _ordered(list(_names(self._folder)))
+                names = _ordered(list(channel_names(self._folder)))
                 # Within a tick of the file system's clock another file may still come unseen.
                 settled = time.time_ns() - changed > SETTLED_NS
                 self._read = (changed if settled else -1, names)
         except FileNotFoundError:
             return []
         return self._read[1]
-
-
-def _names(folder: Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name, _, suffix = entry.name.partition(".")
-            if suffix == "tsv" and NAME.fullmatch(name) and entry.is_file(follow_symlinks=False):
-                yield name
 
 
 def _ordered(names: list[str]) -> list[str]:

@@ -91,7 +91,11 @@ class _Everything:
         now = (
             ("subscribers", "Who follows now", gauges.subscribers),
             ("open_channels", "Channels that are open now", gauges.open_channels),
-            ("refusing_channels", "Open channels that take no events", gauges.refusing_channels),
+            (
+                "refusing_channels",
+                "Open channels that a fault keeps from taking events; a read-only file is none",
+                gauges.refusing_channels,
+            ),
             ("event_loop_lag_max_seconds", "The most of the last minute", max(stats.lags.copy())),
         )
         for name, meaning, value in now:

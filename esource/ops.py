@@ -26,7 +26,8 @@ from werkzeug.http import parse_accept_header
 
 from esource import answers, listing, metrics
 from esource.errors import BadInput
-from esource.hub import RETRY_AFTER, Hub
+from esource.hub import Hub
+from esource.limits import RETRY_AFTER
 from esource.metrics import Gauges
 from esource.origin import Origins
 from esource.threads import in_thread, reads
@@ -35,6 +36,7 @@ TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
 ALLOWED = "GET, HEAD, OPTIONS"
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
+CHANNELS_PARAMETERS = ("after", "format", "limit", "match")
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 PROBE_BYTES = 4096
 PROBLEMS = 10  # named in the answer of /-/health
@@ -72,7 +74,7 @@ def register(app: Flask, hub: Hub) -> None:
 
 def health(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer whether events can be stored. Blocks while that is tried."""
-    parameters = _parameters(environ, "format")
+    parameters = answers.parameters(environ, ("format",))
     problems = in_thread(reads(), _folder_problems, hub.config.dir)
     problems += [channel.log.failed for channel in hub.open_channels() if channel.log.failed]
     named = problems[:PROBLEMS]
@@ -84,7 +86,7 @@ def health(hub: Hub, environ: dict[str, Any]) -> Response:
 def ready(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer whether new clients are welcome: not while the hub stops."""
     problems = ["the hub is stopping"] if hub.draining else []
-    return _state("ready", problems, _parameters(environ, "format"), environ)
+    return _state("ready", problems, answers.parameters(environ, ("format",)), environ)
 
 
 def _state(
@@ -147,7 +149,7 @@ def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
 
 def channels(names: listing.Names, hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
-    parameters = _parameters(environ, "after", "format", "limit", "match")
+    parameters = answers.parameters(environ, CHANNELS_PARAMETERS)
     after, match = parameters.get("after", ""), parameters.get("match", "")
     page = in_thread(reads(), _page, names, after, match, _limit(parameters))
     opened = {name: channel for name in page.names if (channel := hub.opened(name))}
@@ -215,17 +217,6 @@ def _printable(id: str) -> str:
 
 
 # -- all of them ---------------------------------------------------------------------------
-
-
-def _parameters(environ: dict[str, Any], *allowed: str) -> dict[str, str]:
-    pairs = answers.query(environ)
-    for name, _ in pairs:
-        if name not in allowed:
-            raise BadInput(f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}")
-    parameters = dict(pairs)
-    if len(parameters) < len(pairs):
-        raise BadInput("a parameter is given twice")
-    return parameters
 
 
 def _format(parameters: dict[str, str], environ: dict[str, Any]) -> str:

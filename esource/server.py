@@ -30,6 +30,8 @@ from esource.errors import StartError
 from esource.logs import last_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from esource.fastpath import FastPath
     from esource.hub import FolderLock, Hub
 
@@ -153,7 +155,7 @@ def post_worker_init(worker: Any) -> None:
         _settings.dir.absolute(),
         _settings.fsync,
     )
-    report_crashes(lambda text, failure: log.critical("%s", text, exc_info=failure))
+    report_crashes(_crash_report(log))
     connections = Connections(worker, hub, _fast_path(worker))
     worker.connections = connections
     worker.handle = connections.handle
@@ -168,6 +170,30 @@ def post_worker_init(worker: Any) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _crash_report(log: logging.Logger) -> "Callable[[str, Any], None]":
+    """Return what logs why a greenlet has ended, or a connection could not be accepted.
+
+    The latter is tried again for as long as there are no descriptors; a traceback each time
+    would tell nobody what to do.
+    """
+    from esource.limits import Reminder
+
+    descriptors = Reminder()
+
+    def report(text: str, failure: Any) -> None:
+        error = failure[1]
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            descriptors.warn(
+                "%s (this process may have %d): who connects has to wait; "
+                "raise the limit (LimitNOFILE=, ulimit -n)",
+                error.strerror, resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )  # fmt: skip
+        else:
+            log.critical("%s", text, exc_info=failure)
+
+    return report
 
 
 def _hub(worker: Any) -> "Hub":

@@ -99,6 +99,6 @@ def _refused(error: Exception) -> Response:
     if status == 405:
         allowed = dict(error.get_headers()).get("Allow", "")
         allow = ", ".join(sorted(allowed.split(", ")))  # from a set
-        return answer(f"this method is not for channels; use {allow}\n", status, {"Allow": allow})
+        return answer(f"this method is not for this path; use {allow}\n", status, {"Allow": allow})
     text = "there is nothing here; channels are at /NAME" if status == 404 else error.name.lower()
     return answer(f"{text}\n", status)

@@ -6,6 +6,7 @@ Nothing here stands in for the server, the file or the client: `Hub` is the inst
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
+
+import pytest
 
 from esource import sse
 from esource.event import Event
@@ -73,6 +76,28 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+def needs(*programs: str) -> list[str]:
+    """Return the programs' paths. Where one is missing, skip the test; if `CI` is `true`, fail it.
+
+    For the bodies of tests and for fixtures: where everything is installed on purpose, a test
+    that nobody misses must not be left out in silence.
+    """
+    # Debian's users do not have sbin in their PATH.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+    found = {program: shutil.which(program, path=path) for program in programs}
+    missing = [program for program, where in found.items() if where is None]
+    if missing:
+        do_without(f"missing: {', '.join(missing)}")
+    return [where for where in found.values() if where is not None]
+
+
+def do_without(reason: str) -> NoReturn:
+    """Skip the test for want of something that could be had here; if `CI` is `true`, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 class Hub:

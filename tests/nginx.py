@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,11 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.harness import PATIENCE_SECONDS, eventually
-
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+from tests.harness import PATIENCE_SECONDS, eventually, needs
 
 # What the machine's own nginx.conf is to a site.
 FRAME = """\
@@ -64,12 +59,11 @@ class Nginx:
 @contextmanager
 def running_nginx(home: Path, site: str, port: int) -> Iterator[Nginx]:
     """An nginx with a site that listens at a port of loopback, stopped at the end."""
-    if NGINX is None:
-        pytest.skip("there is no nginx")
+    [nginx] = needs("nginx")
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     config = home / "nginx.conf"
     config.write_text(FRAME.format(home=home, user=user, site=site))
-    command = [NGINX, "-p", str(home), "-c", str(config), "-e", str(home / "error.log")]
+    command = [nginx, "-p", str(home), "-c", str(config), "-e", str(home / "error.log")]
     with open(home / "stderr", "wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr)
 

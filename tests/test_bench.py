@@ -3,8 +3,8 @@
 Its figures are not looked at: they are for a quiet machine.
 """
 
+import http.client
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,15 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.harness import ROOT
+from bench.servers import HUB, HUB_WITHOUT_COUNTING, place
+from tests.harness import ROOT, do_without, needs
 
 PATIENCE_SECONDS = 120
-FIRST = ("seed", "publish", "channels", "fan-out", "tail", "idle")
+FIRST = ("seed", "publish", "channels", "fan-out", "tail", "idle", "counting")
 SECOND = ("latency", "replay", "download", "resume", "start", "upload", "ingest")
-
-needs_generators = pytest.mark.skipif(
-    not (shutil.which("ab") and shutil.which("wrk")), reason="needs apache2-utils and wrk"
-)
 
 
 def bench(*arguments: str) -> "subprocess.Popen[str]":
@@ -32,13 +29,14 @@ def bench(*arguments: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-@needs_generators
 def test_every_workload_runs_and_loses_nothing(tmp_path: Path) -> None:
+    needs("ab", "wrk", "cc")
     runs = [
         bench(*FIRST, "--scale", "tiny", "--json", str(tmp_path / "0.json"), "--against"),
         bench(*SECOND, "--scale", "tiny", "--json", str(tmp_path / "1.json")),
     ]
     results: list[dict[str, Any]] = []
+    missing: list[str] = []
     for n, run in enumerate(runs):
         said, _ = run.communicate(timeout=PATIENCE_SECONDS)
         assert run.returncode == 0, said
@@ -48,6 +46,7 @@ def test_every_workload_runs_and_loses_nothing(tmp_path: Path) -> None:
         assert {"processor", "cores", "kernel", "file_system", "fsync_ms"} < set(report["machine"])
         assert {"python", "gunicorn", "gevent", "flask", "ab", "wrk"} < set(report["versions"])
         results += report["results"]
+        missing += report["skipped"]
     assert list(dict.fromkeys(line["workload"] for line in results)) == [*FIRST, *SECOND]
     for line in results:
         assert len(line["values"]) == 1, line
@@ -55,15 +54,31 @@ def test_every_workload_runs_and_loses_nothing(tmp_path: Path) -> None:
         assert {"server", "generator", "received", "lost", "twice"} < set(line), line
         assert line["lost"] == line["twice"] == 0, line
     counted = {line["workload"] for line in results if line["received"]}
-    assert counted == {"seed", "fan-out", "tail", "latency", "replay"}
+    assert counted == {"seed", "fan-out", "tail", "counting", "latency", "replay"}
     ratios = {line["subject"] for line in results if line["hub_ratio"]}
     assert "bare gunicorn" in ratios
+    if missing:  # all the rest held
+        do_without("; ".join(missing))
 
 
 def test_the_catalogue_names_every_workload() -> None:
     said, _ = bench("--list").communicate(timeout=PATIENCE_SECONDS)
     names = [line.split()[0] for line in said.splitlines() if not line.startswith(" ")]
     assert sorted(names) == sorted([*FIRST, *SECOND])
+
+
+def test_the_hub_that_does_not_count_publishes_and_does_not_count(tmp_path: Path) -> None:
+    for kind, counted in ((HUB, 1), (HUB_WITHOUT_COUNTING, 0)):
+        with kind.start(place(tmp_path)) as server:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            connection.request("POST", "/orders", b"x")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read() != b"") == (201, True)
+            connection.request("GET", "/-/metrics")
+            metrics = connection.getresponse().read().decode()
+            connection.close()
+            for name in ("published_events_total", "publish_duration_seconds_count"):
+                assert f"\nesource_{name} {counted}.0\n" in metrics, kind.name
 
 
 # -- sse_clients.c -------------------------------------------------------------------------

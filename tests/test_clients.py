@@ -37,7 +37,7 @@ import pytest
 import requests_sse
 import sseclient
 
-from tests.harness import AWKWARD, PATIENCE_SECONDS, Hub, eventually, kept, running_hub
+from tests.harness import AWKWARD, PATIENCE_SECONDS, Hub, eventually, kept, needs, running_hub
 
 END = "end"  # the type of the last event of all
 TYPES = ("", "deploy", "two words", "", "grün ✓", "message")
@@ -311,6 +311,7 @@ def test_curl_in_a_loop_sees_every_event_once_across_a_restart(
 @pytest.fixture
 def node_program(tmp_path: Path) -> Path:
     """The program for Node in a folder of its own, with the package that it needs."""
+    needs("node", "npm")
     folder = tmp_path / "clients"
     shutil.copytree(NODE_PROGRAM, folder, ignore=shutil.ignore_patterns("node_modules"))
     subprocess.run(
@@ -320,7 +321,6 @@ def node_program(tmp_path: Path) -> Path:
     return folder / "follow.mjs"
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="Node is missing")
 def test_npm_eventsource_sees_every_event_once_across_a_restart(
     silent_hub: Hub, run: Run, node_program: Path
 ) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness import PATIENCE_SECONDS, ROOT, Hub, eventually, free_port, running_hub
+from tests.harness import PATIENCE_SECONDS, ROOT, Hub, eventually, free_port, needs, running_hub
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "esource.json").read_text())
@@ -20,8 +20,9 @@ EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in pan
 
 
 def promtool(*arguments: str) -> None:
+    [program] = needs("promtool")
     run = subprocess.run(
-        ["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False
+        [program, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -102,6 +103,7 @@ def test_the_names_of_the_job_agree() -> None:
 @pytest.fixture
 def ask(tmp_path: Path) -> Iterator[Callable[[str], list[Any]]]:
     """Ask a Prometheus that scrapes a busy hub every second, as `deploy/prometheus` says."""
+    [prometheus] = needs("prometheus")
     port = free_port()
 
     def ask(query: str) -> list[Any]:
@@ -130,7 +132,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[[str], list[Any]]]:
         with open(tmp_path / "prometheus.log", "wb") as log:
             process = subprocess.Popen(
                 [
-                    "prometheus", f"--config.file={config}",
+                    prometheus, f"--config.file={config}",
                     f"--web.listen-address=127.0.0.1:{port}",
                     f"--storage.tsdb.path={tmp_path / 'data'}",
                 ],

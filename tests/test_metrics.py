@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 from esource import metrics
 from esource.metrics import Gauges
 from esource.stats import Stats
+from tests.harness import needs
 
 GAUGES = Gauges(subscribers=7, open_channels=3, refusing_channels=1, subscribers_by_channel={})
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
@@ -76,10 +77,11 @@ def test_the_client_gets_the_format_that_it_understands() -> None:
 
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_promtool_finds_nothing_to_complain_about(by_channel: bool) -> None:
+    [promtool] = needs("promtool")
     gauges = GAUGES._replace(subscribers_by_channel={"orders": 7} if by_channel else {})
     text, _ = metrics.text(counted(by_channel), gauges, "")
     run = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from esource.app import create_app
 from esource.config import Config
-from tests.harness import Hub, Stream, eventually, running_hub
+from tests.harness import Hub, Stream, eventually, needs, running_hub
 
 
 def metric(hub: Hub, name: str, **labels: str) -> float:
@@ -138,6 +138,17 @@ def test_the_list_is_what_the_files_are(empty_hub: Hub) -> None:
     assert elsewhere["bytes"] == len("größe\t\ta\n".encode())
 
 
+def test_the_start_counts_what_is_listed(own_hub: Hub) -> None:
+    own_hub.publish("/orders", "x")
+    for name in ("abc.tsv", "a b c.tsv", "orders.tsv.torn-2026", "notes.txt"):
+        (own_hub.folder / name).touch()
+    own_hub.file("folder").mkdir()
+    own_hub.file("elsewhere").symlink_to("orders.tsv")
+    own_hub.restart()
+    assert listed(own_hub)["total"] == 1
+    assert f"1 channels in {own_hub.folder}" in own_hub.log.splitlines()[-1]
+
+
 def test_the_list_comes_in_pages_and_can_be_searched(empty_hub: Hub) -> None:
     names = [f"channel{n:02}" for n in range(10)] + ["orders"]
     for name in names:
@@ -256,9 +267,10 @@ def test_what_a_hub_does_is_counted(empty_hub: Hub) -> None:
 
 
 def test_promtool_finds_nothing_wrong_with_a_scrape(hub: Hub) -> None:
+    [promtool] = needs("promtool")
     text = hub.get("/-/metrics").body
     run = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
 
@@ -287,6 +299,7 @@ def test_nothing_of_it_can_be_written_or_is_a_channel(empty_hub: Hub) -> None:
     for path in PATHS:
         answer = empty_hub.post(path, "x")
         assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+        assert answer.text == "this method is not for this path; use GET, HEAD, OPTIONS\n"
         assert empty_hub.get(path).headers["Cache-Control"] == "no-store"
     assert empty_hub.get("/-/nothing").status == 404
     assert list(empty_hub.folder.glob("*.tsv")) == []

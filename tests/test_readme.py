@@ -199,7 +199,7 @@ def test_the_walk_prints_what_the_readme_says(checkout: Checkout) -> None:
 
 def test_the_walk_shows_everything_that_it_should() -> None:
     commands = "\n".join(step.command for step in walk())
-    for part in ("curl -N", "curl -d", "?event=", "Last-Event-ID: ", "curl -sS -C -", SERVE):
+    for part in ("curl -N", "curl -d", "?event=", "Last-Event-ID: ", "curl -fsS -C -", SERVE):
         assert part in commands
 
 

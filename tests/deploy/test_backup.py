@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.load import Load, ids_of, load_on, rows_of
-from tests.harness import ROOT, Hub, Stream, eventually, running_hub
+from tests.harness import ROOT, Hub, Stream, eventually, needs, running_hub
 
 TEXT = (ROOT / "deploy" / "backup.md").read_text()
+README = (ROOT / "README.md").read_text()
+# Of the walk and the recipes, and of the text itself.
+DOWNLOADS = [
+    *re.findall(r"^\$ (curl -.* -o .* localhost:9000/orders)$", README, re.MULTILINE),
+    *re.findall(r"^status=.* -o .* localhost:9000/orders.*$", TEXT, re.MULTILINE),
+]
+assert len(DOWNLOADS) == 4
 ROUNDS = 5
 
 
@@ -58,6 +65,7 @@ def check_copy(copy: Path, home: Path, before: set[str], original: Path) -> None
 
 
 def by_rsync(hub: Hub, away: Path) -> Path:
+    needs("rsync")
     run(command("Back up with rsync"), hub, away)
     folder = away / "backup" / "esource"
     assert not list(folder.glob(".*lock"))
@@ -86,6 +94,22 @@ def test_a_backup_of_a_busy_hub_has_all_that_was_acknowledged_before(
     back_up(own_hub, away)  # and when there is nothing new
     assert copy.read_bytes() == own_hub.file("orders").read_bytes()
     load.check(own_hub.rows("orders"))
+
+
+@pytest.mark.parametrize("line", DOWNLOADS)
+def test_a_download_that_is_refused_does_not_become_the_copy(
+    own_hub: Hub, away: Path, line: str
+) -> None:
+    """Fails if a recipe has no `-f`."""
+    copy = away / re.findall(r"-o (\S+)", line)[0]
+    own_hub.file("orders").mkdir()
+    assert own_hub.get("/orders").status == 503
+    with pytest.raises(AssertionError):
+        run(line, own_hub, away)
+    own_hub.file("orders").rmdir()
+    own_hub.publish("/orders", "one coffee")
+    run(line, own_hub, away)
+    assert copy.read_bytes() == own_hub.file("orders").read_bytes()
 
 
 def test_a_torn_copy_is_repaired_by_the_hub_and_by_the_next_run(own_hub: Hub, away: Path) -> None:
@@ -175,6 +199,7 @@ SCALA = (
 
 def test_the_scala_hubs_channels_go_on_here(tmp_path: Path, away: Path) -> None:
     """Its ids have as many digits as its clock had: none, three, up to nine."""
+    needs("rsync")
     old = away / "eventsource-hub" / "events"
     old.mkdir(parents=True)
     first, second = SCALA[:60], SCALA[60:]  # the Scala hub is writing

@@ -20,7 +20,16 @@ from typing import Any
 import pytest
 
 from tests.deploy.load import load_on
-from tests.harness import PATIENCE_SECONDS, ROOT, Answer, Hub, eventually, free_port, running_hub
+from tests.harness import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Answer,
+    Hub,
+    eventually,
+    free_port,
+    needs,
+    running_hub,
+)
 from tests.nginx import Nginx, running_nginx
 
 SITE = (ROOT / "deploy" / "nginx" / "esource.conf").read_text()
@@ -140,9 +149,10 @@ def ours(site: str, hub_port: int, auth_port: int, port: int, plain_port: int, h
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The site in front of a hub."""
+    [openssl] = needs("openssl")
     home = tmp_path_factory.mktemp("site")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}",
          "-keyout", str(home / "hub.key"), "-out", str(home / "hub.pem")],
         check=True, capture_output=True,

@@ -5,7 +5,6 @@ installed by the commands of `deploy/README.md`. What needs no systemd is tested
 """
 
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,16 @@ import pytest
 from esource.config import Config, variable
 from tests.deploy.load import load_on
 from tests.deploy.machine import Machine, booted
-from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually, free_port, running_hub
+from tests.harness import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Hub,
+    Stream,
+    eventually,
+    free_port,
+    needs,
+    running_hub,
+)
 
 UNITS = ROOT / "deploy" / "systemd"
 README = (ROOT / "deploy" / "README.md").read_text()
@@ -61,7 +69,11 @@ def systemd_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdHub
 def test_four_commands_install_it_and_it_serves_as_a_user_of_its_own(
     systemd_hub: SystemdHub,
 ) -> None:
-    """Fails if something in the sandbox is in the hub's way."""
+    """Fails if something in the sandbox is in the hub's way.
+
+    The first of the four is not run, as it would fetch packages and compile one: `_prepare` of
+    `tests/deploy/machine.py` lays out what it leaves.
+    """
     assert len(INSTALL) == 4
     assert "pip install ." in INSTALL[0]
     id = systemd_hub.publish("/orders", "one coffee")
@@ -171,9 +183,8 @@ def test_the_sandbox_holds(systemd_hub: SystemdHub) -> None:
 
 
 def test_systemd_scores_the_sandbox_at_2_or_better() -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("there is no systemd-analyze")
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20"]
+    [analyze] = needs("systemd-analyze")
+    command = [analyze, "security", "--offline=true", "--threshold=20"]
     done = subprocess.run(
         [*command, str(UNITS / "esource.service")], capture_output=True, text=True, check=False
     )
@@ -263,9 +274,7 @@ def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) 
 
 
 def test_systemds_own_starter_starts_it_at_the_first_connection(tmp_path: Path) -> None:
-    starter = shutil.which("systemd-socket-activate")
-    if starter is None:
-        pytest.skip("there is no systemd-socket-activate")
+    [starter] = needs("systemd-socket-activate")
     hub = Hub(tmp_path)
     names = [name for name in hub.environ if name.startswith("ESOURCE_")]
     command = [

@@ -5,7 +5,6 @@
 
 import mmap
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.harness import PATIENCE_SECONDS, Hub, eventually
+from tests.harness import PATIENCE_SECONDS, Hub, eventually, needs
 
 # No heartbeats: a stream that says nothing any more runs into its reader's timeout.
 QUIET = {"ESOURCE_HEARTBEAT_SECONDS": "1000"}
@@ -44,9 +43,8 @@ Build = Callable[[str], Path]
 
 
 def build(name: str, folder: Path) -> Path:
-    """Compile `<name>.c` to a library for LD_PRELOAD; skip the test if there is no compiler."""
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler (cc) to build the shim with")
+    """Compile `<name>.c` to a library for LD_PRELOAD."""
+    needs("cc")
     source = Path(__file__).parent / f"{name}.c"
     library = folder / f"{name}.so"
     if not library.exists():

@@ -4,6 +4,7 @@ import errno
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -237,44 +238,71 @@ def test_a_batch_that_meets_a_fault_is_stored_whole_or_not_at_all(
     assert stored > 0
 
 
-def test_a_full_disk_is_told_and_forgotten_once_there_is_space(tmp_path: Path) -> None:
-    """Fails when `Log.append` does not `_cut_back`, or answers before it has written."""
-    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=512k", "tmpfs") as small:
-        hub = Hub(tmp_path)
+@contextmanager
+def small_disk(home: Path) -> Iterator[tuple[Hub, Path]]:
+    """A hub on a disk of 512 KiB, 200 kB of which are taken by a file that may be deleted."""
+    with mounted(home / "small", "-t", "tmpfs", "-o", "size=512k", "tmpfs") as small:
+        hub = Hub(home)
         hub.folder = small / "events"
         hub.environ["ESOURCE_DIR"] = str(hub.folder)
         hub.start()
         try:
             ballast = small / "ballast"
             ballast.write_bytes(bytes(200_000))
-            publishers = [Publisher(hub, f"p{n}", f"orders-{n}") for n in range(4)]
-            for number, publisher in enumerate(publishers):
-                publisher.padding = b"x" * (700 * (number + 1))
-                publisher.start()
-            eventually(lambda: all(len(publisher.refused) > 3 for publisher in publishers))
-            assert hub.post("/a-new-one", "x" * 20_000).status == 507
-            ballast.unlink()
-            counts = [len(publisher.acknowledged) for publisher in publishers]
-            eventually(
-                lambda: all(
-                    len(publisher.acknowledged) > count
-                    for publisher, count in zip(publishers, counts, strict=True)
-                )
-            )
-            for publisher in publishers:
-                publisher.stop()
-                assert {status for _, status in publisher.refused} == {507}
-                rows = hub.rows(publisher.channel)
-                assert numbers(rows, publisher.name) == publisher.acknowledged
-                assert hub.file(publisher.channel).read_bytes().endswith(b"\n")
-                assert hub.get(f"/{publisher.channel}").body == (
-                    hub.file(publisher.channel).read_bytes()
-                )
-            hub.restart()
-            for publisher in publishers:
-                assert len(hub.rows(publisher.channel)) == len(publisher.acknowledged)
-            assert "Traceback" not in hub.log
+            yield hub, ballast
         finally:
             if hub.process:
                 hub.stop()
             shutil.rmtree(hub.folder)
+
+
+def test_a_full_disk_makes_the_hub_unhealthy_until_there_is_space(tmp_path: Path) -> None:
+    """Fails when `ops._folder_problems` writes nothing."""
+    with small_disk(tmp_path) as (hub, ballast):
+        hub.publish("/orders", "x")
+        assert hub.get("/-/health").status == 200
+        with suppress(OSError), (ballast.parent / "more").open("wb", buffering=0) as more:
+            while more.write(bytes(4096)):
+                pass
+        for _ in range(2):
+            answer = hub.get("/-/health")
+            assert answer.status == 503
+            reason = f"cannot write to the folder {hub.folder}: No space left on device\n"
+            assert answer.text == reason
+            assert hub.post("/orders", "x" * 8192).status == 507
+        ballast.unlink()
+        answer = hub.get("/-/health")
+        assert (answer.status, answer.text) == (200, "ok\n")
+        assert hub.post("/orders", "x" * 8192).status == 201
+
+
+def test_a_full_disk_is_told_and_forgotten_once_there_is_space(tmp_path: Path) -> None:
+    """Fails when `Log.append` does not `_cut_back`, or answers before it has written."""
+    with small_disk(tmp_path) as (hub, ballast):
+        publishers = [Publisher(hub, f"p{n}", f"orders-{n}") for n in range(4)]
+        for number, publisher in enumerate(publishers):
+            publisher.padding = b"x" * (700 * (number + 1))
+            publisher.start()
+        eventually(lambda: all(len(publisher.refused) > 3 for publisher in publishers))
+        assert hub.post("/a-new-one", "x" * 20_000).status == 507
+        ballast.unlink()
+        counts = [len(publisher.acknowledged) for publisher in publishers]
+        eventually(
+            lambda: all(
+                len(publisher.acknowledged) > count
+                for publisher, count in zip(publishers, counts, strict=True)
+            )
+        )
+        for publisher in publishers:
+            publisher.stop()
+            assert {status for _, status in publisher.refused} == {507}
+            rows = hub.rows(publisher.channel)
+            assert numbers(rows, publisher.name) == publisher.acknowledged
+            assert hub.file(publisher.channel).read_bytes().endswith(b"\n")
+            assert hub.get(f"/{publisher.channel}").body == (
+                hub.file(publisher.channel).read_bytes()
+            )
+        hub.restart()
+        for publisher in publishers:
+            assert len(hub.rows(publisher.channel)) == len(publisher.acknowledged)
+        assert "Traceback" not in hub.log

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import subprocess
 import time
@@ -37,7 +38,9 @@ def no_descriptors(hub: Hub, spare: int = 0) -> Iterator[None]:
 def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
     own_hub: Hub,
 ) -> None:
-    """Fails when `Log._create`'s error is not caught, and when it is taken for success."""
+    """Fails when `Log._create`'s error is not caught, and when it is taken for success; when
+    `server._crash_report` has a traceback for each connection that could not be accepted.
+    """
     with Wire(own_hub) as wire:
         assert wire.post("/open-already", b"1").status == 201
         with no_descriptors(own_hub):
@@ -58,6 +61,9 @@ def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
             stored = [row.split(b"\t")[2] for row in own_hub.rows(f"new-{n}")]
             assert stored == ([b"1", b"2"] if statuses[n] == 201 else [b"2"])
     assert len(own_hub.rows("open-already")) == 2
+    [warning] = [line for line in own_hub.log.splitlines() if "Too many open files" in line]
+    assert re.search(r"\[WARNING\] Too many open files \(this process may have \d+\)", warning)
+    assert "Traceback" not in own_hub.log
 
 
 def cpu_seconds(pid: int) -> float:
@@ -107,6 +113,18 @@ def test_a_file_that_becomes_read_only_refuses_events_until_it_is_writable(own_h
     own_hub.publish("/orders", "2")
     data = [row.split(b"\t")[2] for row in own_hub.rows("orders")]
     assert data == [b"1", b"2"]
+
+
+def test_a_file_that_is_read_only_is_no_fault_of_the_hub(own_hub: Hub) -> None:
+    """Fails when the health or the metrics count a log that is `read_only` as one that failed."""
+    own_hub.publish("/orders", "1")
+    own_hub.stop()
+    with immutable(own_hub.file("orders")):
+        own_hub.start()
+        assert own_hub.post("/orders", "refused").text == "orders.tsv is read-only\n"
+        assert own_hub.get("/-/health").status == 200
+        assert "\nesource_refusing_channels 0.0\n" in own_hub.get("/-/metrics").text
+    own_hub.publish("/orders", "2")
 
 
 # -- files under way ---------------------------------------------------------------------------

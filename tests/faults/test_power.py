@@ -26,7 +26,7 @@ from tests.faults.rig import (
     preload,
     size,
 )
-from tests.harness import Hub, Stream, eventually
+from tests.harness import Hub, Stream, eventually, needs
 
 CYCLES = size(8, 60)
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
@@ -236,10 +236,8 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
     image = tmp_path / "disk"
     with image.open("wb") as file:
         file.truncate(64 << 20)
-    try:
-        command("mkfs.ext4", "-q", image)
-    except FileNotFoundError:
-        pytest.skip("no mkfs.ext4")
+    [mkfs] = needs("mkfs.ext4")
+    command(mkfs, "-q", image)
     hub = Hub(tmp_path, ESOURCE_FSYNC=fsync)
     hub.folder = tmp_path / "mnt-0" / "events"
     hub.environ["ESOURCE_DIR"] = str(hub.folder)

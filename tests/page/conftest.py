@@ -1,13 +1,12 @@
 """A person in front of the page: Debian's Chromium, started once for each module."""
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
-from tests.harness import PATIENCE_SECONDS, Hub, eventually
+from tests.harness import PATIENCE_SECONDS, Hub, eventually, needs
 
 OPTIONS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -103,9 +102,7 @@ class Person:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A running Chromium."""
-    path = shutil.which("chromium")
-    if not path:
-        pytest.skip("chromium is missing")
+    [path] = needs("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         yield browser

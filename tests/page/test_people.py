@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, ViewportSize
 
-from tests.harness import Hub, eventually, running_hub
+from tests.harness import Hub, eventually, needs, running_hub
 from tests.page.conftest import Person
 
 FOLDER = Path(__file__).parent
@@ -55,8 +55,7 @@ def busy_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The script of npm's `axe-core`, in a folder of its own."""
-    if not shutil.which("npm"):
-        pytest.skip("npm is missing")
+    needs("npm")
     folder = tmp_path_factory.mktemp("axe")
     shutil.copy(FOLDER / "package.json", folder)
     subprocess.run(
