@@ -41,6 +41,7 @@ export class Reader {
     this.following = true // the newest events are looked at, so the oldest may go
     this.loading = true
     this.failure = ''
+    this.isRefused = false
   }
 
   // Read the end of the file, and follow from there. What goes wrong is told as the state.
@@ -50,6 +51,7 @@ export class Reader {
     } catch (error) {
       if (this.isClosed) return
       this.failure = error.message
+      this.isRefused = error.status === 400 // and would be each time
       this.loading = false
       this.enter({ name: 'failed', since: Date.now() })
       const isFinal = error.status >= 400 && error.status < 500 // such as a name that is none

@@ -196,12 +196,13 @@ export class View {
 
   // Return what stands above the events: a text, and the name of a button and what that does.
   above() {
-    const { type, text, begun, kept, loading, failure } = this.reader
+    const { type, text, begun, kept, loading, failure, isRefused } = this.reader
     const { unread } = this.reader.history
     const isEmpty = kept.events.length === 0
     const earlier = ['Earlier events', () => this.earlier()]
     const anew = () => this.reopen()
     if (loading) return isEmpty ? ['Reading …'] : ['Reading …', ...earlier]
+    if (isRefused) return [failure]
     if (failure) return [failure, 'Try again', unread === null ? anew : earlier[1]]
     if (this.list.from > kept.first) return ['', ...earlier]
     if (unread === null) return ['Earlier events are no longer in this page.', 'Read anew', anew]
