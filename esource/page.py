@@ -17,7 +17,7 @@ from esource import answers
 from esource.config import Config
 from esource.origin import Origins
 
-FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parent / "assets"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

@@ -289,7 +289,7 @@ def test_the_image_serves_from_its_volume_and_is_healthy_until_it_stops(
         volume = Path(rehearsal.here(SETTINGS["VOLUME"]))
         assert (volume / "orders.tsv").read_bytes() == b"1\t\tone coffee\n"
         assert health(rehearsal, container.port) == 0
-        for path in (ROOT / "esource" / "page").iterdir():
+        for path in (ROOT / "esource" / "assets").iterdir():
             assert container.get(f"/-/page/{path.name}").body == path.read_bytes()
         assert [path.name for path in volume.glob("*.tsv")] == ["orders.tsv"]
         assert container.stop() == 0

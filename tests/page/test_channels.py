@@ -200,9 +200,13 @@ def test_a_line_is_copied_with_and_without_a_clipboard(
         context.grant_permissions(["clipboard-read", "clipboard-write"])
     else:
         person.page.add_init_script("delete Navigator.prototype.clipboard")
+    person.page.clock.install()
     person.visit("?channel=copied")
     person.page.locator("#view-curl button").click()
     person.page.wait_for_selector("#view-curl button:text('Copied')")
+    person.page.locator("#view-curl button").click()  # once more, to be sure
+    person.page.clock.run_for(5000)
+    assert person.text("#view-curl button") == "Copy"
     open_form(person)
     person.page.locator("#data").focus()
     person.page.keyboard.press("Control+V")

@@ -1,5 +1,6 @@
 """A channel on the page: its events as they come, and those that were before."""
 
+import re
 import subprocess
 import threading
 import time
@@ -7,6 +8,7 @@ from contextlib import suppress
 from urllib.parse import urlencode
 
 import pytest
+from playwright.sync_api import Route
 
 from tests.harness import Hub, eventually
 from tests.page.conftest import Person
@@ -309,6 +311,61 @@ def test_json_is_indented_and_no_digit_of_it_changes(person: Person) -> None:
     )
     person.page.get_by_role("button", name="Pretty JSON").click()
     assert pretty.text_content() == data
+
+
+# -- what is said about it ------------------------------------------------------------------------
+
+
+def most_in_a_second(person: Person) -> int:
+    """Return what the chart tells those who do not see it."""
+    label = person.page.locator("#chart").get_attribute("aria-label") or ""
+    return int(label.removeprefix("Events per second over the last minute: at most "))
+
+
+def test_the_chart_tells_of_the_seconds_in_which_events_came(person: Person) -> None:
+    bars = person.page.locator("#chart rect:not(.none)")
+    fill(person.hub, "chart", 3)
+    fill(person.hub, "chart-2", 1)
+    person.visit("?channel=chart")
+    eventually(lambda: person.text("#peak") == person.text("#rate") == "0/s")
+    assert (most_in_a_second(person), bars.count()) == (0, 0)  # those from before do not count
+    published = 0
+
+    def has_a_rate() -> bool:
+        nonlocal published
+        fill(person.hub, "chart", 5, first=3 + published)
+        published += 5
+        return person.text("#rate") != "0/s"
+
+    eventually(has_a_rate)
+    eventually(lambda: person.text("#rate") == "0/s")  # that second is over, the minute is not
+    most = most_in_a_second(person)
+    assert 0 < most <= published
+    assert float(person.text("#peak").removesuffix("/s")) == most
+    heights = bars.evaluate_all("bars => bars.map(bar => bar.getBoundingClientRect().height)")
+    chart = person.page.locator("#chart").bounding_box()
+    assert chart
+    assert max(heights) == chart["height"]
+    person.page.locator("a[href='?channel=chart-2']").click()
+    person.sees("event 0")
+    assert (most_in_a_second(person), bars.count()) == (0, 0)
+
+
+def test_what_has_not_arrived_yet_is_told_in_bytes_until_it_has(person: Person) -> None:
+    streams: list[Route] = []  # asked for, and held back
+    person.page.route(re.compile(r"/held\?format=sse-json"), lambda route: streams.append(route))
+    person.hub.publish("/held?id=one", "1")
+    person.page.goto(f"{person.hub.url}/?channel=held")
+    eventually(lambda: person.text("#behind") == "0 B")
+    before = person.hub.file("held").stat().st_size
+    fill(person.hub, "held", 3)
+    missing = person.hub.file("held").stat().st_size - before
+    eventually(lambda: person.text("#behind") == f"{missing} B")
+    assert person.data == ["1"]
+    [stream] = streams
+    stream.continue_()
+    person.sees("1", "event 0", "event 1", "event 2")
+    eventually(lambda: person.text("#behind") == "0 B")
 
 
 def test_how_far_the_page_is_behind_is_told_in_bytes(person: Person) -> None:

@@ -165,6 +165,23 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, busy_hub: Hub) -> None:
     context.close()
 
 
+def test_the_data_has_room_on_every_screen(browser: Browser, busy_hub: Hub) -> None:
+    context = browser.new_context()
+    person = Person(context, busy_hub)
+    person.visit("?channel=orders")
+    person.page.wait_for_selector(".row")
+    for width in (320, 600, 740, 800, 900, 1024, 1280):
+        person.page.set_viewport_size({"width": width, "height": 800})
+        row, text = (
+            person.page.locator(place).last.bounding_box() for place in (".row", ".row .text")
+        )
+        assert row
+        assert text
+        assert text["width"] > row["width"] * 0.45, width
+    person.leave()
+    context.close()
+
+
 def test_everything_is_done_by_keyboard(own_person: Person) -> None:
     hub, page, press = own_person.hub, own_person.page, own_person.page.keyboard.press
     for data in ("1", '{"a": 2}', "3"):

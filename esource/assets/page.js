@@ -67,7 +67,6 @@ function show() {
   channels.read()
   if (!channel) {
     view.close()
-    view.channel = undefined
     return
   }
   write($('title'), channel)

@@ -1,5 +1,7 @@
 // Elements made without markup: whatever an event holds, it becomes text.
 
+const COPIED = 'Copied'
+
 export const $ = (id) => document.getElementById(id)
 
 // Return a new element with properties and children.
@@ -35,8 +37,9 @@ export async function copy(element, button) {
     getSelection().selectAllChildren(element)
     document.execCommand('copy')
   }
+  if (button.textContent === COPIED) return // and says its name again soon
   const name = button.textContent
-  button.textContent = 'Copied'
+  button.textContent = COPIED
   setTimeout(() => (button.textContent = name), 1500)
 }
 
