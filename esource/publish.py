@@ -42,7 +42,7 @@ class _Wish(NamedTuple):
 def publish(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     """Answer a POST. Blocks until the events are committed."""
     channel = hub.channel(name)
-    parameters = _parameters(environ)
+    parameters = answers.parameters(environ, PARAMETERS)
     wish = _Wish(_precondition(channel, parameters, environ), _flag(parameters, "unique"))
     decoder = _decoder(hub, parameters, environ)
     hub.admit_channel(channel)
@@ -79,17 +79,6 @@ def _data(hub: Hub, environ: dict[str, Any]) -> bytes:
 
 
 # -- what is asked for ---------------------------------------------------------------------
-
-
-def _parameters(environ: dict[str, Any]) -> dict[str, str]:
-    pairs = answers.query(environ)
-    parameters = dict(pairs)
-    for name in parameters:
-        if name not in PARAMETERS:
-            raise BadInput(f"unknown parameter {name!r}; allowed here: {', '.join(PARAMETERS)}")
-    if len(parameters) < len(pairs):
-        raise BadInput("a parameter is given twice")
-    return parameters
 
 
 def _flag(parameters: dict[str, str], name: str) -> bool:
