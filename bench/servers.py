@@ -177,7 +177,7 @@ def nchan_module() -> Path | None:
 def nchan(home: Path, kind: Kind, workers: int) -> Iterator[Server]:
     """Start nginx with nchan in so many worker processes: every path is a channel, in memory."""
     settings = """
-        nchan_shared_memory_size 512M;
+        nchan_shared_memory_size 2G;
         server {
             listen 127.0.0.1:PORT backlog=4096;
             location ~ ^/([A-Za-z0-9_-]+)$ {

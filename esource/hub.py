@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import re
+import resource
 import socket
 import time
 from collections import OrderedDict
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")
 SERVER_LOCK = ".lock"
 WRITER_LOCK = ".writer.lock"
-KEEP_OPEN = 256  # channels used last
+KEEP_OPEN = 1024  # channels used last, if that is not too large a part of all descriptors
 LOCK_POLL_SECONDS = 0.02
 TURN_CHANNELS = 1000  # looked at, before others get a turn
 COUNT_SECONDS = 10.0  # between counts of the files, once there are too many
@@ -137,6 +138,7 @@ class Hub:
         self._recent: OrderedDict[str, Channel] = OrderedDict()
         self._streaming: set[Any] = set()  # sockets of clients who send a body without end
         self.subscribers = 0
+        self.keep_open = min(KEEP_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._max_subscribers = Limit("max_subscribers", config.max_subscribers)
         self._max_channels = Limit("max_channels", config.max_channels)
         self._files = -1  # how many channels have a file, when they were last counted
@@ -183,7 +185,7 @@ class Hub:
             channel.draining = self.draining
         self._recent[name] = channel
         self._recent.move_to_end(name)
-        if len(self._recent) > KEEP_OPEN:
+        if len(self._recent) > self.keep_open:
             self._recent.popitem(last=False)
         return channel.open()
 

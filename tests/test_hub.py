@@ -5,7 +5,7 @@ import pytest
 
 from esource.config import Config
 from esource.errors import BadInput, StartError
-from esource.hub import KEEP_OPEN, FolderLock, Hub, prepare_folder
+from esource.hub import FolderLock, Hub, prepare_folder
 
 
 @pytest.mark.parametrize("name", ["abcd", "A-Z_09", "----", "a" * 64])
@@ -25,19 +25,19 @@ def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
 def test_there_is_one_channel_of_a_name_for_as_long_as_anybody_holds_it(tmp_path: Path) -> None:
     hub = Hub(Config(dir=tmp_path))
     held = hub.channel("held")
-    for n in range(KEEP_OPEN + 10):
+    for n in range(hub.keep_open + 10):
         hub.channel(f"other{n}")
     assert hub.channel("held") is held
 
 
 def test_channels_that_nobody_uses_are_closed(tmp_path: Path) -> None:
-    for n in range(KEEP_OPEN * 2):
-        (tmp_path / f"channel{n}.tsv").write_text("1\t\tx\n")
     hub = Hub(Config(dir=tmp_path))
+    for n in range(hub.keep_open * 2):
+        (tmp_path / f"channel{n}.tsv").write_text("1\t\tx\n")
     before = len(os.listdir("/proc/self/fd"))
-    for n in range(KEEP_OPEN * 2):
+    for n in range(hub.keep_open * 2):
         hub.channel(f"channel{n}")
-    assert len(os.listdir("/proc/self/fd")) <= before + KEEP_OPEN + 1
+    assert len(os.listdir("/proc/self/fd")) <= before + hub.keep_open + 1
 
 
 def test_a_lock_is_exclusive_until_it_is_released(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from esource import sse
+from esource.hub import KEEP_OPEN
 from tests.harness import PATIENCE_SECONDS, Hub, Stream, eventually, free_port, running_hub
 from tests.nginx import running_nginx
 
@@ -865,15 +866,15 @@ def test_idle_channels_are_closed_and_cost_nothing(tmp_path: Path) -> None:
     """Fails if `Hub._channels` holds more than weak references, or a writer greenlet never ends
     its wait, or `KEEP_OPEN` is lifted."""
     with running_hub(tmp_path) as hub:
-        for n in range(800):
+        for n in range(3 * KEEP_OPEN):
             hub.file(f"idle{n:04}").write_bytes(b"1\t\tx\n")
         before = hub.descriptors()
-        for n in range(400):
+        for n in range(KEEP_OPEN + 100):
             assert hub.get(f"/idle{n:04}?format=raw").body == b"x\n"
         memory = resident(hub)
-        for n in range(400, 800):
+        for n in range(KEEP_OPEN + 100, 3 * KEEP_OPEN):
             assert hub.get(f"/idle{n:04}?format=raw").body == b"x\n"
-        assert hub.descriptors() <= before + 256 + 8
+        assert hub.descriptors() <= before + KEEP_OPEN + 8
         assert resident(hub) < memory + (8 << 20)
         for n in range(50):  # and of those that were published to
             hub.publish(f"/idle{n:04}", "y")
