@@ -34,7 +34,7 @@ from gevent.queue import Empty, SimpleQueue
 
 from esource import selection, tsv
 from esource.batch import READ_BYTES, Batch, few_rows, read_few
-from esource.commit import TAIL_BATCHES, TAIL_BYTES, Commit, Precondition, Receipt
+from esource.commit import TAIL_BYTES, Commit, Precondition, Receipt
 from esource.download import send_for_a_while
 from esource.errors import EsourceError, LogStale, StorageError
 from esource.event import Event, micros_of
@@ -49,6 +49,7 @@ from esource.tsv import Draft, Encode
 logger = logging.getLogger(__name__)
 
 COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
+TAIL_BATCHES = 256  # of the last commits kept in memory, at most
 PUSH_BYTES = 1 << 16  # of encoded events sent to a reader at a time: what its socket may take
 WRITER_IDLE_SECONDS = 0.1  # after which a channel of which nobody else knows is closed
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval

@@ -18,8 +18,7 @@ from esource.tsv import Draft
 # Given an end and a newest id; raises `PreconditionFailed`.
 Precondition = Callable[[int, bytes], None]
 
-TAIL_BYTES = 1 << 18  # of rows of the last commits kept for the readers at the tail, and
-TAIL_BATCHES = 256  # how many of them
+TAIL_BYTES = 1 << 18  # of rows of the last commits kept for the readers at the tail
 
 
 class Receipt:
