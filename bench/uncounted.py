@@ -4,8 +4,8 @@ What is left is what the hot path does by itself: it adds to a few plain numbers
 the clock to know how long a commit took.
 """
 
+from esource.hub.stats import Histogram, Stats
 from esource.server import *  # noqa: F403 -- all that gunicorn's own `-c` takes from there
-from esource.stats import Histogram, Stats
 
 
 def _nothing(*_: object) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from esource.errors import StartError, StorageError
 from esource.event import DEFAULT_ID
-from esource.hub import SERVER_LOCK, WRITER_LOCK, FolderLock
-from esource.log import Log
+from esource.hub.hub import SERVER_LOCK, WRITER_LOCK, FolderLock
+from esource.log.file import Log
 
 BLOCK_BYTES = 1 << 20
 

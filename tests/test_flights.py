@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from esource import tsv
 from esource.event import Event
+from esource.rows import tsv
 from tests.harness import Hub, Stream
 
 COUNT = 20_000

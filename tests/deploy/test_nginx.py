@@ -30,7 +30,7 @@ from tests.harness import (
     needs,
     running_hub,
 )
-from tests.nginx import Nginx, running_nginx
+from tests.harness.nginx import Nginx, running_nginx
 
 SITE = (ROOT / "deploy" / "nginx" / "esource.conf").read_text()
 HOST = "hub.example.org"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from esource.errors import StorageError
-from esource.log import Log
+from esource.log.file import Log
 from tests.faults.rig import QUIET, Publisher, Wire, command, increases, numbers, size
 from tests.harness import Hub, Stream, eventually, running_hub
 

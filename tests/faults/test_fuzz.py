@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from esource import body, formats, ingest, ndjson, resume, selection, sse, tsv, zones
 from esource.config import Config, variable
 from esource.errors import EsourceError
 from esource.event import (
@@ -26,7 +25,9 @@ from esource.event import (
     micros_of,
     time_of,
 )
-from esource.origin import Origins
+from esource.rows import formats, ingest, ndjson, resume, selection, sse, tsv, zones
+from esource.web import body
+from esource.web.origin import Origins
 from tests.faults.rig import size
 from tests.harness import PATIENCE_SECONDS, Hub, running_hub
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.faults.rig import Wire, size
 from tests.faults.test_readers import p99
 from tests.harness import Hub, running_hub
-from tests.test_ops import metric
+from tests.web.test_ops import metric
 
 FILES = size(50_000, 100_000)
 LIST_SECONDS = 5.0  # a page takes a tenth of one

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from esource.log import Log
+from esource.log.file import Log
 from tests.faults.rig import (
     Build,
     Publisher,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from esource.hub import KEEP_OPEN
+from esource.hub.hub import KEEP_OPEN
 from tests.faults.rig import Wire, size
 from tests.faults.test_readers import p99, rss
 from tests.harness import Hub, eventually, running_hub

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from esource import sse
-from esource.hub import KEEP_OPEN
+from esource.hub.hub import KEEP_OPEN
+from esource.rows import sse
 from tests.harness import PATIENCE_SECONDS, Hub, Stream, eventually, free_port, running_hub
-from tests.nginx import running_nginx
+from tests.harness.nginx import running_nginx
 
 PAGE = "https://page.example"
 NGINX_SITE = """\

@@ -5,8 +5,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from esource import sse
 from esource.event import Event
+from esource.rows import sse
 from tests.faults.network import HUB, PEER, inside, network
 from tests.faults.rig import size
 from tests.harness import Hub, eventually

@@ -1,0 +1,1 @@
+"""Channels: who writes, who follows, who waits. Greenlets."""

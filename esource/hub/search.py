@@ -1,0 +1,154 @@
+"""Finding places in one log: after an id, at a time, the last few.
+
+A search reads the file in a thread, from its start, since the first occurrence of an id is
+what counts. After the first search the file is mapped in the background (see `zones`), so that
+later ones read only where the id can be.
+"""
+
+from collections.abc import Callable
+
+import gevent
+
+from esource.event import time_of
+from esource.hub.loop import in_thread, reads
+from esource.log.file import Log
+from esource.rows import resume, selection, tsv
+from esource.rows.zones import ZONE_BYTES, Zone, zone
+
+SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
+HOP_BYTES = 1 << 23  # of them in one go, in a thread
+MAP_PAUSE_SECONDS = 0.003  # after each zone, which takes about 2 ms of the interpreter
+
+
+class Search:
+    """The places in a log, and what earlier searches have learned of it. All calls block."""
+
+    def __init__(self, log: Log) -> None:
+        """Begin with nothing known."""
+        self.log = log
+        self._zones: list[Zone] = []
+        self._is_mapping = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Learn no more: nobody will ask."""
+        self._closed = True
+
+    def after(self, end: int, id: bytes) -> tuple[int, str]:
+        """Return the offset where a reader goes on who has seen `id`, and how it was found.
+
+        `exact`: after the first event with this id before `end`. `time`: the id is not there
+        but is a time, as the newest is: at the first event of a later time. `start`: any other.
+        """
+        offset = self._find(end, lambda zone: zone.admits_id(id), lambda r: resume.after_id(r, id))
+        if offset >= 0:
+            return offset, "exact"
+        time = time_of(id)
+        if time is None or time_of(in_thread(reads(), id_before, self.log, end)) is None:
+            return 0, "start"
+        return self.later_than(end, time), "time"
+
+    def later_than(self, end: int, time: int) -> int:
+        """Return the offset of the first event whose id is a later time, in ns since 1970.
+
+        It is `end` if there is none before.
+        """
+        self._map(end)
+        offset = self._find(
+            end, lambda zone: zone.admits_later(time), lambda r: resume.later_than(r, time)
+        )
+        return offset if offset >= 0 else end
+
+    def last(self, end: int, count: int, start: int, types: frozenset[bytes]) -> int:
+        """Return the offset of the last `count` events before `end`, of these types if any.
+
+        None of them is before `start`. Reads the file from its end.
+        """
+        blocks = self.log.backwards(end)
+
+        def step(count: int) -> tuple[int, int]:
+            """Return where in the next block the last events begin, and how many are there."""
+            block = next(blocks, None)
+            if block is None:
+                return 0, 0
+            offset, rows = block
+            if offset < start:
+                offset, rows = start, rows[start - offset :]
+            place, found = selection.last(rows, count, types)
+            return offset + place, found
+
+        place = end
+        while count > 0 and place > start:
+            place, found = in_thread(reads(), step, count)
+            count -= found
+        return place
+
+    @property
+    def _mapped(self) -> int:
+        return self._zones[-1].end if self._zones else 0
+
+    def _find(self, end: int, admits: Callable[[Zone], bool], find: Callable[[bytes], int]) -> int:
+        """Return the first offset where `find` finds something, in zones that admit it; or -1."""
+
+        def step(offset: int, stop: int) -> tuple[int, int]:
+            """Return where it was found, or -1, and how far the search has come."""
+            hop = offset + HOP_BYTES
+            while offset < min(stop, hop) and (rows := self.log.read(offset, SCAN_BYTES, stop)):
+                found = find(rows)
+                if found >= 0:
+                    return offset + found, offset
+                offset += len(rows)
+            return -1, offset
+
+        mapped = self._mapped
+        places = [(z.offset, z.end) for z in self._zones if z.end <= end and admits(z)]
+        try:
+            for offset, stop in [*places, (mapped, end)]:
+                while offset < stop:
+                    before = offset
+                    found, offset = in_thread(reads(), step, offset, stop)
+                    if found >= 0:
+                        return found
+                    if offset == before:
+                        break
+            return -1
+        finally:
+            # For the next one who searches. (Not meanwhile: both would take ten times as long.)
+            if end - mapped > 8 * ZONE_BYTES and not self._is_mapping:
+                self._is_mapping = True
+                gevent.spawn(self._map_quietly, end)
+
+    def _map_quietly(self, end: int) -> None:
+        try:
+            self._map(end, MAP_PAUSE_SECONDS)
+        finally:
+            self._is_mapping = False
+
+    def _map(self, end: int, pause: float = 0.0) -> None:
+        """Bring the zone map up to `end`, but for less than a zone.
+
+        With pauses (in seconds) between zones, if nobody waits for it.
+        """
+
+        def step(offset: int) -> Zone | None:
+            rows = self.log.read(offset, ZONE_BYTES, end)
+            return zone(offset, rows) if rows else None
+
+        while end - self._mapped >= ZONE_BYTES and not self._closed:
+            mapped = self._mapped
+            found = in_thread(reads(), step, mapped)
+            if not found:
+                break
+            if mapped == self._mapped:  # or another greenlet was faster
+                self._zones.append(found)
+            if pause:
+                gevent.sleep(pause)
+
+
+def id_before(log: Log, end: int) -> bytes:
+    """Return the id of the last event before an offset; empty if there is none. Blocks."""
+    for _, rows in log.backwards(min(end, log.end)):
+        place, found = selection.last(rows, 1, frozenset())
+        if found:
+            return tsv.id_of(rows[place:])
+    return b""

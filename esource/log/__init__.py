@@ -1,0 +1,1 @@
+"""Bytes at offsets, appended and never changed. Blocking calls."""

@@ -1,0 +1,46 @@
+"""The formats of a read, by name and by media type. Pure.
+
+What the hub emits, it accepts: TSV, event streams and NDJSON, byte for byte. JSON is the
+same objects as NDJSON in one array, and raw is the data alone, for people and pipes.
+
+An event stream of such objects (`sse-json`) is for pages: to a browser's `EventSource` an event
+is lost whose type it was not told of beforehand, so here no frame has a type, but its data has.
+"""
+
+from typing import NamedTuple
+
+from esource.rows import ndjson, sse, tsv
+
+
+class Format(NamedTuple):
+    """How a stream of rows is written."""
+
+    name: str
+    content_type: str
+    encode: tsv.Encode
+    head: bytes = b""  # before everything
+    separator: bytes = b""  # before each event, but not the first
+    end: bytes = b""  # after everything
+    heartbeat: bytes = b""  # what can be sent when there is nothing to say
+
+
+TSV = Format("tsv", "text/tab-separated-values; charset=utf-8", lambda rows, malformed: rows)
+SSE = Format(
+    "sse", "text/event-stream; charset=utf-8", sse.encode, head=sse.HEARTBEAT,
+    heartbeat=sse.HEARTBEAT,
+)  # fmt: skip
+NDJSON = Format("ndjson", "application/x-ndjson", ndjson.encode)
+JSON = Format(
+    "json", "application/json", ndjson.encode_elements, head=b"[", separator=b",", end=b"\n]\n"
+)
+SSE_JSON = Format(
+    "sse-json", SSE.content_type, ndjson.encode_frames, head=sse.HEARTBEAT,
+    heartbeat=sse.HEARTBEAT,
+)  # fmt: skip
+RAW = Format("raw", "text/plain; charset=utf-8", tsv.encode_raw)
+
+FORMATS = {format.name: format for format in (TSV, SSE, SSE_JSON, NDJSON, JSON, RAW)}
+MEDIA_TYPES = {
+    format.content_type.partition(";")[0]: format for format in (TSV, SSE, NDJSON, JSON, RAW)
+}
+EVENT_STREAMS = (SSE, SSE_JSON)

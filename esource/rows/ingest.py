@@ -1,0 +1,208 @@
+"""The bodies of batches -> rows to append, in pieces of any size. Pure.
+
+A decoder is fed pieces, and returns a draft of the complete events in them. At the first
+line that is bad it returns what was good before, and sets `error`, which names the line.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from esource.errors import BadInput, EsourceError, TooLarge
+from esource.event import Event, check_data, check_id, check_type, micros_of
+from esource.rows import ndjson, sse, tsv
+from esource.rows.tsv import Draft
+
+EMPTY = Draft(b"", 0, 0)
+# Of a line beyond its data: id, type, and JSON's escapes, six bytes for a control character.
+OVERHEAD_BYTES = 4096
+JSON_FACTOR = 6
+
+# Most ids, to be let through quickly.
+_PLAIN_ID = re.compile(rb"[!-~](?:[ -~]{0,1022}[!-~])?").fullmatch
+
+DecodeLines = Callable[[bytes, int], Draft]  # whole lines, LF-terminated, and the data's limit
+
+
+class LineDecoder:
+    """For formats in which a line is an event."""
+
+    def __init__(self, decode: DecodeLines, limit: int) -> None:
+        """`limit` is in bytes of an event's data."""
+        self.error: EsourceError | None = None
+        self._decode = decode
+        self._limit = limit
+        self._rest: list[bytes] = []  # of a line that has not ended
+        self._rest_size = 0
+        self._line = 1  # of the next whole line
+
+    def feed(self, piece: bytes) -> Draft:
+        """Return the events of the lines that end in `piece`."""
+        cut = piece.rfind(b"\n") + 1
+        if not cut:
+            self._keep(piece)
+            return EMPTY
+        lines = b"".join([*self._rest, piece[:cut]]) if self._rest else piece[:cut]
+        self._rest, self._rest_size = [], 0
+        draft = self._lines(lines)
+        if not self.error:
+            self._keep(piece[cut:])
+        return draft
+
+    def end(self) -> Draft:
+        """Return the event of a last line that has no line end."""
+        rest = b"".join(self._rest)
+        return self._lines(rest + b"\n") if rest else EMPTY
+
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._rest.append(piece)
+            self._rest_size += len(piece)
+        if self._rest_size > self._limit * JSON_FACTOR + OVERHEAD_BYTES:
+            self.error = TooLarge(f"line {self._line}: {_over(self._limit)}")
+
+    def _lines(self, lines: bytes) -> Draft:
+        try:
+            draft = self._decode(lines, self._limit)
+        except EsourceError:
+            draft = self._lines_before_the_bad_one(lines)
+        self._line += lines.count(b"\n")
+        return draft
+
+    def _lines_before_the_bad_one(self, lines: bytes) -> Draft:
+        each = lines.split(b"\n")[:-1]
+        for number, line in enumerate(each):
+            try:
+                self._decode(line + b"\n", self._limit)
+            except EsourceError as error:
+                self.error = type(error)(f"line {self._line + number}: {error}")
+                good = b"".join([line + b"\n" for line in each[:number]])
+                return self._decode(good, self._limit) if good else EMPTY
+        raise AssertionError("lines that are good one by one are good together")
+
+
+class StreamDecoder:
+    """For event streams."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is in bytes of an event's data."""
+        self.error: EsourceError | None = None
+        self._decoder = sse.Decoder()
+        self._limit = limit
+
+    def feed(self, piece: bytes) -> Draft:
+        """Return the events of the frames that end in `piece`."""
+        draft = self._rows(self._decoder.events(piece))
+        if not self.error and self._decoder.pending > self._limit + OVERHEAD_BYTES:
+            self.error = TooLarge(f"line {self._decoder.line + 1}: {_over(self._limit)}")
+        return draft
+
+    def end(self) -> Draft:
+        """Return the event that a last CR ends; one that no blank line ends is an error."""
+        draft = self._rows(self._decoder.end())
+        if not self.error and self._decoder.is_inside_an_event:
+            self.error = BadInput(
+                f"line {self._decoder.line}: the last event is not ended by a blank line"
+            )
+        return draft
+
+    def _rows(self, events: Iterator[Event]) -> Draft:
+        rows = []
+        without_id = 0
+        newest_micros = -1
+        try:
+            for event in events:
+                for field in event:
+                    _check_utf8(field)
+                check_id(event.id.decode())
+                check_type(event.type.decode())
+                check_data(event.data)
+                _check_size(event.data, self._limit)
+                rows.append(tsv.encode(event))
+                without_id += not event.id
+                if event.id:
+                    newest_micros = max(newest_micros, micros_of(event.id))
+        except EsourceError as error:
+            self.error = type(error)(f"line {self._decoder.line}: {error}")
+        return Draft(b"".join(rows), len(rows), without_id, newest_micros)
+
+
+def decode_tsv(lines: bytes, limit: int) -> Draft:
+    """Return rows as in the file: they are kept as they are."""
+    _check_text(lines)
+    without_id = 0
+    types = set()
+    for row in lines.split(b"\n")[:-1]:
+        fields = row.split(b"\t", 2)
+        if len(fields) != 3:
+            raise BadInput("a row is id, TAB, event, TAB, data")
+        id, type, data = fields
+        if not id:
+            without_id += 1
+        elif not _PLAIN_ID(id):
+            check_id(id.decode())
+        if type not in types:
+            check_type(type.decode())
+            types.add(type)
+        if len(data) > limit:
+            raise TooLarge(_over(limit))
+    events = lines.count(b"\n")
+    newest_micros = tsv.newest_micros(lines) if without_id < events else -1
+    return Draft(lines, events, without_id, newest_micros)
+
+
+def decode_ndjson(lines: bytes, limit: int) -> Draft:
+    """Return the events of lines of JSON; blank lines are skipped."""
+    _check_utf8(lines)
+    rows = []
+    without_id = 0
+    for line in lines.split(b"\n"):
+        if not line or line.isspace():
+            continue
+        row = ndjson.decode_row(line, limit)
+        without_id += row.startswith(b"\t")
+        rows.append(row)
+    block = b"".join(rows)
+    newest_micros = tsv.newest_micros(block) if without_id < len(rows) else -1
+    return Draft(block, len(rows), without_id, newest_micros)
+
+
+def decode_each_line(type: bytes) -> DecodeLines:
+    """Return the decoder for plain text, of which every line is the data of an event."""
+    beginning = b"\t%b\t" % type
+
+    def decode(lines: bytes, limit: int) -> Draft:
+        _check_text(lines)
+        if b"\x0b" in lines:
+            raise BadInput("the data holds a VT character")
+        if b"\r" in lines:
+            lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b"\x0b")
+        if len(lines) > limit and max(map(len, lines.split(b"\n"))) > limit:
+            raise TooLarge(_over(limit))
+        rows = beginning + lines[:-1].replace(b"\n", b"\n" + beginning) + b"\n"
+        events = lines.count(b"\n")
+        return Draft(rows, events, events)
+
+    return decode
+
+
+def _check_text(lines: bytes) -> None:
+    _check_utf8(lines)
+    if b"\0" in lines:
+        raise BadInput("the data holds a NUL character")
+
+
+def _check_utf8(text: bytes) -> None:
+    if not text.isascii():
+        try:
+            text.decode()
+        except ValueError:
+            raise BadInput("not valid UTF-8") from None
+
+
+def _check_size(data: bytes, limit: int) -> None:
+    if len(data) > limit:
+        raise TooLarge(_over(limit))
+
+
+def _over(limit: int) -> str:
+    return f"an event over the limit of {limit} bytes"

@@ -1,0 +1,30 @@
+"""The wiring: a configuration, a hub, and the views on it."""
+
+import os
+
+from flask import Flask
+
+from esource.config import Config
+from esource.hub.hub import Hub
+from esource.web import ops, page, views
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Return the WSGI application; its hub is `app.extensions["esource"]`.
+
+    What answers a plain publish without it is `app.extensions["esource.post"]`.
+
+    Nothing is opened or locked yet: that belongs into the process that serves (a `--preload`
+    loads the app in another one). `server` does it at the start of the worker, and without
+    gunicorn the first request does.
+    """
+    app = Flask("esource", static_folder=None, template_folder=None)
+    # `//orders` is no channel, and a redirect would lose the body of a POST.
+    app.url_map.merge_slashes = False
+    hub = Hub(config or Config.from_env(os.environ))
+    app.extensions["esource"] = hub
+    app.extensions["esource.post"] = views.register(app, hub)
+    ops.register(app, hub)
+    if hub.config.ui:
+        page.register(app, hub.config)
+    return app

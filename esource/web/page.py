@@ -1,0 +1,55 @@
+"""The page for people at `/`: files that the browser gets as they are.
+
+There is nothing to build and nothing to fetch from elsewhere. What the page shows it asks of
+the hub by HTTP like everybody else, so this room knows neither channels nor events.
+
+    /                the page
+    /-/page/FILE     its styles, scripts and icon; `-` is too short to be a channel's name
+"""
+
+import hashlib
+from pathlib import Path
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import NotFound
+
+from esource.config import Config
+from esource.web import answers
+from esource.web.origin import Origins
+
+FOLDER = Path(__file__).parent / "assets"
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Events are written by strangers. Should one ever get into the page as markup, it stays dead.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # may be kept, must be asked about: the hub may be a newer one
+}
+
+
+def register(app: Flask, config: Config) -> None:
+    """Put the page's routes into the app. Reads the files, once."""
+    origins = Origins(config)
+    contents = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.is_file()}
+
+    def file(name: str = "index.html") -> Response:
+        origins.check_host(request.environ)
+        content = contents.get(name)
+        if content is None:
+            raise NotFound
+        response = answers.answer(content, 200, HEADERS, CONTENT_TYPES[Path(name).suffix])
+        response.set_etag(hashlib.sha256(content).hexdigest()[:16])
+        response.make_conditional(request.environ)
+        return response
+
+    for path in ("/", "/-/page/<name>"):
+        app.add_url_rule(path, "page", file, methods=["GET"], provide_automatic_options=False)

@@ -1,0 +1,302 @@
+"""A channel in this process: publish, crash, reopen, resume, against a plain list."""
+
+import os
+import threading
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import gevent
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from esource.errors import PreconditionFailed, StorageError
+from esource.event import Event
+from esource.hub.channel import Channel, Position
+from esource.rows import tsv
+
+
+def read_to_end(channel: Channel, position: Position) -> list[Event]:
+    """Return what a reader gets from a position until it would wait."""
+    rows = b""
+    for batch in channel.follow(position, heartbeat=0.001):
+        if batch is None:
+            break
+        rows += batch.rows
+    return list(tsv.decode(rows))
+
+
+class PublishCrashResume(RuleBasedStateMachine):
+    """The channel file, as a list of events."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = TemporaryDirectory()
+        self.path = Path(self.folder.name) / "orders.tsv"
+        self.events: list[Event] = []
+        self.channel = Channel(self.path).open()
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    @rule(
+        id=st.sampled_from([b"", b"", b"a", b"b", b"2020-01-01T00:00:00.000000Z"]),
+        data=st.text(st.characters(exclude_characters="\0\x0b\r", exclude_categories=["Cs"])),
+    )
+    def publish(self, id: bytes, data: str) -> None:
+        self.events.append(self.channel.publish(Event(id, b"", data.encode())))
+
+    @rule(count=st.integers(2, 20))
+    def publish_together(self, count: int) -> None:
+        events = [Event(b"", b"t", b"%d" % n) for n in range(count)]
+        greenlets = [gevent.spawn(self.channel.publish, event) for event in events]
+        published = [greenlet.get() for greenlet in greenlets]
+        assert [event.data for event in published] == [event.data for event in events]
+        self.events += sorted(published)  # in the order of their ids, which is the file's
+
+    @rule(torn=st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"")))
+    def crash(self, torn: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(torn)
+        self.channel = Channel(self.path).open()
+
+    @rule(by_hand=st.sampled_from([b"x\t\tby hand\n", b"x\ty\tby hand\n"]))
+    def somebody_appends(self, by_hand: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(by_hand)
+        self.events += tsv.decode(by_hand)
+
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        self.channel.refresh()
+        ids = [event.id for event in self.events]
+        id = data.draw(st.sampled_from([*ids, b"unknown", b"0"]))
+        position, verdict = self.channel.after(id)
+        assert verdict == ("exact" if id in ids else "start")
+        start = ids.index(id) + 1 if id in ids else 0
+        assert read_to_end(self.channel, position) == self.events[start:]
+
+    @invariant()
+    def the_file_is_the_list(self) -> None:
+        rows = self.path.read_bytes() if self.path.exists() else b""
+        assert list(tsv.decode(rows)) == self.events
+        assigned = [event.id for event in self.events if event.id.startswith(b"202")]
+        fresh = [id for id in assigned if id != b"2020-01-01T00:00:00.000000Z"]
+        assert fresh == sorted(set(fresh))
+
+
+PublishCrashResume.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None
+)
+TestPublishCrashResume = PublishCrashResume.TestCase
+
+
+def test_events_published_together_share_one_write_and_one_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"first"))
+    appended: list[bytes] = []
+    real_append = channel.log.append
+
+    def append(*blocks: bytes) -> int:
+        appended.extend(blocks)
+        return real_append(*blocks)
+
+    monkeypatch.setattr(channel.log, "append", append)
+    events = [gevent.spawn(channel.publish, Event(b"", b"", b"x")) for _ in range(100)]
+    gevent.joinall(events)
+    assert sum(rows.count(b"\n") for rows in appended) == 100
+    assert len(appended) <= 2
+
+
+def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"the first one looks for the newest id, and waits"))
+    order = []
+
+    def read() -> None:
+        for batch in channel.follow(channel.tail, heartbeat=10):
+            order.append("reader")
+            if batch:
+                return
+
+    def publish() -> None:
+        channel.publish(Event(b"", b"", b"x"))
+        order.append("publisher")
+
+    readers = [gevent.spawn(read) for _ in range(200)]
+    gevent.sleep(0)
+    publishers = [gevent.spawn(publish) for _ in range(5)]
+    gevent.joinall([*readers, *publishers], raise_error=True)
+    assert order == ["publisher"] * 5 + ["reader"] * 200
+
+
+def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    encodings = []
+
+    def encode(rows: bytes, malformed: list[bytes]) -> bytes:
+        encodings.append(rows)
+        return rows
+
+    def read() -> bytes:
+        for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
+            if batch:
+                return channel.encoded(batch, encode)[0]
+        return b""
+
+    readers = [gevent.spawn(read) for _ in range(100)]
+    gevent.sleep(0)
+    event = channel.publish(Event(b"", b"", b"x"))
+    gevent.joinall(readers, raise_error=True)
+    assert [reader.value for reader in readers] == [tsv.encode(event)] * 100
+    assert len(encodings) == 1
+
+
+def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_not_get_it_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"first"))
+    written, synced = threading.Event(), threading.Event()
+
+    def sync(fd: int) -> None:
+        written.set()
+        assert synced.wait(10)
+
+    monkeypatch.setattr("esource.log.file._sync", sync)
+    publisher = gevent.spawn(channel.publish, Event(b"", b"", b"second"))
+    with gevent.Timeout(10):
+        while not written.is_set():
+            gevent.sleep(0.001)
+    seen = tsv.id_of(channel.path.read_bytes().split(b"\n")[1])
+    reader = gevent.spawn(channel.after, seen)
+    gevent.sleep(0.01)  # it has looked, and has not found it
+    synced.set()
+    position, verdict = reader.get()
+    assert (position.offset, verdict) == (channel.committed, "exact")
+    assert publisher.get().id == seen
+
+
+def test_a_place_that_was_found_before_the_file_was_replaced_leads_into_the_new_one(
+    tmp_path: Path,
+) -> None:
+    """Fails if only those who wait already learn where the new file goes on."""
+    path = tmp_path / "orders.tsv"
+    channel = Channel(path).open()
+    channel.publish(Event(b"1", b"", b"seen"))
+    position, _ = channel.after(b"1")
+    path.rename(tmp_path / "archive.tsv")
+    missed = [channel.publish(Event(id, b"", b"missed otherwise")) for id in (b"2", b"3")]
+    assert read_to_end(channel, position) == missed
+
+
+def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"", b"", b"x"))
+    assert is_open(channel.path)
+    gone = weakref.ref(channel)
+    path = channel.path
+    del channel
+    with gevent.Timeout(10):
+        while gone() or is_open(path):
+            gevent.sleep(0.01)
+
+
+def is_open(path: Path) -> bool:
+    """Return whether this process has the file open."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return str(path) in links
+
+
+def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = Channel(path).open()
+    first = channel.publish(Event(b"", b"", b"first"))
+
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    seen = gevent.spawn(read_two, channel)
+    monkeypatch.setattr("esource.log.file._sync", fail)
+    for _ in range(3):
+        with pytest.raises(StorageError):
+            channel.publish(Event(b"", b"", b"lost"))
+    assert list(tsv.decode(path.read_bytes())) == [first]
+    monkeypatch.undo()
+    second = channel.publish(Event(b"", b"", b"second"))
+    assert list(tsv.decode(path.read_bytes())) == [first, second]
+    assert seen.get() == [first, second]
+
+
+def read_two(channel: Channel) -> list[Event]:
+    events: list[Event] = []
+    for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
+        if batch:
+            events += tsv.decode(batch.rows)
+        if len(events) >= 2:
+            break
+    return events
+
+
+def test_an_id_given_by_a_publisher_moves_the_next_default_id(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    channel.publish(Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
+    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
+    channel.publish(Event(b"9999-12-31T23:59:59.999999Z", b"", b""))
+    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000001Z"
+
+
+@pytest.mark.parametrize("published_before", [True, False])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_default_id_in_rows_of_others_moves_the_next_one(
+    tmp_path: Path, published_before: bool, replaced: bool
+) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    rows = b"2999-12-31T23:59:59.999999Z\t\tby hand\n"
+    if published_before:
+        channel.publish(Event(b"", b"", b""))
+    if published_before and not replaced:
+        rows = channel.path.read_bytes() + rows
+    if replaced:
+        (tmp_path / "other").write_bytes(rows)
+        (tmp_path / "other").replace(channel.path)
+    else:
+        channel.path.write_bytes(rows)
+    channel.refresh()
+    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
+
+
+def test_the_clock_may_step_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+    ids = [channel.publish(Event(b"", b"", b"")).id]
+    for nanoseconds in (1, 0, 10**18):
+        monkeypatch.setattr("time.time_ns", lambda now=nanoseconds: now)
+        ids += [channel.publish(Event(b"", b"", b"")).id for _ in range(3)]
+        channel = Channel(tmp_path / "orders.tsv").open()
+    assert ids == sorted(set(ids))
+
+
+def test_only_what_was_appended_is_counted(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "orders.tsv").open()
+
+    def never(end: int, newest_id: bytes) -> None:
+        raise PreconditionFailed("never")
+
+    draft = tsv.draft(Event(b"", b"", b"x"))
+    receipts = [channel.append([draft, draft], never), channel.append([draft])]
+    with pytest.raises(PreconditionFailed):
+        receipts[0].wait()
+    receipts[1].wait()
+    assert channel.stats.events == 1
+    assert channel.stats.bytes == channel.committed
+    assert sum(channel.stats.commit_events.counts) == 1  # both were in one commit

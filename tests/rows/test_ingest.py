@@ -1,0 +1,442 @@
+"""Bodies of batches -> rows: SPEC, section 6, without a server."""
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from esource.errors import BadInput, EsourceError, TooLarge
+from esource.event import Event, micros_of
+from esource.rows import formats, ingest, tsv
+from esource.rows.ingest import LineDecoder, StreamDecoder
+
+LIMIT = 100  # bytes of an event's data
+MORE_THAN_ANY_LINE = 6 * LIMIT + 10_000
+FORMATS = ["tsv", "sse", "ndjson"]
+LINES = ["tsv", "ndjson", "each=line"]
+ALL = [*LINES, "sse"]
+
+
+def decoder_of(name: str, limit: int = LIMIT) -> LineDecoder | StreamDecoder:
+    decode = {
+        "tsv": ingest.decode_tsv,
+        "ndjson": ingest.decode_ndjson,
+        "each=line": ingest.decode_each_line(b"log"),
+    }
+    return StreamDecoder(limit) if name == "sse" else LineDecoder(decode[name], limit)
+
+
+class Decoded(NamedTuple):
+    """What became of a body: rows, how many, how many of them without id, and what was wrong."""
+
+    rows: bytes
+    events: int
+    without_id: int
+    newest_micros: int
+    error: str
+    kind: type[EsourceError] | None
+
+
+def decoded(name: str, pieces: Iterable[bytes], limit: int = LIMIT) -> Decoded:
+    """Feed pieces as a server does: up to the first error, and then to the end."""
+    decoder = decoder_of(name, limit)
+    drafts = []
+    for piece in pieces:
+        drafts.append(decoder.feed(piece))
+        if decoder.error:
+            break
+    else:
+        drafts.append(decoder.end())
+    return Decoded(
+        b"".join(draft.rows for draft in drafts),
+        sum(draft.events for draft in drafts),
+        sum(draft.without_id for draft in drafts),
+        max(draft.newest_micros for draft in drafts),
+        str(decoder.error or ""),
+        type(decoder.error) if decoder.error else None,
+    )
+
+
+def bytes_of(body: bytes) -> list[bytes]:
+    return [body[n : n + 1] for n in range(len(body))]
+
+
+def cut(draw: st.DataObject, body: bytes) -> list[bytes]:
+    cuts = sorted(draw.draw(st.lists(st.integers(0, len(body)), max_size=12)))
+    return [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+
+
+# -- one table -------------------------------------------------------------------------------
+
+# name, body, the rows it becomes
+GOOD = [
+    ("tsv", b"1\tt\tx\n\t\ty\n", b"1\tt\tx\n\t\ty\n"),
+    ("tsv", b"1\t\tlast line without an end", b"1\t\tlast line without an end\n"),
+    ("tsv", b"1\t\tin\x0blines\tand tabs \n", b"1\t\tin\x0blines\tand tabs \n"),
+    ("tsv", b"1\t\tdos\r\n", b"1\t\tdos\r\n"),
+    ("tsv", b"\t\t\n", b"\t\t\n"),
+    ("tsv", b"", b""),
+    ("ndjson", b'{"id":"1","event":"t","data":"x"}\n', b"1\tt\tx\n"),
+    ("ndjson", b'{"data":"x"}\r\n\r\n\n  \n{"data":"y"}', b"\t\tx\n\t\ty\n"),
+    ("ndjson", b'{"data":"a\\nb\\r\\nc\\u000a"}\n', b"\t\ta\x0bb\x0bc\x0b\n"),
+    ("ndjson", b'{"data":{"a":[1,true,null]},"other":1}\n', b'\t\t{"a":[1,true,null]}\n'),
+    ("ndjson", b'{"data":7}\n{"data":null}\n{}\n', b"\t\t7\n\t\tnull\n\t\t\n"),
+    ("ndjson", b'{"id":"\\u00e4","data":"\\ud83d\\udee9"}\n', "ä\t\t🛩\n".encode()),
+    ("ndjson", b"", b""),
+    ("each=line", b"a\nb\n", b"\tlog\ta\n\tlog\tb\n"),
+    ("each=line", b"a\r\n\r\nb\r", b"\tlog\ta\n\tlog\t\n\tlog\tb\n"),
+    ("each=line", b"\n\n", b"\tlog\t\n\tlog\t\n"),
+    ("each=line", b"tab\there\nno end", b"\tlog\ttab\there\n\tlog\tno end\n"),
+    ("each=line", b"", b""),
+    ("sse", b":\nevent: t\nid: 1\ndata: x\n\ndata: y\n\n", b"1\tt\tx\n\t\ty\n"),
+    ("sse", b"data: a\ndata:\ndata: b\n\n", b"\t\ta\x0b\x0bb\n"),
+    ("sse", b"id: 1\n\nretry: 10\n\ndata\n\n", b"\t\t\n"),
+    ("sse", b"data: x\r\n\r\n:\r\n", b"\t\tx\n"),
+    ("sse", b"data: x\n\nretry: 2150", b"\t\tx\n"),  # how a hub ends a stream when it stops
+    ("sse", b"data: x\n\n:", b"\t\tx\n"),
+    ("sse", b"", b""),
+]
+
+
+@pytest.mark.parametrize(("name", "body", "rows"), GOOD)
+def test_a_body_becomes_rows_whole_and_byte_by_byte(name: str, body: bytes, rows: bytes) -> None:
+    for pieces in ([body], bytes_of(body), [b"", body, b""]):
+        result = decoded(name, pieces)
+        assert (result.rows, result.error) == (rows, "")
+        assert result.events == rows.count(b"\n")
+        assert result.without_id == sum(row.startswith(b"\t") for row in rows.split(b"\n"))
+
+
+# name, body, the rows before the bad line, the bad line's number, a word of what is wrong
+BAD = [
+    ("tsv", b"1\t\tx\nonly one\ttab\n2\t\ty\n", b"1\t\tx\n", 2, "TAB"),
+    ("tsv", b"1\t\tx\n\n", b"1\t\tx\n", 2, "TAB"),
+    ("tsv", b"no tab at the end", b"", 1, "TAB"),
+    ("tsv", b"1\t\tx\n2\t\t\xff\n", b"1\t\tx\n", 2, "UTF-8"),
+    ("tsv", b"1\t\tx\n2\t\ta\0b\n", b"1\t\tx\n", 2, "NUL"),
+    ("tsv", b"1\t\tx\n 2\t\ty\n", b"1\t\tx\n", 2, "space"),
+    ("tsv", b"1\t\tx\n2\r\t\ty\n", b"1\t\tx\n", 2, "control"),
+    ("tsv", b"1\t\tx\n2\ta\x0bb\ty\n", b"1\t\tx\n", 2, "control"),
+    ("tsv", b"1\t\tx\n" + b"i" * 1025 + b"\t\ty\n", b"1\t\tx\n", 2, "1024"),
+    ("tsv", b"1\t\tx\n2\t" + b"e" * 257 + b"\ty\n", b"1\t\tx\n", 2, "256"),
+    ("ndjson", b'{"data":"x"}\n{"data":"y"\n{}\n', b"\t\tx\n", 2, "JSON"),
+    ("ndjson", b'{"data":"x"}\n\n[1]\n', b"\t\tx\n", 3, "object"),
+    ("ndjson", b'"x"', b"", 1, "object"),
+    ("ndjson", b'{"id":7}\n', b"", 1, "string"),
+    ("ndjson", b'{"event":null}\n', b"", 1, "string"),
+    ("ndjson", b'{"id":"a\\tb"}\n', b"", 1, "control"),
+    ("ndjson", b'{"event":" t"}\n', b"", 1, "space"),
+    ("ndjson", b'{"data":"\\u0000"}\n', b"", 1, "NUL"),
+    ("ndjson", b'{"data":"\\u000b"}\n', b"", 1, "VT"),
+    ("ndjson", b'{"data":"\\ud800"}\n', b"", 1, "JSON"),
+    ("ndjson", b'{}\n{"data":"\xff"}\n', b"\t\t\n", 2, "UTF-8"),
+    ("each=line", b"a\nb\xff\nc\n", b"\tlog\ta\n", 2, "UTF-8"),
+    ("each=line", b"a\nb\n\0\n", b"\tlog\ta\n\tlog\tb\n", 3, "NUL"),
+    ("each=line", b"a\n\nb\x0bc", b"\tlog\ta\n\tlog\t\n", 3, "VT"),
+]
+
+
+@pytest.mark.parametrize(("name", "body", "rows", "number", "word"), BAD)
+def test_a_bad_line_is_named_and_what_was_good_before_it_is_returned(
+    name: str, body: bytes, rows: bytes, number: int, word: str
+) -> None:
+    for pieces in ([body], bytes_of(body)):
+        result = decoded(name, pieces)
+        assert result.rows == rows
+        assert result.events == rows.count(b"\n")
+        assert result.error.startswith(f"line {number}: ")
+        assert word in result.error
+        assert "\n" not in result.error
+        assert result.kind is BadInput
+
+
+# A frame has several lines, and each of them says where to look.
+BAD_FRAMES = [
+    (b"id: a\tb\ndata: x\n\n", "control"),
+    (b"event: " + b"e" * 257 + b"\ndata: x\n\n", "256"),
+    (b"id:  1\ndata: x\n\n", "space"),
+    (b"data: \xff\n\n", "UTF-8"),
+    (b"data: a\0b\n\n", "NUL"),
+    (b"data: a\x0bb\n\n", "VT"),
+]
+
+
+@pytest.mark.parametrize(("frame", "word"), BAD_FRAMES)
+def test_a_bad_frame_is_named_by_one_of_its_lines(frame: bytes, word: str) -> None:
+    body = b":\ndata: good\n\n" + frame + b"data: after\n\n"
+    for pieces in ([body], bytes_of(body)):
+        result = decoded("sse", pieces)
+        assert result.rows == b"\t\tgood\n"
+        number = int(re.fullmatch(r"line (\d+): .*", result.error).group(1))  # type: ignore[union-attr]
+        assert 4 <= number <= 3 + frame.count(b"\n")
+        assert word in result.error
+        assert result.kind is BadInput
+
+
+# In one piece they are seen; in many the line's name is not in the first of them.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"data: x\n", b"id: 1\ndata: x\n:\n", b"data: a\n\ndata: x\n",
+        pytest.param(b"data: x"), pytest.param(b"data"),
+    ],
+)  # fmt: skip
+def test_an_event_that_no_blank_line_ends_is_an_error(body: bytes) -> None:
+    good = b"\t\ta\n" if b"\n\n" in body else b""
+    for pieces in ([body], bytes_of(body)):
+        result = decoded("sse", pieces)
+        assert result.rows == good
+        assert "blank line" in result.error
+        assert result.kind is BadInput
+
+
+def test_an_event_that_has_no_line_end_at_all_is_in_line_1() -> None:
+    assert decoded("sse", [b"data: x"]).error.startswith("line 1: ")
+
+
+def test_a_frame_of_cr_line_ends_alone_is_ended_by_the_last_of_them() -> None:
+    assert decoded("sse", [b"data: x\r\r"])[:2] == (b"\t\tx\n", 1)
+
+
+def test_fields_that_are_utf8_only_together_are_not_utf8() -> None:
+    for body in (b"id: \xc3\nevent: \xa4\ndata: x\n\n", b"event: \xc3\ndata: \xa4\n\n"):
+        result = decoded("sse", [body])
+        assert result.kind is BadInput
+        assert "UTF-8" in result.error
+
+
+# -- what a value that is not a string becomes -------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"0", b"-7", b"1.5", b"[]", b"{}", b"true", b'["a",{"b":null}]'])
+def test_data_that_is_not_a_string_is_its_json_text(data: bytes) -> None:
+    assert decoded("ndjson", [b'{"data":%b}\n' % data]).rows == b"\t\t%b\n" % data
+
+
+@pytest.mark.parametrize("number", [b"12345678901234567890123", b"[18446744073709551616]"])
+def test_a_number_keeps_all_its_digits_or_is_refused(number: bytes) -> None:
+    result = decoded("ndjson", [b'{"data":%b}\n' % number])
+    assert result.rows == b"\t\t%b\n" % number or result.kind is BadInput
+
+
+def test_json_that_is_nested_deeply_is_kept_or_refused() -> None:
+    nested = b"[" * 400 + b"]" * 400
+    result = decoded("ndjson", [b'{"data":%b}\n' % nested], limit=1000)
+    assert result.rows == b"\t\t%b\n" % nested or result.kind is BadInput
+
+
+# -- the limit ---------------------------------------------------------------------------------
+
+
+def body_of(name: str, data: bytes) -> bytes:
+    return {
+        "tsv": b"\t\t%b\n",
+        "ndjson": b'{"data":"%b"}\n',
+        "each=line": b"%b\n",
+        "sse": b"data: %b\n\n",
+    }[name] % data
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_data_as_long_as_the_limit_is_good_and_longer_is_too_large(name: str) -> None:
+    longest = body_of(name, b"x" * LIMIT)
+    too_long = longest + body_of(name, b"x" * (LIMIT + 1)) + longest
+    for body, error in ((longest, False), (too_long, True)):
+        for pieces in ([body], bytes_of(body)):
+            result = decoded(name, pieces)
+            assert result.events == 1
+            assert result.kind is (TooLarge if error else None)
+            assert re.match(r"line [234]: .*100", result.error) or not error
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_line_without_an_end_is_given_up_before_it_fills_the_memory(name: str) -> None:
+    decoder = decoder_of(name)
+    fed = 0
+    while not decoder.error and fed < 10 * MORE_THAN_ANY_LINE:
+        decoder.feed(b"x" * 1000)
+        fed += 1000
+    assert isinstance(decoder.error, TooLarge)
+    assert fed <= MORE_THAN_ANY_LINE + 1000
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_that_is_given_up_is_named_by_its_own_number(name: str) -> None:
+    good = body_of(name, b"good")
+    result = decoded(name, [good * 3 + b"x" * MORE_THAN_ANY_LINE])
+    assert result.events == 3
+    assert result.error.startswith("line 4: ")
+    assert result.kind is TooLarge
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_bad_line_before_one_without_an_end_is_the_one_that_is_named(name: str) -> None:
+    body = body_of(name, b"good") + body_of(name, b"\xff") + b"x" * MORE_THAN_ANY_LINE
+    result = decoded(name, [body])
+    assert result.events == 1
+    assert result.kind is BadInput
+    assert "UTF-8" in result.error
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *LINES,
+        pytest.param("sse"),
+    ],
+)
+def test_a_line_in_tiny_pieces_costs_no_more_than_they_are(name: str) -> None:
+    # Linear takes 20 ms, quadratic two seconds: of the loop, in which all others wait.
+    decoder = decoder_of(name, limit=100_000)
+    decoder.feed(body_of(name, b"x" * 10)[:-2])
+    started = time.process_time()
+    for _ in range(16_000):
+        decoder.feed(b"x")
+    assert time.process_time() - started < 0.5
+
+
+# -- properties --------------------------------------------------------------------------------
+
+
+def without_edge_spaces(text: str) -> bool:
+    return text == text.strip()
+
+
+texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=8)
+fields = texts.filter(without_edge_spaces)
+awkward_ids = st.sampled_from(
+    ["0", ":", "id: 1", "data:x", "a b", '"', "\\n", "{}", "\ufeff", "é", "null", "%09", "a\u2028b"]
+)
+ids = st.one_of(fields.filter(bool), awkward_ids, st.just("2017-04-05T11:40:10.793000Z"))
+datas = st.text(
+    st.one_of(
+        st.sampled_from('\n\t :\x0c\x1c\x85\u2028\ufeff{}"\\'),
+        st.characters(exclude_characters="\0\x0b\r", exclude_categories=["Cs"]),
+    ),
+    max_size=20,
+)
+events = st.builds(
+    lambda id, type, data: Event(id.encode(), type.encode(), data.encode()), ids, fields, datas
+)
+
+
+def rows_of(many: list[Event]) -> bytes:
+    return b"".join(map(tsv.encode, many))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(many=st.lists(events), draw=st.data())
+def test_what_the_hub_emits_decodes_to_the_same_rows(
+    name: str, many: list[Event], draw: st.DataObject
+) -> None:
+    rows = rows_of(many)
+    format = formats.FORMATS[name]
+    malformed: list[bytes] = []
+    body = format.head + format.encode(rows, malformed) + format.heartbeat
+    assert not malformed
+    result = decoded(name, cut(draw, body))
+    assert result.error == ""
+    assert result.rows == rows
+    assert result.events == len(many)
+    assert result.without_id == 0
+    assert result.newest_micros == max((micros_of(event.id) for event in many), default=-1)
+
+
+@given(st.lists(datas.map(lambda data: data.replace("\n", "")), min_size=1), st.data())
+def test_every_line_of_plain_text_is_the_data_of_one_event(
+    lines: list[str], draw: st.DataObject
+) -> None:
+    body = "\n".join(lines).encode() + b"\n"
+    result = decoded("each=line", cut(draw, body))
+    assert result.error == ""
+    expected = [Event(b"", b"log", line.encode()) for line in lines]
+    assert list(tsv.decode(result.rows)) == expected
+    assert result.without_id == result.events == len(lines)
+
+
+def line(name: str, event: Event) -> bytes:
+    """Return an event as a line, or frame, of a body."""
+    if name == "each=line":
+        return event.data.replace(b"\n", b"") + b"\n"
+    return formats.FORMATS[name].encode(tsv.encode(event), [])
+
+
+BAD_LINES: dict[str, Callable[[Event], bytes]] = {
+    "tsv": lambda event: b"%b\t%b\n" % (event.id, event.type),
+    "ndjson": lambda event: orjson.dumps(event.data.decode()) + b"\n",
+    "each=line": lambda event: event.data.replace(b"\n", b"") + b"\xff\n",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+@given(good=st.lists(events), bad=events, more=st.lists(events), draw=st.data())
+def test_the_bad_line_is_found_wherever_it_is(
+    name: str, good: list[Event], bad: Event, more: list[Event], draw: st.DataObject
+) -> None:
+    before = b"".join(line(name, event) for event in good)
+    after = b"".join(line(name, event) for event in more)
+    result = decoded(name, cut(draw, before + BAD_LINES[name](bad) + after))
+    assert result.error.startswith(f"line {len(good) + 1}: ")
+    expected = decoded(name, [before])
+    assert expected.error == ""
+    assert result[:4] == expected[:4]
+    assert result.events == len(good)
+
+
+@given(good=st.lists(events), more=st.lists(events), draw=st.data())
+def test_the_bad_frame_is_found_wherever_it_is(
+    good: list[Event], more: list[Event], draw: st.DataObject
+) -> None:
+    before = b"".join(line("sse", event) for event in good)
+    after = b"".join(line("sse", event) for event in more)
+    result = decoded("sse", cut(draw, before + b"id: a\x01b\ndata: bad\n\n" + after))
+    number = int(result.error.removeprefix("line ").partition(":")[0])
+    first = before.count(b"\n") + 1
+    assert first <= number <= first + 2
+    assert result.rows == rows_of(good)
+
+
+# What people send is neither random bytes nor all good: it is made of pieces like these.
+scraps = st.sampled_from(
+    [
+        b"\n", b"\r", b"\r\n", b"\t", b"\t\t", b"a", b" ", b"\x0b", b"\0", b"\xff", b"\xc3",
+        b"\xa4", b"data", b"data: ", b"data: x\n\n", b"id: ", b"id: 1\n", b"event: t\n", b":\n",
+        b"retry: 1", b"1\tt\tx\n", b"\t\tx\n", b"{}\n", b'{"data":', b'"x"}\n',
+        b'{"id":"1","data":"x"}\n', b"\xef\xbb\xbf", b"x" * (LIMIT + 1),
+    ]
+)  # fmt: skip
+bodies = st.lists(scraps, max_size=12).map(b"".join)
+
+
+@pytest.mark.parametrize("name", [*LINES, pytest.param("sse")])
+@given(body=bodies, draw=st.data())
+@example(body=b"data: a\n\ndata: b", draw=None)
+def test_any_body_decodes_alike_however_it_is_cut(
+    name: str, body: bytes, draw: st.DataObject | None
+) -> None:
+    whole = decoded(name, [body])
+    assert decoded(name, bytes_of(body)) == whole
+    if draw:
+        assert decoded(name, cut(draw, body)) == whole
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(body=bodies, draw=st.data())
+def test_what_is_returned_is_whole_rows_that_the_hub_can_keep(
+    name: str, body: bytes, draw: st.DataObject
+) -> None:
+    result = decoded(name, cut(draw, body))
+    assert result.rows.endswith(b"\n") or not result.rows
+    assert result.rows.count(b"\n") == result.events
+    result.rows.decode()
+    assert b"\0" not in result.rows
+    again = decoded("tsv", [result.rows])
+    assert (again.rows, again.error) == (result.rows, "")
+    assert again.without_id == result.without_id

@@ -1,0 +1,238 @@
+"""How connections end, on a stop, a reload and a worker's own end; and who shares a channel."""
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from esource.rows import ndjson
+from tests.harness import Hub, Stream, eventually, running_hub
+from tests.hub.test_followers import Follower, Publishers, encoded
+
+STOP_SECONDS = 6.0  # a bound on a fault: of itself gunicorn waits for 30 s
+
+
+def ids(hub: Hub, channel: str) -> list[str]:
+    return [row.split(b"\t")[0].decode() for row in hub.rows(channel)]
+
+
+# -- a worker's own end ------------------------------------------------------------------------
+
+
+def test_a_worker_that_has_served_enough_is_replaced_though_a_reader_follows(
+    tmp_path: Path,
+) -> None:
+    """Fails without `begin_drain` in `end_request`: the worker's end is no signal to it."""
+    acknowledged: list[str] = []
+    received: list[str] = []
+    done = threading.Event()
+
+    def publish() -> None:
+        while not done.wait(0.02):
+            acknowledged.append(hub.publish("/many", f"{len(acknowledged)}"))
+
+    with running_hub(tmp_path, "--max-requests", "5") as hub:
+        publisher = threading.Thread(target=publish)
+        stream = Stream(hub, "/many")
+        publisher.start()
+        try:
+            for count in (2, 3):
+                started = time.monotonic()
+                with stream:
+                    assert re.search(rb"\nretry: \d+\n\Z", stream.read_to_end())
+                    received += [event.id.decode() for event in stream.events]
+                eventually(lambda count=count: hub.log.count("channels in") >= count, 15.0)  # type: ignore[misc]
+                assert time.monotonic() - started < 15.0
+                stream = Stream(hub, "/many", Last_Event_ID=received[-1] if received else "0")
+            reached = len(acknowledged)
+            eventually(lambda: len(acknowledged) > reached)
+        finally:
+            done.set()
+            publisher.join()
+            stream.close()
+        with Stream(hub, "/many", Last_Event_ID=received[-1]) as last:
+            while len(received) + len(last.events) < len(acknowledged):
+                if not last.read_more():
+                    break
+        stored = ids(hub, "many")
+        received += [event.id.decode() for event in last.events]
+        assert stored == acknowledged
+        assert received == stored[: len(received)]
+        assert "Traceback" not in hub.log
+
+
+def test_a_second_master_that_is_asked_for_by_signal_refuses_and_the_first_serves_on(
+    own_hub: Hub,
+) -> None:
+    """Fails if USR2's new master does not ask for the folder's lock, as any other hub must."""
+    assert own_hub.process
+    worker = own_hub.worker
+    first = own_hub.publish("/upgrade", "before")
+    with Stream(own_hub, "/upgrade", Last_Event_ID="0") as stream:
+        refusal = f"is in use by another hub (process {own_hub.process.pid})"
+        for count in (1, 2):  # and again: the first one's end is noticed
+            own_hub.process.send_signal(signal.SIGUSR2)
+            eventually(lambda count=count: own_hub.log.count(refusal) == count)  # type: ignore[misc]
+            eventually(lambda: len(children(own_hub)) == 1)
+        second = own_hub.publish("/upgrade", "after")
+        assert [event.id.decode() for event in stream.read(2)] == [first, second]
+    assert ids(own_hub, "upgrade") == [first, second]
+    assert children(own_hub) == [worker]
+    assert own_hub.log.count("channels in") == 1  # no second worker has looked at the folder
+    assert "Traceback" not in own_hub.log
+
+
+def children(hub: Hub) -> list[int]:
+    assert hub.process
+    of = Path(f"/proc/{hub.process.pid}/task/{hub.process.pid}/children")
+    return [int(pid) for pid in of.read_text().split()]
+
+
+# -- a stop while finite reads go on -----------------------------------------------------------
+
+
+def long_channel(hub: Hub) -> None:
+    """Put 60 MB of rows into a channel, of which a search takes seconds."""
+    hub.file("long").write_bytes(b"1\t\tx\n" * 10_000_000)
+
+
+def stuck(hub: Hub) -> list[socket.socket]:
+    """A client who asks for all of a long channel, and reads nothing of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", hub.port))
+    connection.sendall(b"GET /long?format=ndjson HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert connection.recv(1) == b"H"
+    return [connection]
+
+
+def searching(hub: Hub) -> list[socket.socket]:
+    """Clients who wait for an event of a type that a long channel has not."""
+    connections = []
+    for _ in range(12):
+        connection = hub.connect()
+        connection.sendall(b"GET /long?format=ndjson&event=none HTTP/1.1\r\nHost: h\r\n\r\n")
+        connections.append(connection)
+    time.sleep(0.3)  # there is nothing to see of a search that has begun
+    return connections
+
+
+@pytest.mark.parametrize("clients", [stuck, searching])
+def test_a_stop_does_not_wait_for_a_finite_read(
+    own_hub: Hub, clients: Callable[[Hub], list[socket.socket]]
+) -> None:
+    """Fails if `_drain` leaves reads alone whose client is there, or sockets that are full."""
+    long_channel(own_hub)
+    connections = clients(own_hub)
+    started = time.monotonic()
+    assert own_hub.stop() == 0
+    assert time.monotonic() - started < STOP_SECONDS
+    assert "Traceback" not in own_hub.log
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("clients", [stuck, searching])
+def test_a_reload_does_not_wait_for_a_finite_read_and_nor_do_publishers(
+    own_hub: Hub, clients: Callable[[Hub], list[socket.socket]]
+) -> None:
+    """Fails if `_drain` leaves reads alone: the folder is their worker's until they end."""
+    long_channel(own_hub)
+    connections = clients(own_hub)
+    assert own_hub.process
+    old = own_hub.worker
+    started = time.monotonic()
+    own_hub.process.send_signal(signal.SIGHUP)
+    published = []
+    while own_hub.log.count("channels in") < 2:
+        before = time.monotonic()
+        published.append(own_hub.publish("/meanwhile", "x"))
+        assert time.monotonic() - before < STOP_SECONDS
+        assert time.monotonic() - started < STOP_SECONDS
+    published.append(own_hub.publish("/meanwhile", "x"))
+    eventually(lambda: not os.path.exists(f"/proc/{old}"))
+    assert ids(own_hub, "meanwhile") == published
+    assert "Traceback" not in own_hub.log
+    for connection in connections:
+        connection.close()
+
+
+# -- many channels, and many readers -----------------------------------------------------------
+
+
+def memory(hub: Hub) -> int:
+    """Return how much memory the worker has, in bytes."""
+    status = Path(f"/proc/{hub.worker}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) << 10
+
+
+@pytest.mark.parametrize(("channels", "rounds"), [(200, 1), (20, 10)])
+def test_small_commits_to_channels_that_are_followed_cost_little_memory(
+    tmp_path: Path, channels: int, rounds: int
+) -> None:
+    """Fails if the last commits are kept though nobody lacks them, and without `TAIL_BATCHES`.
+
+    A batch that is kept costs some 600 bytes more than its short row. All of them would be 12 MB.
+    """
+    with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub:
+        followers = [hub.connect() for _ in range(channels)]
+        for n, follower in enumerate(followers):
+            follower.sendall(b"GET /busy-%d?format=raw&follow=1 HTTP/1.0\r\nHost: h\r\n\r\n" % n)
+            assert follower.recv(1 << 16)
+            hub.publish(f"/busy-{n}", "first")
+        before = memory(hub)
+        for start in range(0, channels, 20):
+            publish_at_once(hub, range(start, start + 20), rounds)
+        grown = memory(hub) - before
+        for follower in followers:
+            received = b""
+            while received.count(b"\n") < 1 + 100 * rounds:
+                received += follower.recv(1 << 16)
+            assert received == b"first\n" + b"event x\n" * 100 * rounds
+            follower.close()
+        assert grown < 7 << 20, f"{grown >> 10} KiB"
+
+
+def publish_at_once(hub: Hub, numbers: range, rounds: int) -> None:
+    """Publish a hundred events in each round to all of these channels, each a commit."""
+    publishers = [(hub.connect(), n) for n in numbers]
+    request = b"POST /busy-%d HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\n\r\nevent x"
+    for _ in range(rounds):
+        for publisher, n in publishers:
+            publisher.sendall(request % n * 100)
+        for publisher, _ in publishers:
+            answers = b""
+            while answers.count(b"HTTP/1.1 201 ") < 100 or answers[-1:] != b"Z":
+                answers += publisher.recv(1 << 16)
+    for publisher, _ in publishers:
+        publisher.close()
+
+
+def test_direct_readers_and_one_who_selects_each_get_exactly_their_events_at_once(
+    tmp_path: Path,
+) -> None:
+    """Fails if `_Cohort.tell` wakes nobody where nobody can be written to.
+
+    The next heartbeat would make up for it, so there is none.
+    """
+    with running_hub(tmp_path, ESOURCE_HEARTBEAT_SECONDS="60") as hub:
+        selects = Follower(hub, "cohort", "format=ndjson&event=p1&event=last")
+        direct = [Follower(hub, "cohort", version=("1.0", "1.1")[n % 2]) for n in range(63)]
+        with Publishers(hub, "cohort", count=3) as publishers:
+            publishers.reach(300)
+        hub.publish("/cohort?event=last", "the end")
+        expected = encoded(hub, "cohort", "sse")
+        for follower in direct:
+            assert follower.read(b"data: the end\n\n") == expected
+            follower.close()
+        rows = [row for row in hub.rows("cohort") if row.split(b"\t")[1] in (b"p1", b"last")]
+        selected = ndjson.encode(b"".join([row + b"\n" for row in rows]), [])
+        assert selects.read(selected[-40:]) == selected
+        selects.close()

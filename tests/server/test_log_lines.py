@@ -1,0 +1,167 @@
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from esource.server.log_lines import formatter
+from tests.harness import PATIENCE_SECONDS, Hub, eventually, running_hub
+
+
+def record(text: str, level: int = logging.WARNING) -> logging.LogRecord:
+    return logging.LogRecord("esource.log.file", level, "", 0, text, None, None)
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """Return a stream like the one that systemd gives a service."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(ours.fileno(), "w", closefd=False) as stream:
+        status = os.fstat(ours.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        yield stream
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(10, "<7>"), (20, "<6>"), (30, "<4>"), (40, "<3>"), (50, "<2>")],
+)
+def test_the_journal_gets_a_priority_and_no_time(
+    journal: TextIO, level: int, priority: str
+) -> None:
+    line = formatter(journal, os.environ).format(record("a torn row", level))
+    assert line == f"{priority}a torn row"
+
+
+def test_a_file_gets_none_though_the_service_has_a_journal(journal: TextIO, tmp_path: Path) -> None:
+    with open(tmp_path / "log", "w") as stream:
+        line = formatter(stream, os.environ).format(record("a torn row"))
+    assert re.fullmatch(r"\[[-0-9: +]+\] \[\d+\] \[WARNING\] a torn row", line)
+
+
+def failure() -> logging.LogRecord:
+    try:
+        raise RuntimeError("broken\nesource: all is well")
+    except RuntimeError:
+        made = record("it failed", logging.ERROR)
+        made.exc_info = sys.exc_info()
+        return made
+
+
+def test_a_traceback_is_one_record_of_the_journal_line_by_line(journal: TextIO) -> None:
+    first, *others = formatter(journal, os.environ).format(failure()).split("\n")
+    assert first == "<3>it failed"
+    assert others
+    assert all(line.startswith("<3>    ") for line in others)
+
+
+def test_a_strangers_text_begins_no_line_and_moves_no_cursor(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "w") as stream:
+        text = formatter(stream, {}).format(record("GET /\n[CRITICAL] all is lost\r\x1b[2J\u2028"))
+    assert "\n    [CRITICAL]" in text
+    assert text.endswith(r"all is lost\r\x1b[2J\u2028")
+
+
+def test_json_is_one_line_with_everything(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "w") as stream:
+        line = formatter(stream, {"ESOURCE_LOG_FORMAT": "json"}).format(failure())
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", fields.pop("time"))
+    assert "RuntimeError: broken" in fields.pop("traceback")
+    assert fields == {
+        "level": "error", "pid": os.getpid(), "logger": "esource.log.file", "message": "it failed",
+    }  # fmt: skip
+
+
+def test_json_for_the_journal_keeps_its_priority(journal: TextIO) -> None:
+    line = formatter(journal, {**os.environ, "ESOURCE_LOG_FORMAT": "json"}).format(record("x"))
+    assert json.loads(line.removeprefix("<4>"))["message"] == "x"
+
+
+# -- of a hub ------------------------------------------------------------------------------
+
+
+def test_the_start_says_what_runs_where_and_how(own_hub: Hub) -> None:
+    lines = re.sub(r"^\[.*?\] \[\d+\] ", "", own_hub.log, flags=re.MULTILINE).splitlines()
+    assert f"[INFO] 0 channels in {own_hub.folder}, fsync always" in lines
+    assert any(line.startswith(f"[INFO] Listening at: {own_hub.url} ") for line in lines)
+    [versions] = [line for line in lines if line.startswith("[INFO] esource ")]
+    assert re.fullmatch(
+        r"\[INFO\] esource [\d.]+ on Python [\d.]+, gunicorn [\d.]+, gevent [\d.]+, flask [\d.]+",
+        versions,
+    )
+
+
+def test_all_lines_of_a_hub_are_json_if_asked_for(tmp_path: Path) -> None:
+    with running_hub(tmp_path, ESOURCE_LOG_FORMAT="json") as hub:
+        hub.file("torn").write_bytes(b"1\t\tx\nto")
+        assert hub.get("/torn").status == 200
+        eventually(lambda: "torn write" in hub.log)
+        hub.stop()
+        lines = [json.loads(line) for line in hub.log.splitlines()]
+    [warning] = [line for line in lines if line["level"] == "warning"]
+    assert "torn write" in warning["message"]
+    assert {line["logger"] for line in lines} == {"gunicorn.error", "esource", "esource.log.file"}
+
+
+def test_a_start_that_fails_says_so_in_the_same_form(own_hub: Hub) -> None:
+    environ = {**own_hub.environ, "ESOURCE_LOG_FORMAT": "json"}
+    for more in ({}, {"ESOURCE_FSYNC": "sometimes"}):
+        run = subprocess.run(
+            [sys.executable, "-m", "esource"], env={**environ, **more}, capture_output=True,
+            timeout=PATIENCE_SECONDS, check=False,
+        )  # fmt: skip
+        assert run.returncode == 1
+        [*_, last] = [json.loads(line) for line in run.stderr.splitlines()]
+        assert last["level"] == "critical"
+
+
+def test_a_service_writes_to_the_journal_as_journald_likes_it(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    hub = Hub(tmp_path)
+    with ours:
+        with theirs:
+            status = os.fstat(theirs.fileno())
+            hub.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+            hub.process = subprocess.Popen(
+                [sys.executable, "-m", "esource"], env=hub.environ, stderr=theirs.fileno()
+            )
+        try:
+            hub.wait_until_up()
+        finally:
+            hub.stop()
+        lines = b"".join(iter(lambda: ours.recv(65536), b"")).decode().splitlines()
+    assert all(re.match(r"<6>(?!\[)", line) for line in lines), lines
+    assert f"<6>0 channels in {hub.folder}, fsync always" in lines
+
+
+def test_the_access_log_is_gunicorns(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    with running_hub(tmp_path, f"--access-logfile={log}", ESOURCE_LOG_FORMAT="json") as hub:
+        hub.publish("/orders", "x")
+        eventually(lambda: re.search(r'^127.0.0.1 - - \[.*\] "POST /orders HTTP/1.1" 201 ',
+                                     log.read_text(), re.MULTILINE))  # fmt: skip
+
+
+def test_a_defect_that_ends_a_greenlet_is_one_line_of_the_log(tmp_path: Path) -> None:
+    (tmp_path / "defect.py").write_text(
+        "from esource import server\n"
+        "from esource.server import *\n"
+        "def post_worker_init(worker):\n"
+        "    server.post_worker_init(worker)\n"
+        "    import gevent\n"
+        "    gevent.spawn(lambda: 1 / 0)\n"
+    )
+    with running_hub(tmp_path, "-c", "defect.py", ESOURCE_LOG_FORMAT="json") as hub:
+        eventually(lambda: "ZeroDivisionError" in hub.log)
+        lines = [json.loads(line) for line in hub.log.splitlines()]
+    [defect] = [line for line in lines if "traceback" in line]
+    assert defect["level"] == "critical"

@@ -1,0 +1,153 @@
+"""A hub that encrypts: gunicorn's own options, and no way past the encryption.
+
+What writes to sockets past the server (pushes, `sendfile`, the fast path) must leave these
+alone. A single byte in plain text between two records ends a client's connection with an
+`SSLError`, so it is enough to read exactly what was meant through a real client.
+"""
+
+import http.client
+import re
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from esource.rows import sse
+from tests.harness import PATIENCE_SECONDS, Answer, Hub, Stream
+from tests.hub.test_followers import unchunked
+
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes certificates")
+
+
+class EncryptedHub(Hub):
+    """A hub with a certificate of its own, which its clients insist on."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        super().__init__(home, **settings)
+        key, certificate = home / "key.pem", home / "certificate.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+             "-nodes", "-days", "2", "-subj", "/CN=hub", "-addext", "subjectAltName=IP:127.0.0.1",
+             "-keyout", str(key), "-out", str(certificate)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        self.options = ("--certfile", str(certificate), "--keyfile", str(key))
+        self.trust = ssl.create_default_context(cafile=certificate)
+
+    def connect(self) -> ssl.SSLSocket:
+        return self.trust.wrap_socket(super().connect(), server_hostname="127.0.0.1")
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self.port, timeout=PATIENCE_SECONDS, context=self.trust
+        )
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def encrypted_hub(tmp_path: Path) -> Iterator[EncryptedHub]:
+    hub = EncryptedHub(tmp_path)
+    try:
+        hub.start(*hub.options)
+        yield hub
+    finally:
+        if hub.process:
+            hub.stop()
+
+
+def encoded(hub: Hub, channel: str) -> bytes:
+    return sse.encode(hub.file(channel).read_bytes(), [])
+
+
+def test_publishers_are_answered_one_request_after_the_other(encrypted_hub: EncryptedHub) -> None:
+    """Fails if encrypted connections get the fast path (`cfg.is_ssl` in `server`)."""
+    request = b"POST /orders HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n"
+    with encrypted_hub.connect() as connection:
+        for n in range(100, 105):
+            connection.sendall(request + b"%d" % n)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 201
+            assert encrypted_hub.rows("orders")[-1] == answer.read() + b"\t\t%d" % n
+    assert len(encrypted_hub.rows("orders")) == 5
+    assert "Traceback" not in encrypted_hub.log
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_events_that_come_while_a_reader_waits_are_encrypted(
+    encrypted_hub: EncryptedHub, version: str
+) -> None:
+    """Fails if the waker writes to encrypted sockets itself (`SSLSocket` in `read`)."""
+    request = f"GET /live?format=sse HTTP/{version}\r\nHost: h\r\n\r\n".encode()
+    with encrypted_hub.connect() as connection:
+        connection.sendall(request)
+        received = b""
+        while not received.endswith((b"\r\n\r\n:\n", b"\r\n:\n\r\n")):
+            received += connection.recv(65536)
+        head, _, received = received.partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/{version} 200 OK\r\n".encode())
+        for n in range(5):
+            encrypted_hub.publish("/live", f"event {n}\nof two lines")
+            frames = b":\n" + encoded(encrypted_hub, "live")
+            while (unchunked(received)[0] if version == "1.1" else received) != frames:
+                piece = connection.recv(65536)
+                assert piece, received
+                received += piece
+                assert len(received) < 2 * len(frames) + 100, received
+    assert "Traceback" not in encrypted_hub.log
+
+
+def test_a_download_and_a_part_of_one_are_encrypted(encrypted_hub: EncryptedHub) -> None:
+    """Fails if the file goes to encrypted sockets by `sendfile` (`SSLSocket` in `channel`)."""
+    for n in range(3):
+        encrypted_hub.publish("/large", f"{n}" * 1_000_000)
+    file = encrypted_hub.file("large").read_bytes()
+    whole = encrypted_hub.get("/large")
+    assert whole.status == 200
+    assert whole.headers["Content-Length"] == str(len(file))
+    assert whole.body == file
+    part = encrypted_hub.get("/large", Range="bytes=999990-2000009")
+    assert part.status == 206
+    assert part.headers["Content-Range"] == f"bytes 999990-2000009/{len(file)}"
+    assert part.body == file[999_990:2_000_010]
+    assert "Traceback" not in encrypted_hub.log
+
+
+def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
+    encrypted_hub: EncryptedHub,
+) -> None:
+    """Fails without `connections.begin_drain`: of itself gunicorn waits for streams for 30 s."""
+    with encrypted_hub.connect() as idle:
+        idle.sendall(b"GET /quiet HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert idle.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+        with Stream(encrypted_hub, "/quiet") as stream:
+            encrypted_hub.publish("/quiet", "the last")
+            stream.read(1)
+            started = time.monotonic()
+            assert encrypted_hub.stop() == 0
+            assert time.monotonic() - started < 5.0
+            frames = re.escape(encoded(encrypted_hub, "quiet"))
+            assert re.fullmatch(rb":\n%bretry: \d+\n" % frames, stream.read_to_end())
+    assert "Traceback" not in encrypted_hub.log
+
+
+def test_a_stop_does_not_wait_for_who_has_not_begun_to_encrypt(
+    encrypted_hub: EncryptedHub,
+) -> None:
+    """Fails if the handshake is made before the hub knows of the connection."""
+    with Hub.connect(encrypted_hub):
+        encrypted_hub.publish("/silent", "x")  # the hub has accepted both
+        assert encrypted_hub.process
+        encrypted_hub.process.terminate()
+        started = time.monotonic()
+        encrypted_hub.process.wait(40.0)
+        assert time.monotonic() - started < 5.0
