@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from esource.errors import StartError, StorageError
 from esource.event import DEFAULT_ID
-from esource.hub.hub import SERVER_LOCK, WRITER_LOCK, FolderLock
-from esource.log.file import Log
+from esource.log.file import FileLog
+from esource.log.folder import Folder
+from esource.log.lock import Lock
 
 BLOCK_BYTES = 1 << 20
 
@@ -30,23 +31,21 @@ class Finding(NamedTuple):
 
 
 def channel_files(folder: Path) -> list[Path]:
-    """Return the channel files of a folder, by name. Raises `StartError`."""
+    """Return the files that a hub would open, by name. Raises `StartError`."""
     if not folder.is_dir():
         raise StartError(f"{folder} is not a folder")
-    return sorted(path for path in folder.glob("*.tsv") if path.is_file())
+    logs = Folder(folder)
+    return [logs.path_of(name) for name in logs.names()]
 
 
-def hold(folder: Path) -> list[FolderLock]:
+def hold(folder: Path) -> list[Lock]:
     """Return the folder's locks, taken, as far as there are any. Raises `StartError`."""
-    locks = []
-    for name in (SERVER_LOCK, WRITER_LOCK):
-        lock = FolderLock(folder / name)
-        if lock.path.exists():
-            if not lock.acquire():
-                raise StartError(
-                    f"the folder {folder} is held by a hub ({lock.holder()}); stop that first"
-                )
-            locks.append(lock)
+    locks = [lock for lock in (Lock.of_server(folder), Lock.of_writer(folder)) if lock.path.exists()]
+    for lock in locks:
+        if not lock.acquire():
+            raise StartError(
+                f"the folder {folder} is held by a hub ({lock.holder()}); stop that first"
+            )
     return locks
 
 
@@ -111,7 +110,7 @@ def repair(path: Path) -> Path | None:
             os.fsync(file.fileno())
     except OSError as error:
         raise StorageError(f"cannot copy {path.name} to {copy.name}: {error.strerror}") from None
-    log = Log(path)
-    if log.failed or log.read_only:
-        raise StorageError(log.failed or log.read_only)
+    log = FileLog(path)
+    if log.end != path.stat().st_size:  # it could not be written to
+        raise StorageError(log.refusal or f"{path.name} is read-only")
     return copy

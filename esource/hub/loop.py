@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
+from greenlet import settrace
 
 T = TypeVar("T")
 LAG_SECONDS = 0.5
@@ -95,3 +96,36 @@ def turn() -> Iterator[None]:
         give_way()
     # Who waits was told of it, and runs now: else the next turn would be ours again.
     gevent.sleep(0)
+
+
+class Switches:
+    """How often greenlets have switched in this thread, since `count` was called."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def count(self) -> None:
+        """Begin to count. For tests: it costs each switch a call."""
+
+        def see(event: str, about: object) -> None:
+            self.seen += 1
+
+        settrace(see)
+
+
+switches = Switches()
+
+
+class unswitched:  # noqa: N801 -- it reads as a word: `with unswitched():`
+    """A region in which no greenlet may switch, since what it changes belongs together.
+
+    Where switches are counted, as in the tests, one in the region fails. Else it costs 0.2 us.
+    """
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = switches.seen
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert kind or switches.seen == self._before, "a greenlet has switched where none may"

@@ -1,8 +1,8 @@
 """Finding places in one log: after an id, at a time, the last few.
 
-A search reads the file in a thread, from its start, since the first occurrence of an id is
-what counts. After the first search the file is mapped in the background (see `zones`), so that
-later ones read only where the id can be.
+A search reads the log in a thread, from its start, since the first occurrence of an id is what
+counts. After the first search the log is mapped in the background (see `rows.find`), so that later
+ones read only where the id can be. It looks at one view: what comes meanwhile is not searched.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,10 @@ import gevent
 
 from esource.event import time_of
 from esource.hub.loop import in_thread, reads
-from esource.log.file import Log
-from esource.rows import resume, selection, tsv
-from esource.rows.zones import ZONE_BYTES, Zone, zone
+from esource.hub.view import View
+from esource.log import Log
+from esource.rows import find, tsv
+from esource.rows.find import ZONE_BYTES, Verdict, Zone, zone
 
 SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
 HOP_BYTES = 1 << 23  # of them in one go, in a thread
@@ -34,50 +35,54 @@ class Search:
         """Learn no more: nobody will ask."""
         self._closed = True
 
-    def after(self, end: int, id: bytes) -> tuple[int, str]:
-        """Return the offset where a reader goes on who has seen `id`, and how it was found.
+    def after(self, view: View, id: bytes) -> tuple[int, Verdict]:
+        """Return the offset where a follower goes on that has seen `id`, and how it was found.
 
-        `exact`: after the first event with this id before `end`. `time`: the id is not there
-        but is a time, as the newest is: at the first event of a later time. `start`: any other.
+        `EXACT`: after the first event with this id. `TIME`: the id is not there but is a time, as
+        the newest is: at the first event of a later time. `START`: any other.
         """
-        offset = self._find(end, lambda zone: zone.admits_id(id), lambda r: resume.after_id(r, id))
-        if offset >= 0:
-            return offset, "exact"
+        offset = self._find(
+            view.end, lambda zone: zone.admits_id(id), lambda rows: find.after_id(rows, id)
+        )
+        if offset is not None:
+            return offset, Verdict.EXACT
         time = time_of(id)
-        if time is None or time_of(in_thread(reads(), id_before, self.log, end)) is None:
-            return 0, "start"
-        return self.later_than(end, time), "time"
+        if time is None or time_of(view.newest_id) is None:
+            return self.log.begin, Verdict.START
+        return self.later_than(view, time), Verdict.TIME
 
-    def later_than(self, end: int, time: int) -> int:
+    def later_than(self, view: View, time: int) -> int:
         """Return the offset of the first event whose id is a later time, in ns since 1970.
 
-        It is `end` if there is none before.
+        It is the view's end if there is none.
         """
-        self._map(end)
+        self._map(view.end)
         offset = self._find(
-            end, lambda zone: zone.admits_later(time), lambda r: resume.later_than(r, time)
+            view.end,
+            lambda zone: zone.admits_later(time),
+            lambda rows: find.later_than(rows, time),
         )
-        return offset if offset >= 0 else end
+        return view.end if offset is None else offset
 
-    def last(self, end: int, count: int, start: int, types: frozenset[bytes]) -> int:
-        """Return the offset of the last `count` events before `end`, of these types if any.
+    def last(self, view: View, count: int, start: int, types: frozenset[bytes]) -> int:
+        """Return the offset of the last `count` events of the view, of these types if any.
 
-        None of them is before `start`. Reads the file from its end.
+        None of them is before `start`. Reads the log from its end.
         """
-        blocks = self.log.backwards(end)
+        blocks = self.log.backwards(view.end)
 
         def step(count: int) -> tuple[int, int]:
             """Return where in the next block the last events begin, and how many are there."""
             block = next(blocks, None)
             if block is None:
-                return 0, 0
+                return start, 0
             offset, rows = block
             if offset < start:
                 offset, rows = start, rows[start - offset :]
-            place, found = selection.last(rows, count, types)
+            place, found = tsv.last(rows, count, types)
             return offset + place, found
 
-        place = end
+        place = view.end
         while count > 0 and place > start:
             place, found = in_thread(reads(), step, count)
             count -= found
@@ -85,20 +90,22 @@ class Search:
 
     @property
     def _mapped(self) -> int:
-        return self._zones[-1].end if self._zones else 0
+        return self._zones[-1].end if self._zones else self.log.begin
 
-    def _find(self, end: int, admits: Callable[[Zone], bool], find: Callable[[bytes], int]) -> int:
-        """Return the first offset where `find` finds something, in zones that admit it; or -1."""
+    def _find(
+        self, end: int, admits: Callable[[Zone], bool], find: Callable[[bytes], int | None]
+    ) -> int | None:
+        """Return the first offset where `find` finds something, in zones that admit it."""
 
-        def step(offset: int, stop: int) -> tuple[int, int]:
-            """Return where it was found, or -1, and how far the search has come."""
+        def step(offset: int, stop: int) -> tuple[int | None, int]:
+            """Return where it was found, if it was, and how far the search has come."""
             hop = offset + HOP_BYTES
             while offset < min(stop, hop) and (rows := self.log.read(offset, SCAN_BYTES, stop)):
                 found = find(rows)
-                if found >= 0:
+                if found is not None:
                     return offset + found, offset
                 offset += len(rows)
-            return -1, offset
+            return None, offset
 
         mapped = self._mapped
         places = [(z.offset, z.end) for z in self._zones if z.end <= end and admits(z)]
@@ -107,13 +114,13 @@ class Search:
                 while offset < stop:
                     before = offset
                     found, offset = in_thread(reads(), step, offset, stop)
-                    if found >= 0:
+                    if found is not None:
                         return found
                     if offset == before:
                         break
-            return -1
+            return None
         finally:
-            # For the next one who searches. (Not meanwhile: both would take ten times as long.)
+            # For the next search. (Not meanwhile: both would take ten times as long.)
             if end - mapped > 8 * ZONE_BYTES and not self._is_mapping:
                 self._is_mapping = True
                 gevent.spawn(self._map_quietly, end)
@@ -127,7 +134,7 @@ class Search:
     def _map(self, end: int, pause: float = 0.0) -> None:
         """Bring the zone map up to `end`, but for less than a zone.
 
-        With pauses (in seconds) between zones, if nobody waits for it.
+        With pauses (in seconds) between zones, if nothing waits for it.
         """
 
         def step(offset: int) -> Zone | None:
@@ -143,12 +150,3 @@ class Search:
                 self._zones.append(found)
             if pause:
                 gevent.sleep(pause)
-
-
-def id_before(log: Log, end: int) -> bytes:
-    """Return the id of the last event before an offset; empty if there is none. Blocks."""
-    for _, rows in log.backwards(min(end, log.end)):
-        place, found = selection.last(rows, 1, frozenset())
-        if found:
-            return tsv.id_of(rows[place:])
-    return b""

@@ -1,46 +1,69 @@
-"""Rows that are read and sent together. Pure, but for the reading itself.
+"""What is read together, and the last of it in memory: encoded once for all who follow.
 
-What is at the tail is read by thousands at a time, and encoded once for all of them.
+    log      |--------------------------------|----|--|------|   committed
+    tail                                      |----|--|------|   stretches, without a gap
+                                              begin          end
+
+What is at the tail is read by thousands at a time. Of a log that is published to and followed the
+last commits are kept; with the first gap, or once it is quiet, they are forgotten, since everything
+is in the log.
 """
 
-from esource.log.file import Log
+from collections.abc import Callable
+from typing import NamedTuple
+
+from esource.hub.view import View
+from esource.log import Log
 from esource.rows.tsv import Encode
 
 READ_BYTES = 1 << 18  # of rows encoded at a time, and
 READ_ROWS = 4000  # how many: together about two milliseconds of the loop
+TAIL_BYTES = 1 << 18  # of rows kept in memory, at most, and
+TAIL_STRETCHES = 256  # how many: each costs as much as some kilobytes
+PUSH_BYTES = 1 << 16  # of encoded events pushed at a time: what a socket may take
 
 
-class Batch:
-    """Whole rows that stand together in a file, encoded at most once for each format."""
+class Stretch:
+    """Whole rows that stand together in a log, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "malformed", "offset", "rows")
+    __slots__ = ("_encoded", "log", "offset", "rows")
 
-    def __init__(self, offset: int, rows: bytes) -> None:
+    def __init__(self, log: Log, offset: int, rows: bytes) -> None:
+        self.log = log
         self.offset = offset
         self.rows = rows
-        self.malformed: list[bytes] = []
         self._encoded: dict[Encode, tuple[bytes, int]] = {}
 
+    @property
+    def end(self) -> int:
+        """The offset after the last row."""
+        return self.offset + len(self.rows)
+
     def is_encoded(self, encode: Encode) -> bool:
-        """Whether somebody has asked for this format before."""
+        """Whether this format has been asked for before."""
         return encode in self._encoded
 
-    def encoded(self, encode: Encode) -> tuple[bytes, int]:
-        """Return the rows in a format, and how many events they are.
+    def encoded(
+        self, encode: Encode, malformed: Callable[["Stretch", int], None]
+    ) -> tuple[bytes, int]:
+        """Return (the rows in a format, how many events they are).
 
-        (In TSV a row that is not an event counts, too: it is sent like all others.)
+        (In TSV a row that is not an event counts, too: it is sent like all others.) If some rows
+        are no events, `malformed` is told of how many, the first time.
         """
         if encode not in self._encoded:
-            self.malformed = []
-            text = encode(self.rows, self.malformed)
-            self._encoded[encode] = text, self.rows.count(b"\n") - len(self.malformed)
+            skipped: list[bytes] = []
+            text = encode(self.rows, skipped)
+            self._encoded[encode] = text, self.rows.count(b"\n") - len(skipped)
+            if skipped:
+                malformed(self, len(skipped))
         return self._encoded[encode]
 
 
-def read_few(log: Log, offset: int, end: int) -> bytes:
-    """Return whole rows from an offset, as many as can be encoded without holding the loop."""
+def read_stretch(log: Log, offset: int, end: int) -> Stretch:
+    """Read whole rows from an offset, as many as can be encoded without holding the loop. Blocks."""
     rows = log.read(offset, READ_BYTES, end)
-    return few_rows(rows) or rows
+    return Stretch(log, offset, few_rows(rows) or rows)
 
 
 def few_rows(rows: bytes) -> bytes:
@@ -50,3 +73,95 @@ def few_rows(rows: bytes) -> bytes:
     if count > READ_ROWS:
         size = size * READ_ROWS // count
     return rows[: rows.rfind(b"\n", 0, size) + 1]
+
+
+class Push(NamedTuple):
+    """How what is new is written to a socket: the same value for all who are written to alike."""
+
+    encode: Encode
+    frame: Callable[[bytes], bytes]  # for the protocol that the response is sent with
+
+
+class News(NamedTuple):
+    """What is new to a follower at the tail."""
+
+    data: bytes  # ready to be sent; nothing if the follower must read it itself
+    events: int  # how many that is
+    end: int  # the offset behind it
+    is_all: bool  # there is nothing more after it
+
+
+NO_NEWS = News(b"", 0, 0, is_all=False)
+
+
+class Tail:
+    """The last commits of one log, in stretches that end where a view ends."""
+
+    def __init__(self, malformed: Callable[[Stretch, int], None]) -> None:
+        """Begin with nothing in memory; `malformed` is as for `Stretch.encoded`."""
+        self._malformed = malformed
+        self._log: Log | None = None
+        self._end = 0
+        self._bytes = 0
+        self._stretches: dict[int, Stretch] = {}  # by offset, in order
+        self._news: tuple[object, News] = None, NO_NEWS  # for whom, and what
+
+    def keep(self, log: Log, start: int, rows: bytes) -> None:
+        """Keep the rows of a commit, and so many of those before as there is room for."""
+        if (log, start) != (self._log, self._end):
+            self.forget()
+            self._log = log
+        begin = 0
+        while begin < len(rows):
+            few = few_rows(rows[begin : begin + READ_BYTES]) or rows[begin:]
+            self._stretches[start + begin] = Stretch(log, start + begin, few)
+            begin += len(few)
+        self._end = start + begin
+        self._bytes += begin
+        while len(self._stretches) > TAIL_STRETCHES or (
+            self._bytes > TAIL_BYTES and len(self._stretches) > 1
+        ):
+            self._bytes -= len(self._stretches.pop(next(iter(self._stretches))).rows)
+
+    def forget(self) -> None:
+        """Keep nothing in memory."""
+        self._log = None
+        self._end = self._bytes = 0
+        self._stretches.clear()
+        self._news = None, NO_NEWS
+
+    def at(self, log: Log, offset: int) -> Stretch | None:
+        """Return the stretch that begins at an offset, if it is in memory."""
+        return self._stretches.get(offset) if log is self._log else None
+
+    def until(self, log: Log, offset: int, end: int) -> int:
+        """Return how far to read what is not in memory: up to what is, or to the end."""
+        begin = next(iter(self._stretches), end) if log is self._log else end
+        return begin if offset < begin < end else end
+
+    def encoded(self, stretch: Stretch, encode: Encode) -> tuple[bytes, int]:
+        """Return (a stretch in a format, how many events it is): see `Stretch.encoded`."""
+        return stretch.encoded(encode, self._malformed)
+
+    def news(self, view: View, log: Log, offset: int, push: Push) -> News:
+        """Return what is to be written next to a follower at an offset into a log.
+
+        Nothing, if it is not in memory, or is so much that no socket takes it at once.
+        """
+        key = log, offset, view.end, push
+        if key == self._news[0]:  # most followers are at the same offset
+            return self._news[1]
+        pieces = []
+        size, end, events = 0, offset, 0
+        while stretch := self.at(log, end):
+            piece, count = self.encoded(stretch, push.encode)
+            size += len(piece)
+            if size > PUSH_BYTES:
+                break
+            pieces.append(piece)
+            end = stretch.end
+            events += count
+        data = b"".join(pieces)
+        is_all = log is view.log and end == view.end
+        self._news = key, News(push.frame(data) if data else b"", events, end, is_all)
+        return self._news[1]

@@ -1,128 +1,154 @@
-"""Rows on their way to the disk: what their publishers hold, and the commit that they share.
+"""The one who writes to a channel: a greenlet that drains the queue into the log.
 
-Everybody who publishes while the writer is at the disk is in the next commit: one write, one
-sync, one signal when it is done.
+    publishers ──► queue ──► writer ──► log.append ──► the view moves
+                                                        1. the publishers are answered
+                                                        2. the followers are told
+
+Group commit: the rows of all who publish while the writer is at the disk become the next commit. An
+idle writer is none: its greenlet ends, and the next publisher starts another.
 """
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from gevent.event import Event as Signal  # an event is always an `event.Event`
+import gevent
+from gevent.queue import Empty, SimpleQueue
 
-from esource.errors import EsourceError, PreconditionFailed
-from esource.log.file import Log
-from esource.rows import tsv
-from esource.rows.dedup import Recent
+from esource.errors import EsourceError, StorageError
+from esource.hub.commit import Commit, Done
+from esource.hub.head import Head
+from esource.hub.known import Known
+from esource.hub.loop import commits, in_thread, unswitched
+from esource.hub.receipt import PLAIN, Receipt, Wish
+from esource.hub.stats import Stats
+from esource.log import Moved
 from esource.rows.tsv import Draft
 
-# Given an end and a newest id; raises `PreconditionFailed`.
-Precondition = Callable[[int, bytes], None]
+logger = logging.getLogger(__name__)
 
-TAIL_BYTES = 1 << 18  # of rows of the last commits kept for the readers at the tail
+COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
+IDLE_SECONDS = 0.1  # after which the greenlet ends
+SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
+TRIES = 64  # for a commit, while others change the log again and again
 
 
-class Receipt:
-    """What a publisher holds of rows that are on their way to the disk.
 
-    After `wait` it says what became of them: how many were appended, the first and last id.
-    """
-
-    __slots__ = (
-        "_after", "_commit", "_drafts", "_precondition", "_unique",
-        "appended", "end", "error", "first", "last", "queued", "skipped",
-    )  # fmt: skip
+class Writer:
+    """The queue of one channel, and the greenlet that drains it while there is something in it."""
 
     def __init__(
-        self, commit: "Commit", drafts: list[tuple[Draft, int]],
-        precondition: Precondition | None, unique: bool, after: "Receipt | None",
+        self, name: str, head: Head, fsync: str, dedup_events: int, stats: Stats,
+        committed: Callable[[Done], None], idle: Callable[[], None],
     ) -> None:  # fmt: skip
-        self._commit = commit
-        self._drafts = drafts  # each with the time of its first default id
-        self._precondition = precondition
-        self._unique = unique
-        self._after = after
-        self.queued = time.monotonic()
-        self.error: EsourceError | None = None
-        self.appended = self.skipped = 0  # events
-        self.first = self.last = b""
-        self.end = 0  # where the next row after them begins
+        """Begin with nothing queued.
 
-    def wait(self) -> "Receipt":
-        """Block until the rows are committed: on disk, under ESOURCE_FSYNC=always.
-
-        Raises `StorageError`, `PreconditionFailed`, `Conflict`; then none is in the file.
+        `committed` is called after each commit that has appended rows and answered their
+        publishers, `idle` when there is nothing more to write; neither may wait.
         """
-        if not self._commit.done.is_set():
-            self._commit.done.wait()
-        error = self._commit.error or self.error
-        if error:
-            raise error.again() from error
-        return self
+        self._name = name
+        self._head = head
+        self._fsync = fsync
+        self._stats = stats
+        self._committed = committed
+        self._idle = idle
+        self._known = Known(dedup_events)
+        self._queue: SimpleQueue[Commit] = SimpleQueue()
+        self._open: Commit | None = None  # the last in the queue, which takes more rows
+        self._greenlet: gevent.Greenlet | None = None
+        self._sync_is_due = False
+        self.unfinished: Commit | None = None  # the last that was begun, until it is done
 
-    @property
-    def failed(self) -> bool:
-        """Whether the rows were refused, as far as it is known."""
-        return bool(self._commit.error or self.error)
+    def append(
+        self, drafts: Sequence[Draft], wish: Wish = PLAIN, after: Receipt | None = None
+    ) -> Receipt:
+        """Queue rows, at least one; return at once what tells of them (see `Channel.append`)."""
+        commit = self._open
+        if commit is None or commit.size >= COMMIT_BYTES:
+            commit = self._open = self.unfinished = Commit()
+            self._queue.put(commit)
+            if self._greenlet is None:
+                self._greenlet = gevent.spawn(self._run)
+        return commit.add(drafts, wish, after)
 
-    def rows(self, end: int, newest_id: bytes, recent: Recent | None) -> list[bytes]:
-        """Return the rows to append at `end`, with their ids; on an error none."""
-        self.appended = self.skipped = 0
-        blocks = []
-        seen: dict[bytes, bytes] = {}
+    def _run(self) -> None:
+        """Be the writer greenlet: commit what is queued, until the channel is idle."""
+        while True:
+            try:
+                commit = self._queue.get(timeout=IDLE_SECONDS)
+            except Empty:
+                with unswitched():  # the next publisher must find no writer
+                    if not self._queue.qsize():
+                        self._greenlet = None
+                        self._idle()
+                        return
+                continue
+            if commit is self._open:
+                self._open = None  # it takes no more
+            self._write(commit)
+            del commit  # its rows need not stay in memory while the writer waits
+
+    def _write(self, commit: Commit) -> None:
+        """Commit, answer the publishers, and tell the followers."""
+        name, done = self._head.view.log.name, None
+        began = time.monotonic()
         try:
-            if self._after and self._after.failed:
-                raise PreconditionFailed("what went before it was refused")
-            for draft, micros in self._drafts:
-                rows, events = tsv.stamp(draft, micros), draft.events
-                if self._unique and recent:
-                    rows, events = recent.new(rows, seen)
-                    self.skipped += draft.events - events
-                self.appended += events
-                if rows:
-                    blocks.append(rows)
-            # Last, and not for rows that are all there: a retry is harmless.
-            if blocks and self._precondition:
-                self._precondition(end, newest_id)
+            done = self._commit(commit)
         except EsourceError as error:
-            self.error = error
-            self.appended = 0
-            return []
-        if blocks:
-            self.first = tsv.id_of(blocks[0])
-            last = blocks[-1]
-            self.last = tsv.id_of(last[last.rfind(b"\n", 0, -1) + 1 :])
-        if recent:
-            for rows in blocks:
-                recent.add(rows)
-        return blocks
+            logger.error("%s: %d publishers refused: %s", name, len(commit.receipts), error)
+            commit.error = error
+        except Exception as error:
+            logger.exception("%s: %d publishers refused", name, len(commit.receipts))
+            commit.error = StorageError(f"cannot write {name}: {error!r}")
+        with unswitched():
+            if commit is self.unfinished:
+                self.unfinished = None
+            self._count(commit, done, time.monotonic() - began)
+            # First the publishers, then the followers: both are callbacks of the loop, which runs
+            # them in this order.
+            commit.answer()
+            if done and done.start < done.view.end:
+                self._sync_soon()
+                self._committed(done)
 
+    def _commit(self, commit: Commit) -> Done:
+        """Append what is queued, and make the next view. Raises `StorageError`."""
+        head, known, with_dedup = self._head, self._known, commit.needs_dedup
+        with head.lock:
+            for _ in range(TRIES):
+                view = head.view
+                if not known.covers(view, with_dedup):
+                    in_thread(commits(), known.catch_up, view, with_dedup)
+                done = in_thread(commits(), commit.append_to, view, known)
+                if isinstance(done, Done):
+                    head.advance(done.view)
+                    return done
+                head.take_in()
+        raise StorageError(f"{done.why}, again and again")
 
-class Commit:
-    """Rows that are written and synced together; their publishers share one signal."""
+    def _count(self, commit: Commit, done: Done | None, seconds: float) -> None:
+        """Count a commit that took so many seconds."""
+        stats, now, events = self._stats, time.monotonic(), 0
+        for receipt in commit.receipts:
+            receipt.forget_before()
+            events += receipt.appended
+            stats.publish_seconds.observe(now - receipt.queued)
+        if done is None:
+            stats.failed_commits += 1
+        elif events:
+            size = done.view.end - done.start
+            stats.committed(self._name, events, size, seconds, done.sync_seconds, now)
 
-    __slots__ = ("done", "error", "receipts", "size")
+    def _sync_soon(self) -> None:
+        """Under ESOURCE_FSYNC=interval: put what is committed on disk within `SYNC_SECONDS`."""
+        if self._fsync == "interval" and not self._sync_is_due:
+            self._sync_is_due = True
+            gevent.spawn_later(SYNC_SECONDS, self.sync)
 
-    def __init__(self) -> None:
-        self.receipts: list[Receipt] = []
-        self.size = 0  # bytes of the rows, about
-        self.done = Signal()
-        self.error: EsourceError | None = None
-
-    def append_to(self, log: Log, newest_id: bytes, recent: Recent | None) -> tuple[bytes, int]:
-        """Append to the log; return the rows if they are few, and where they begin. Blocks.
-
-        Runs in a thread: it may be tens of megabytes, of which no step is more than one.
-        """
-        offset = end = log.end
-        blocks = []
-        for receipt in self.receipts:
-            rows = receipt.rows(end, newest_id, recent)
-            end += sum(map(len, rows))
-            receipt.end = end
-            newest_id = receipt.last or newest_id
-            blocks += rows
-        if blocks:
-            if end - offset <= TAIL_BYTES:
-                blocks = [b"".join(blocks)]
-            offset = log.append(*blocks)
-        return (blocks[0] if len(blocks) == 1 else b""), offset
+    def sync(self) -> None:
+        """Put what is committed on disk, if that is still to be done. Blocks."""
+        if self._sync_is_due:
+            self._sync_is_due = False
+            with suppress(StorageError):  # logged there; the log refuses rows from now on
+                self._stats.sync_seconds.observe(in_thread(commits(), self._head.view.log.flush))

@@ -1,1 +1,159 @@
-"""Bytes at offsets, appended and never changed. Blocking calls."""
+r"""The contract of a log: the rows of one channel, as bytes at offsets.
+
+    |-- kept: whole rows, LF-terminated --|
+    begin                               end
+
+    log = logs.open("orders")
+    appended = log.append(log.end, [b"1\t\tone coffee\n"])
+    assert isinstance(appended, Appended)
+    rows = log.read(appended.start, limit=1 << 18, stop=log.end)
+
+Offsets never change their meaning, and rows between `begin` and `end` never change. `end` moves in
+`append` and `refresh` alone, once what is before it is as safe as it is going to be. A log is one
+*generation*: when the rows of a name are replaced, `refresh` hands out the next one, and this one
+can be read for as long as somebody holds it.
+
+All calls block, and all may raise `StorageError`. `append` and `refresh` are for one thread at a
+time; the others are for any number of threads, also during those.
+
+Kinds of logs: `file` (a folder of plain files), `memory` (a list, for the tests). What all of them
+promise is tested by `tests/log/test_contract.py`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")  # of a channel; shorter ones are free for the hub itself
+
+
+class Appended(NamedTuple):
+    """The rows are in the log, right behind `start`, with nothing in between."""
+
+    start: int
+    sync_seconds: float  # how long it took to sync them; 0.0 if they were not
+
+
+class Moved(NamedTuple):
+    """Nothing was appended: the log is not where its caller saw it. `refresh`, and ask again."""
+
+    why: str  # for a person
+
+
+class Replaced(NamedTuple):
+    """The name has another log now."""
+
+    by: "Log"
+    at: int | None  # the offset in it that is this log's end; None if the rows before differ
+    why: str  # for a person
+
+
+class Unchanged(NamedTuple):
+    """The log is where it was."""
+
+
+class Grown(NamedTuple):
+    """Somebody else has appended: `end` has moved."""
+
+
+Change = Unchanged | Grown | Replaced
+
+
+class Log(Protocol):
+    """The rows of one channel, appended and never changed."""
+
+    @property
+    def name(self) -> str:
+        """Its name for a person, such as `orders.tsv`."""
+
+    @property
+    def generation(self) -> str:
+        """Hexadecimal digits that tell this log from others of its name; none before a row."""
+
+    @property
+    def begin(self) -> int:
+        """The offset of the first row that is kept."""
+
+    @property
+    def end(self) -> int:
+        """The offset after the last row."""
+
+    @property
+    def refusal(self) -> str:
+        """The fault that keeps rows out until an append can mend it; empty if there is none."""
+
+    @property
+    def modified(self) -> float:
+        """When the last row was appended, in seconds since 1970; 0.0 if none ever was."""
+
+    def append(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Appended | Moved:
+        """Append blocks of whole rows, LF-terminated: all or none.
+
+        At `expected` or not at all; for None at the end, wherever that is, if `least` (the least
+        default id that was made for these rows, if there is one) is greater than every default id
+        that others have appended meanwhile. On return the rows are before `end`, and as safe as
+        the log was asked to make them. If it raises, none of them is in the log.
+        """
+
+    def is_current(self) -> bool:
+        """Whether the log is as it was last looked at or appended to: cheap.
+
+        An append in progress is no change.
+        """
+
+    def refresh(self) -> Change:
+        """Take in what others have appended, or find the log that has this name now.
+
+        Cuts nothing off, but that the next log is opened as any is.
+        """
+
+    def flush(self) -> float:
+        """Put all rows on disk; return how many seconds it took. A failure is a `refusal`."""
+
+    def read(self, offset: int, limit: int, stop: int) -> bytes:
+        """Return whole rows from `offset`, where a row begins, none of them at or after `stop`.
+
+        At most `limit` bytes, but at least one row; nothing if there is none.
+        """
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes at `offset`, whether rows begin and end there or not."""
+
+    def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, whole rows), the last before `stop`, where a row begins, first."""
+
+    def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
+        """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went.
+
+        Raises `BlockingIOError` when the socket takes none now, and `OSError`. 0: there are none.
+        """
+
+
+class Summary(NamedTuple):
+    """What can be seen of a channel without opening it."""
+
+    name: str
+    size: int  # bytes up to the end of the last whole row
+    newest_id: bytes  # empty if there is no event, or it cannot be seen easily
+    modified: float  # seconds since 1970
+
+
+class Logs(Protocol):
+    """All logs of a hub, by the names of their channels. All calls block."""
+
+    def hold(self, waiting: Callable[[], None]) -> None:
+        """Wait until this process may append, and call `waiting` meanwhile. Raises `StartError`."""
+
+    def open(self, name: str) -> Log:
+        """Return the log of a channel, which may be empty. Its name is not checked."""
+
+    def names(self) -> list[str]:
+        """Return the names of all channels that somebody has written to, in order."""
+
+    def summaries(self, names: Sequence[str]) -> list[Summary]:
+        """Return what can be seen of these channels; those that are gone are left out."""
+
+    def problems(self) -> list[str]:
+        """Return why nothing can be appended now, a line each; empty if something can."""

@@ -1,19 +1,19 @@
-"""One file of whole rows: open, repair, append, read.
+"""A log in one file: opened, repaired, appended to, read back. Knows LF and the disk, not tabs.
 
-What this room knows: bytes at offsets, LF, and how a disk fails. It does not know what
-a row means. Every call is a plain blocking `os` call, to be made from a thread where a
-loop must not wait.
+    |-- whole rows --------------------|-- being appended, or torn --|
+    0                                 end                           size of the file
 
-    |--- rows, on disk, readable ---|--- being appended ---|
-    0                              end                size of the file
+One process writes through the hub; others may append by hand (`>>`), move the file away or put
+another in its place. So before every append the file is looked at. What grew by whole rows is taken
+in; half a row is copied to `<name>.torn-<time>` and cut off; any other change is for the caller.
 
-`end` moves only when an append is complete (and synced, where the log syncs), so nobody
-reads what could still be lost. One process writes; appends are not concurrent; reads are.
+After a failed sync the kernel may have dropped the pages and forgotten that they were dirty (the
+"fsyncgate" of 2018): what was written since the last good sync is unknown, and a second sync that
+succeeds proves nothing. So the file is cut back to `end`, and the log refuses rows until the file
+has been opened again.
 
-After a failed sync the kernel may have dropped the pages and forgotten that they were
-dirty (the "fsyncgate" of 2018): what was written since the last good sync is unknown, and
-a second sync that succeeds proves nothing. So the file is cut back to `end`, and the log
-takes no more rows until it is opened again, and read again, from the disk.
+What a file cannot do: an append at exactly one place is two calls, a look and a write, so a row
+that another program appends between the two, some microseconds, is before ours unasked.
 """
 
 import errno
@@ -22,51 +22,53 @@ import os
 import stat
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
-from esource.errors import LogStale, StorageError, StorageFull
+from esource.errors import StorageError
+from esource.event import default_id
+from esource.log import Appended, Change, Grown, Moved, Replaced, Unchanged, disk
+from esource.log.disk import CHUNK, FILE_MODE, FLAGS
+from esource.rows import tsv
 
 logger = logging.getLogger(__name__)
 
-FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not block the open
-FILE_MODE = 0o640  # events may be private; the group is for backups
-CHUNK = 1 << 16
-
-# Only the data and the size need to be on disk, not the times (macOS has no fdatasync).
-_sync = getattr(os, "fdatasync", os.fsync)
+SAME_BYTES = 1 << 12  # by which two files are compared
+GROWN_BYTES = 1 << 20  # by so many a file may have grown and still be appended to without a refresh
 
 
-class Log:
-    """The rows of one file, or of one that does not exist yet.
+class FileLog:
+    """The rows of one file, or of one that does not exist yet (see `esource.log.Log`).
 
     The file stays open until the last reference to the log is gone.
     """
 
-    def __init__(self, path: Path, sync: bool = True) -> None:
+    begin = 0
+
+    def __init__(self, path: Path, fsync: str = "always") -> None:
         """Open and repair the file, if there is one.
 
-        With `sync`, an append is on disk when it returns, and so is everything that is
-        in the file now. Raises `StorageError`.
+        With `always`, an append is on disk when it returns; with that and `interval`, so is
+        everything that is in the file now. Raises `StorageError`.
         """
         self.path = path
-        self.sync = sync
-        self.end = 0  # bytes; everything before is whole rows
-        self.read_only = ""  # why there can be no appends, if so
-        self.failed = ""  # why there can be none until the file is opened again, if so
-        self.sync_seconds = 0.0  # which the last `flush` took
+        self.name = path.name
+        self.generation = ""
+        self.end = 0
+        self.modified = 0.0
+        self.refusal = ""
+        self._fsync = fsync
         self._fd = -1
         self._identity = (0, 0)
         self._size = 0  # of the file, when it was last looked at or written
-        self._folder_synced = False
+        self._is_read_only = False
+        self._is_appending = False
+        self._folder_is_synced = False
         try:
             self._open()
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise StorageError(
-                    f"{path.name} is a symbolic link; the hub follows none"
-                ) from error
-            raise _storage_error("open", path, error) from error
+            raise disk.storage_error("open", path, error) from error
 
     # -- opening -------------------------------------------------------------------------
 
@@ -79,21 +81,21 @@ class Log:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             fd = os.open(self.path, os.O_RDONLY | FLAGS)
-            self.read_only = f"{self.path.name} is read-only"
+            self._is_read_only = True
         self._adopt(fd)
-        self._size = os.fstat(fd).st_size
-        self.end = self._whole_rows(0, self._size)
-        if self.read_only:
-            return
-        if self.end < self._size:
+        status = os.fstat(fd)
+        self._size = status.st_size
+        end = disk.whole_rows(self._fd, 0, self._size)
+        if end < self._size and not self._is_read_only:
             try:
-                self._cut_torn_row()
+                self._cut_torn_row(end, self._size)
+                self._size = end
             except OSError as error:  # a full disk: what is whole can still be read
-                self.failed = f"{self.path.name} needs repair: {error.strerror}"
-                logger.critical("%s", self.failed)
-                return
-        if self.sync:
-            self._sync_all()
+                self.refusal = f"{self.name} needs repair: {error.strerror}"
+                logger.critical("%s", self.refusal)
+        if self._fsync != "never" and not (self._is_read_only or self.refusal):
+            self._sync()
+        self._move_end(end, status.st_mtime)
 
     def _adopt(self, fd: int) -> None:
         weakref.finalize(self, os.close, fd)
@@ -103,204 +105,222 @@ class Log:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
 
-    def _whole_rows(self, start: int, end: int) -> int:
-        """Return where the last whole row between two offsets ends, or `start`."""
-        while end > start:
-            chunk_start = max(end - CHUNK, start)
-            newline = os.pread(self._fd, end - chunk_start, chunk_start).rfind(b"\n")
-            if newline >= 0:
-                return chunk_start + newline + 1
-            end = chunk_start
-        return start
+    def _move_end(self, end: int, modified: float) -> None:
+        """Show rows to readers. The first one tells this file from others; inodes come back."""
+        if end and not self.generation:
+            first = os.pread(self._fd, min(end, SAME_BYTES), 0).partition(b"\n")[0]
+            name = b"%d %b" % (self._identity[1], first)
+            self.generation = blake2b(name, digest_size=6).hexdigest()
+        self.end, self.modified = end, modified
 
-    def _cut_torn_row(self) -> None:
+    def _cut_torn_row(self, end: int, size: int) -> None:
         """Cut off what follows the last whole row, after saving it."""
-        saved = self._save_aside(self.end, self._size)
-        os.ftruncate(self._fd, self.end)
+        saved = disk.save_aside(self._fd, end, size, self.path)
+        os.ftruncate(self._fd, end)
         os.fsync(self._fd)
         logger.warning(
             "%s: the last row had no end (a torn write); its %d bytes are now in %s",
-            self.path, self._size - self.end, saved,
+            self.path, size - end, saved,
         )  # fmt: skip
-        self._size = self.end
 
-    def _save_aside(self, start: int, end: int) -> str:
-        """Copy bytes of the file to a new file next to it, on disk on return; return its name."""
-        now = time.time()
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"
-        path = self.path.with_name(f"{self.path.name}.torn-{stamp}")
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE)
-        try:
-            with open(fd, "wb") as copy:
-                while start < end:
-                    start += copy.write(os.pread(self._fd, min(end - start, CHUNK), start))
-                copy.flush()
-                os.fsync(fd)
-        except OSError:
-            path.unlink()
-            raise
-        self._sync_folder()
-        return path.name
-
-    def _sync_all(self) -> None:
-        _sync(self._fd)
-        if not self._folder_synced:
-            self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        sync_folder(self.path.parent)
-        self._folder_synced = True
+    def _sync(self) -> None:
+        disk.sync(self._fd)
+        if not self._folder_is_synced:
+            disk.sync_folder(self.path.parent)
+            self._folder_is_synced = True
 
     # -- appending -----------------------------------------------------------------------
 
-    def append(self, *blocks: bytes) -> int:
-        """Append whole rows, LF-terminated, all or none; return the offset where they begin.
+    def append(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Appended | Moved:
+        """Append blocks of whole rows: all or none. One write for each block, and one sync.
 
-        One write for each block, and one sync. On return they are before `end`, and on disk
-        if the log syncs. Creates the file. Raises `StorageFull` or `StorageError` with the
-        file as it was, or `LogStale` if somebody else changed it: see `is_same_file`.
+        Creates the file. Raises `StorageFull` or `StorageError` with the file as it was.
         """
-        if self.read_only or self.failed:
-            raise StorageError(self.read_only or self.failed)
-        self.check_unchanged()
-        if self.is_torn:
-            raise LogStale(f"{self.path.name} ends with an unfinished row")
+        self._is_appending = True
+        try:
+            if self.refusal or self._is_read_only:
+                self._mend()
+            size, why = self._look()
+            if why:
+                return Moved(why)
+            end = disk.whole_rows(self._fd, self.end, size)
+            why = self._why_not(expected, end, least)
+            if why:
+                return Moved(why)
+            if end < size:
+                self._cut_torn_row(end, size)
+            return self._append_at(end, blocks)
+        except OSError as error:
+            raise disk.storage_error("write", self.path, error) from error
+        finally:
+            self._is_appending = False
+
+    def _why_not(self, expected: int | None, end: int, least: bytes) -> str:
+        """Return why rows cannot be appended at `end`, where the file's whole rows end."""
+        if expected is not None and expected != end:
+            return f"{self.name} is {end} bytes long, not {expected}"
+        if least and end > self.end:
+            if end - self.end > GROWN_BYTES:
+                return f"{self.name} has grown by {end - self.end} bytes"
+            newest = tsv.newest_micros(os.pread(self._fd, end - self.end, self.end))
+            if newest is not None and default_id(newest) >= least:
+                return f"{self.name} has grown by rows of a later time"
+        return ""
+
+    def _append_at(self, end: int, blocks: Sequence[bytes]) -> Appended | Moved:
+        """Append to the file, whose whole rows end at `end`, with nothing behind them."""
         try:
             if self._fd < 0:
                 self._create()
+        except FileExistsError:
+            return Moved(f"{self.name} was created")
+        try:
             for block in blocks:
                 view = memoryview(block)
                 while view:  # a disk that fills up writes short first, then fails
                     view = view[os.write(self._fd, view) :]
-            size = sum(map(len, blocks))
-            start = self._start_of_append(size)
         except OSError as error:
-            self._cut_back(error)
-            raise _storage_error("write", self.path, error) from error
-        if self.sync:
-            self.flush(cut=True)
-        self.end = self._size = start + size
-        return start
-
-    def _start_of_append(self, size: int) -> int:
-        """Return where the rows that were just written begin: at `end`, if nobody else writes.
-
-        With O_APPEND the kernel leaves the file's position after them.
-        """
-        if not os.fstat(self._fd).st_nlink:
-            raise LogStale(f"{self.path.name} was removed")
-        start = os.lseek(self._fd, 0, os.SEEK_CUR) - size
-        if start < self.end or (start > self.end and os.pread(self._fd, 1, start - 1) != b"\n"):
-            self.failed = f"{self.path.name} was changed by somebody else at the same time"
-            raise StorageError(self.failed)
-        return start
-
-    def flush(self, cut: bool = False) -> None:
-        """Put everything written on disk. After a failure the log refuses appends.
-
-        With `cut`, a failure also cuts off what was written after `end`. Raises `StorageError`.
-        """
-        if self._fd < 0:
-            return
-        began = time.monotonic()
-        try:
-            self._sync_all()
-            self.sync_seconds = time.monotonic() - began
-        except OSError as error:
-            if cut:
-                self._cut_back(error)
-            self.failed = f"{self.path.name} could not be synced: {error.strerror}"
-            logger.critical("%s; no more writes until it is opened again", self.failed)
-            raise StorageError(self.failed) from error
+            self._cut_back(end, error)
+            raise
+        status = os.fstat(self._fd)
+        if not status.st_nlink:
+            return Moved(f"{self.name} was removed")
+        # With O_APPEND the kernel leaves the file's position after what it wrote.
+        stop = os.lseek(self._fd, 0, os.SEEK_CUR)
+        start = stop - sum(map(len, blocks))
+        if start < end or (start > end and os.pread(self._fd, 1, start - 1) != b"\n"):
+            self.refusal = f"{self.name} was changed by another program at the same time"
+            raise StorageError(self.refusal)
+        seconds = 0.0
+        if self._fsync == "always":
+            try:
+                seconds = self.flush()
+            except StorageError as error:
+                self._cut_back(end, error.__cause__)
+                raise
+        self._size = stop
+        self._move_end(stop, status.st_mtime)
+        return Appended(start, seconds)
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
 
-    def _cut_back(self, cause: OSError) -> None:
+    def _cut_back(self, end: int, cause: BaseException | None) -> None:
         """Take away what an append left after `end`."""
         if self._fd < 0:
             return
         try:
-            if os.fstat(self._fd).st_size > self.end:  # never make it longer, with zeros
-                os.ftruncate(self._fd, self.end)
+            if os.fstat(self._fd).st_size > end:  # never make it longer, with zeros
+                os.ftruncate(self._fd, end)
         except OSError as error:
-            # An unfinished row stands in the file. Opening it again saves that aside.
-            self.failed = f"{self.path.name} holds an unfinished write: {error.strerror}"
-            logger.critical("%s (after: %s)", self.failed, cause.strerror)
+            # An unfinished row stands in the file. Mending it saves that aside.
+            self.refusal = f"{self.name} holds an unfinished write: {error.strerror}"
+            logger.critical("%s (after: %s)", self.refusal, cause)
 
-    # -- has the file changed? -------------------------------------------------------------
+    def flush(self) -> float:
+        """Put everything written on disk; return how long it took. A failure is a `refusal`."""
+        if self._fd < 0:
+            return 0.0
+        began = time.monotonic()
+        try:
+            self._sync()
+        except OSError as error:
+            self.refusal = f"{self.name} could not be synced: {error.strerror}"
+            logger.critical("%s; no more writes until it is opened again", self.refusal)
+            raise StorageError(self.refusal) from error
+        return time.monotonic() - began
 
-    def check_unchanged(self) -> None:
-        """Raise `LogStale` if the file is not as it was last seen, or `StorageError`."""
+    def _mend(self) -> None:
+        """After a fault, open the file again, and save aside and cut off what it has after `end`.
+
+        That was never acknowledged. Raises `StorageError` if the file is still read-only, and
+        `OSError`. If another file has the name now, nothing is done: that is found next.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDWR | FLAGS)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise StorageError(f"{self.name} is read-only") from error
+        try:
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) != self._identity:
+                return
+            # The old description has seen the failed sync. Reads that are under way go on.
+            os.dup2(fd, self._fd, inheritable=False)
+        finally:
+            os.close(fd)
+        if self.refusal and status.st_size > self.end:
+            disk.save_aside(self._fd, self.end, status.st_size, self.path)
+            os.ftruncate(self._fd, self.end)
+        if self._fsync != "never":
+            self._sync()
+        self._size = os.fstat(self._fd).st_size
+        self._is_read_only = False
+        self.refusal = ""
+
+    # -- what others do ------------------------------------------------------------------
+
+    def _look(self) -> tuple[int, str]:
+        """Return the size of the file, and how it is not the one whose rows these are, if so."""
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
-            if self._fd >= 0:
-                raise LogStale(f"{self.path.name} was removed") from None
-            return
-        except OSError as error:
-            raise _storage_error("look at", self.path, error) from error
+            return 0, f"{self.name} was removed" if self._fd >= 0 else ""
+        size = status.st_size
         if (status.st_dev, status.st_ino) != self._identity:
-            raise LogStale(f"{self.path.name} was replaced")
-        if status.st_size != self._size:
-            raise LogStale(f"{self.path.name} is {status.st_size} bytes long, not {self._size}")
+            return size, f"{self.name} was {'replaced' if self._fd >= 0 else 'created'}"
+        if size < self.end:
+            return size, f"{self.name} is {size} bytes long, not {self.end}"
+        return size, ""
 
-    @property
-    def is_torn(self) -> bool:
-        """Whether something that is no whole row was last seen after `end`."""
-        return self._size != self.end
-
-    def is_same_file(self) -> bool:
-        """Return whether the name is still this log's file, and no row of it was cut off."""
+    def is_current(self) -> bool:
+        """Whether nobody else has changed the file since it was last looked at. One `stat`."""
         try:
-            status = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        same = (status.st_dev, status.st_ino) == self._identity
-        return same and status.st_size >= self.end
+            size, why = self._look()
+        except OSError as error:
+            raise disk.storage_error("look at", self.path, error) from error
+        return self._is_appending or (not why and size == self._size)
 
-    def take_in(self) -> int:
-        """Move `end` past the whole rows that others have appended; return how many bytes.
+    def refresh(self) -> Change:
+        """Take in whole rows that others have appended, or open the file that has the name now.
 
-        What follows the last of them is left alone: somebody may be in the middle of
-        writing it. (The next append cuts it off, or finds it finished.) They are on disk
-        if the log syncs. Raises `StorageError`.
+        What follows the last whole row is left alone: its writer may be in the middle of it. After
+        a fault nothing is taken in: what is behind `end` may be this log's own, and refused. The
+        rows are on disk where appends are.
         """
         try:
-            self._size = os.fstat(self._fd).st_size
-            end = self._whole_rows(self.end, self._size)
+            size, why = self._look()
+            if why:
+                new = FileLog(self.path, self._fsync)
+                return Replaced(new, self.end if self._is_in(new) else None, why)
+            if self.refusal:
+                return Unchanged()
+            end = disk.whole_rows(self._fd, self.end, size)
         except OSError as error:
-            raise _storage_error("read", self.path, error) from error
-        if self.sync and not self.read_only:
+            raise disk.storage_error("read", self.path, error) from error
+        if end > self.end and self._fsync == "always" and not self._is_read_only:
             self.flush()
-        grown, self.end = end - self.end, end
-        return grown
+        self._size = size
+        if end == self.end:
+            return Unchanged()
+        self._move_end(end, os.fstat(self._fd).st_mtime)
+        return Grown()
 
-    def reopened(self) -> "Log":
-        """Return a new log on the file that now has this log's name.
-
-        If appends failed, what they may have left after `end` was never acknowledged: it is
-        saved aside and cut off first. Raises `StorageError`.
-        """
-        try:
-            if self.failed and self._fd >= 0 and self.is_same_file():
-                size = os.fstat(self._fd).st_size
-                if size > self.end:
-                    self._save_aside(self.end, size)
-                    os.ftruncate(self._fd, self.end)
-        except OSError as error:
-            raise _storage_error("reopen", self.path, error) from error
-        return Log(self.path, self.sync)
+    def _is_in(self, other: "FileLog") -> bool:
+        """Whether another file begins with these rows, by the bytes right before `end`."""
+        size = min(self.end, SAME_BYTES)
+        start = self.end - size
+        return self.end <= other.end and self.pread(start, size) == other.pread(start, size)
 
     # -- reading -------------------------------------------------------------------------
 
-    def read(self, offset: int, limit: int, stop: int = -1) -> bytes:
-        """Return whole rows from `offset`, which is the start of a row.
-
-        At most `limit` bytes, but at least one row; none at or after `stop` (default: the
-        end). Raises `StorageError`.
-        """
-        stop = self.end if stop < 0 else stop
+    def read(self, offset: int, limit: int, stop: int) -> bytes:
+        """Return whole rows from `offset`, where a row begins, none of them at or after `stop`."""
         while True:
             size = min(limit, stop - offset)
             rows = self.pread(offset, size)
@@ -310,20 +330,16 @@ class Log:
             limit *= 2  # one row is longer than the limit
 
     def pread(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes at `offset`. Raises `StorageError`."""
+        """Return up to `size` bytes at `offset`."""
         if size <= 0 or self._fd < 0:
             return b""
         try:
             return os.pread(self._fd, size, offset)
         except OSError as error:
-            raise _storage_error("read", self.path, error) from error
+            raise disk.storage_error("read", self.path, error) from error
 
-    def backwards(self, stop: int = -1) -> Iterator[tuple[int, bytes]]:
-        """Yield blocks of whole rows and their offsets, the last before `stop` (the end) first.
-
-        Raises `StorageError`.
-        """
-        stop = self.end if stop < 0 else stop
+    def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, whole rows), the last before `stop`, where a row begins, first."""
         size = CHUNK
         while stop:
             start = max(stop - size, 0)
@@ -338,32 +354,5 @@ class Log:
             size = CHUNK
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
-        """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went.
-
-        Raises `BlockingIOError` when the socket takes none now, and `OSError`.
-        """
+        """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""
         return os.sendfile(socket_fd, self._fd, offset, size)
-
-    @property
-    def modified(self) -> float:
-        """When the file was last written, in seconds since 1970; 0.0 if there is none."""
-        return os.fstat(self._fd).st_mtime if self._fd >= 0 else 0.0
-
-    @property
-    def inode(self) -> int:
-        """The number that tells this file from one that replaces it; 0 if there is none."""
-        return self._identity[1]
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on disk: a file whose name is lost is lost."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _storage_error(verb: str, path: Path, error: OSError) -> StorageError:
-    kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
-    return kind(f"cannot {verb} {path.name}: {error.strerror or error}")

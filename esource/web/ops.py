@@ -9,13 +9,9 @@ Nothing of it is a channel: their names are longer. Nobody writes here, and who 
 as for channels.
 """
 
-import errno
-import os
 import re
 import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,6 +24,7 @@ from esource.errors import BadInput
 from esource.hub.hub import Hub
 from esource.hub.limits import RETRY_AFTER
 from esource.hub.loop import in_thread, reads
+from esource.log import Logs
 from esource.web import answers, listing, metrics
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
@@ -38,7 +35,6 @@ ALLOWED = "GET, HEAD, OPTIONS"
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 CHANNELS_PARAMETERS = ("after", "format", "limit", "match")
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
-PROBE_BYTES = 4096
 PROBLEMS = 10  # named in the answer of /-/health
 
 
@@ -59,7 +55,7 @@ def register(app: Flask, hub: Hub) -> None:
         "health": health,
         "ready": ready,
         "metrics": prometheus,
-        "channels": partial(channels, listing.Names(hub.config.dir)),
+        "channels": channels,
     }
     rule = f"/-/<any({', '.join(views)}):view>"
     for function, methods in ((get, ["GET", "HEAD"]), (options, ["OPTIONS"])):
@@ -75,8 +71,8 @@ def register(app: Flask, hub: Hub) -> None:
 def health(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer whether events can be stored. Blocks while that is tried."""
     parameters = answers.parameters(environ, ("format",))
-    problems = in_thread(reads(), _folder_problems, hub.config.dir)
-    problems += [channel.log.failed for channel in hub.open_channels() if channel.log.failed]
+    problems = in_thread(reads(), hub.logs.problems)
+    problems += [refusal for channel in hub.open_channels() if (refusal := channel.refusal)]
     named = problems[:PROBLEMS]
     if len(problems) > len(named):
         named.append(f"{len(problems) - len(named)} more")
@@ -100,32 +96,6 @@ def _state(
     return _answer(f"{'; '.join(problems) or good}\n".encode(), TEXT, status, more)
 
 
-def _folder_problems(folder: Path) -> list[str]:
-    """Return why nothing can be written to the folder, if so.
-
-    Only a write tells of a full disk and of a file system that went read-only. The file has
-    no name, so that nobody sees it and a crash leaves nothing.
-    """
-    try:
-        try:
-            nameless = getattr(os, "O_TMPFILE", 0)
-            fd = os.open(folder, nameless | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                raise
-            # Not every system has such files: then what the rights and flags say.
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
-            return []
-        try:
-            os.write(fd, bytes(PROBE_BYTES))
-        finally:
-            os.close(fd)
-    except OSError as error:
-        return [f"cannot write to the folder {folder}: {error.strerror}"]
-    return []
-
-
 # -- metrics -------------------------------------------------------------------------------
 
 
@@ -135,9 +105,9 @@ def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
     subscribers = {}
     for channel in hub.open_channels():
         opened += 1
-        refusing += bool(channel.log.failed)
-        if hub.config.metrics_channels and channel.readers:
-            subscribers[channel.name] = len(channel.readers)
+        refusing += bool(channel.refusal)
+        if hub.config.metrics_channels and channel.followers:
+            subscribers[channel.name] = len(channel.followers)
     gauges = Gauges(hub.subscribers, opened, refusing, subscribers)
     accept = environ.get("HTTP_ACCEPT", "")
     content, content_type = in_thread(reads(), metrics.text, hub.stats, gauges, accept)
@@ -147,28 +117,26 @@ def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
 # -- channels ------------------------------------------------------------------------------
 
 
-def channels(names: listing.Names, hub: Hub, environ: dict[str, Any]) -> Response:
+def channels(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
     parameters = answers.parameters(environ, CHANNELS_PARAMETERS)
     after, match = parameters.get("after", ""), parameters.get("match", "")
-    page = in_thread(reads(), _page, names, after, match, _limit(parameters))
-    opened = {name: channel for name in page.names if (channel := hub.opened(name))}
-    files = in_thread(reads(), listing.files, hub.config.dir, page.names, opened)
+    page = in_thread(reads(), _page, hub.logs, after, match, _limit(parameters))
+    summaries = in_thread(reads(), hub.logs.summaries, page.names)
     now = time.monotonic()
     rows = []
-    for file in files:
-        channel = opened.get(file.name)
-        size, newest_id = file.size, file.newest_id
+    for name, size, newest_id, modified in summaries:
+        channel = hub.opened(name)
         if channel:  # only it knows what is committed
-            size, newest_id = channel.committed, channel.newest_id
+            _, size, newest_id = channel.view
         rows.append(
             {
-                "name": file.name,
+                "name": name,
                 "bytes": size,
                 "newest_id": newest_id.decode(errors="replace"),
-                "modified": file.modified,
-                "subscribers": len(channel.readers) if channel else 0,
-                "rate": hub.stats.rates.of(file.name, now),
+                "modified": modified,
+                "subscribers": len(channel.followers) if channel else 0,
+                "rate": hub.stats.rates.of(name, now),
             }
         )
     if _format(parameters, environ) == JSON:
@@ -177,8 +145,8 @@ def channels(names: listing.Names, hub: Hub, environ: dict[str, Any]) -> Respons
     return _answer(in_thread(reads(), _table, rows, page, match).encode(), TEXT)
 
 
-def _page(names: listing.Names, after: str, match: str, limit: int) -> listing.Page:
-    return listing.page(names.all(), after, match, limit)
+def _page(logs: Logs, after: str, match: str, limit: int) -> listing.Page:
+    return listing.page(logs.names(), after, match, limit)
 
 
 def _limit(parameters: dict[str, str]) -> int:

@@ -1,0 +1,111 @@
+"""Where a channel is now: its newest view, and how that comes to be another one.
+
+    open ──► view ──► a commit ────────────────────► view
+                 └──► what others did to the log ──► view
+
+A view is replaced in one assignment, under the lock, so two of these never mix. What depends on the
+old one, followers and the tail in memory, is told in the same breath.
+"""
+
+import logging
+from collections.abc import Callable
+
+from gevent.lock import BoundedSemaphore
+
+from esource.hub.loop import in_thread, reads, unswitched
+from esource.hub.search import Search
+from esource.hub.view import View
+from esource.log import Log, Replaced
+
+logger = logging.getLogger(__name__)
+
+# Given the view before, the one now, and the offset in this one's log where that one's ends.
+Changed = Callable[[View, View, int], None]
+
+
+class Head:
+    """The newest view of one channel."""
+
+    def __init__(self, open_log: Callable[[], Log], changed: Changed) -> None:
+        """Nothing is opened yet. `changed` is called after a change that others made."""
+        self.lock = BoundedSemaphore(1)  # held while the log is opened, appended to or refreshed
+        self._open_log = open_log
+        self._changed = changed
+        self._view: View | None = None
+        self._search: Search | None = None  # in the newest view's log
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has returned."""
+        return self._view is not None
+
+    @property
+    def view(self) -> View:
+        """The newest view; `open` must have returned."""
+        assert self._view is not None
+        return self._view
+
+    def open(self) -> None:
+        """Open the log if that was not done yet. Blocks; raises `StorageError`."""
+        if self._view is not None:
+            return
+        with self.lock:
+            if self._view is None:
+                log = in_thread(reads(), self._open_log)
+                self._view = in_thread(reads(), View.of, log)
+
+    def search(self, log: Log) -> Search:
+        """Return what finds places in a log, with all that was learned of it if it is the newest."""
+        search = self._search
+        if search is None or search.log is not log:
+            search = Search(log)
+            if log is self.view.log:
+                self._search = search
+        return search
+
+    def refresh(self) -> View:
+        """Return a view of what is in the log now, whoever put it there. Blocks.
+
+        An append that is in progress is not waited for. Raises `StorageError`.
+        """
+        view = self.view
+        if not in_thread(reads(), view.log.is_current) or view.log.end != self.view.end:
+            with self.lock:
+                self.take_in()
+        return self.view
+
+    def take_in(self) -> None:
+        """Make a view of what others did to the log, if they did. The lock must be held. Blocks.
+
+        Raises `StorageError`, and then the view is as it was.
+        """
+        old = self.view
+        change = in_thread(reads(), old.log.refresh)
+        if isinstance(change, Replaced):
+            logger.warning("%s; opening it anew", change.why)
+            new = in_thread(reads(), View.of, change.by)
+            place = self._place(old, new) if change.at is None else change.at
+        elif old.log.end != old.end:
+            new = in_thread(reads(), View.of, old.log)
+            place = old.end
+        else:
+            return
+        with unswitched():
+            self._view = new
+            if self._search and self._search.log is not new.log:
+                self._search.close()
+                self._search = None
+            self._changed(old, new, place)
+
+    def advance(self, view: View) -> None:
+        """Go on with the view that a commit has made. The lock must be held."""
+        self._view = view
+
+    def _place(self, old: View, new: View) -> int:
+        """Return where those go on in a log who have read another to its end, by the newest id."""
+        logger.error(
+            "%s: a file with %d acknowledged bytes (newest id %r) is gone from this name",
+            old.log.name, old.end, old.newest_id.decode(errors="replace"),
+        )  # fmt: skip
+        place, _ = Search(new.log).after(new, old.newest_id)
+        return place

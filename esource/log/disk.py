@@ -1,0 +1,66 @@
+"""What is asked of the disk: flags, syncs, where whole rows end, and a copy of what is cut off."""
+
+import errno
+import os
+import time
+from pathlib import Path
+
+from esource.errors import StorageError, StorageFull
+
+# A FIFO must not block the open; a link is somebody else's file.
+FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+FILE_MODE = 0o640  # events may be private; the group is for backups
+CHUNK = 1 << 16
+
+# Only the data and the size need to be on disk, not the times (macOS has no fdatasync).
+sync = getattr(os, "fdatasync", os.fsync)
+
+
+def whole_rows(fd: int, start: int, end: int) -> int:
+    """Return where the last whole row between two offsets ends, or `start`. Raises `OSError`."""
+    while end > start:
+        chunk_start = max(end - CHUNK, start)
+        newline = os.pread(fd, end - chunk_start, chunk_start).rfind(b"\n")
+        if newline >= 0:
+            return chunk_start + newline + 1
+        end = chunk_start
+    return start
+
+
+def save_aside(fd: int, start: int, end: int, path: Path) -> str:
+    """Copy bytes of the file at `path` to a new file next to it; return the name of that.
+
+    It is on disk on return, its name included. Raises `OSError`, and then there is no copy.
+    """
+    now = time.time()
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"
+    saved = path.with_name(f"{path.name}.torn-{stamp}")
+    copy_fd = os.open(saved, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE)
+    try:
+        with open(copy_fd, "wb") as copy:
+            while start < end and (piece := os.pread(fd, min(end - start, CHUNK), start)):
+                start += copy.write(piece)
+            copy.flush()
+            os.fsync(copy_fd)
+    except OSError:
+        saved.unlink()
+        raise
+    sync_folder(path.parent)
+    return saved.name
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on disk: a file whose name is lost is lost."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def storage_error(verb: str, path: Path, error: OSError) -> StorageError:
+    """Return what a failed call of the system is to a publisher or a reader."""
+    if error.errno == errno.ELOOP:
+        return StorageError(f"{path.name} is a symbolic link; the hub follows none")
+    kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+    return kind(f"cannot {verb} {path.name}: {error.strerror or error}")

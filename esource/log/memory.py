@@ -1,0 +1,136 @@
+"""A log in memory: the contract in its plainest form, and the model that the tests hold others to.
+
+Several logs of one name share its rows, as several processes share a file or an engine.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from esource.event import default_id
+from esource.log import Appended, Change, Grown, Moved, Replaced, Summary, Unchanged
+from esource.rows import tsv
+
+
+class Rows:
+    """The rows that have one name now: what a file or a database is for other logs."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.modified = 0.0
+
+
+class MemoryLog:
+    """The rows of one channel (see `esource.log.Log`)."""
+
+    begin = 0
+    refusal = ""
+
+    def __init__(self, logs: "MemoryLogs", name: str) -> None:
+        """Begin with what is there."""
+        self.name = name
+        self._logs = logs
+        self._rows = logs.rows.setdefault(name, Rows())
+        self.end = len(self._rows.content)
+
+    @property
+    def generation(self) -> str:
+        """Another for each `Rows`."""
+        return f"{id(self._rows):x}" if self.end else ""
+
+    def append(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Appended | Moved:
+        """Append blocks of whole rows: all or none."""
+        if self._logs.rows.get(self.name) is not self._rows:
+            return Moved(f"{self.name} was replaced")
+        start = len(self._rows.content)
+        if expected is not None and expected != start:
+            return Moved(f"{self.name} is {start} bytes long, not {expected}")
+        newest = tsv.newest_micros(bytes(self._rows.content[self.end :]))
+        if least and newest is not None and default_id(newest) >= least:
+            return Moved(f"{self.name} has grown by rows of a later time")
+        self._rows.content += b"".join(blocks)
+        self._rows.modified = time.time()
+        self.end = len(self._rows.content)
+        return Appended(start, 0.0)
+
+    def is_current(self) -> bool:
+        """Whether nobody else has changed the log."""
+        rows = self._logs.rows.get(self.name)
+        return rows is self._rows and len(rows.content) == self.end
+
+    def refresh(self) -> Change:
+        """Take in what others have appended, or find the rows that have the name now."""
+        if self._logs.rows.get(self.name) is not self._rows:
+            new = MemoryLog(self._logs, self.name)
+            is_in = new.pread(0, self.end) == self.pread(0, self.end)
+            return Replaced(new, self.end if is_in else None, f"{self.name} was replaced")
+        if len(self._rows.content) == self.end:
+            return Unchanged()
+        self.end = len(self._rows.content)
+        return Grown()
+
+    def flush(self) -> float:
+        """Do nothing: memory is as safe as it gets."""
+        return 0.0
+
+    def read(self, offset: int, limit: int, stop: int) -> bytes:
+        """Return whole rows from `offset`, where a row begins, none of them at or after `stop`."""
+        size = 0
+        for row in self.pread(offset, stop - offset).split(b"\n")[:-1]:
+            if size and size + len(row) + 1 > limit:
+                break
+            size += len(row) + 1
+        return self.pread(offset, size)
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes at `offset`."""
+        return bytes(self._rows.content[offset : offset + size])
+
+    def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, row), the last before `stop`, where a row begins, first."""
+        for row in reversed(self.pread(0, stop).split(b"\n")[:-1]):
+            stop -= len(row) + 1
+            yield stop, row + b"\n"
+
+    def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
+        """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""
+        return os.write(socket_fd, self.pread(offset, size))
+
+    @property
+    def modified(self) -> float:
+        """When the last row was appended, in seconds since 1970; 0.0 if none ever was."""
+        return self._rows.modified
+
+
+class MemoryLogs:
+    """Logs in memory, by name (see `esource.log.Logs`)."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Rows] = {}
+
+    def hold(self, waiting: Callable[[], None]) -> None:
+        """Do nothing: no other process can reach them."""
+
+    def open(self, name: str) -> MemoryLog:
+        """Return the log of a channel."""
+        return MemoryLog(self, name)
+
+    def names(self) -> list[str]:
+        """Return the names of all channels that somebody has written to, in order."""
+        return sorted(name for name, rows in self.rows.items() if rows.content)
+
+    def summaries(self, names: Sequence[str]) -> list[Summary]:
+        """Return what can be seen of these channels."""
+        found = []
+        for name in names:
+            log = self.open(name)
+            events = list(tsv.decode(log.pread(0, log.end)))
+            newest_id = events[-1].id if events else b""
+            found.append(Summary(name, log.end, newest_id, log.modified))
+        return found
+
+    def problems(self) -> list[str]:
+        """Return nothing: there is always room."""
+        return []

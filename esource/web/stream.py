@@ -1,0 +1,95 @@
+"""A follow: what there is from the start on, and then what comes, for as long as the client stays."""
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from flask import Response
+from werkzeug.datastructures import Headers
+
+from esource.hub.channel import Channel
+from esource.hub.clients import is_gone, takes_plain_bytes, tune
+from esource.hub.hub import Hub
+from esource.hub.tail import Push
+from esource.log import Log
+from esource.rows import sse
+from esource.rows.formats import EVENT_STREAMS, Format
+from esource.web.encoder import Encoder
+from esource.web.query import Selection
+
+RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
+
+
+def follow(
+    hub: Hub, channel: Channel, log: Log, offset: int, wanted: Selection, format: Format,
+    headers: Headers, environ: dict[str, Any],
+) -> Response:  # fmt: skip
+    """Answer with the events from an offset into a log on. Raises `Busy`."""
+    headers["Cache-Control"] = "no-store"
+    headers["X-Accel-Buffering"] = "no"  # nginx
+    client = environ.get("gunicorn.socket")
+
+    hub.admit_subscriber()
+
+    def content() -> Iterator[bytes]:
+        # Ten thousand of these stand still: no more generators and contexts than needed, since
+        # each that is entered is C stack to keep.
+        if client is not None:
+            tune(client)
+        stretches = channel.follow(
+            log, offset, hub.config.heartbeat_seconds, client, wanted.timeout,
+            _push(wanted, format, environ),
+        )  # fmt: skip
+        encode = Encoder(channel, wanted, format, follows=True)
+        hub.subscribers += 1
+        try:
+            yield format.head  # the headers leave, too
+            for stretch in stretches if not encode.is_done else ():
+                if stretch is not None:
+                    if piece := encode(stretch):
+                        yield piece
+                    if encode.is_done:
+                        break
+                elif format.heartbeat:
+                    yield format.heartbeat
+                elif client is not None and is_gone(client):
+                    return
+            yield format.end
+            if format in EVENT_STREAMS and channel.draining:
+                yield sse.retry(random.randint(*RETRY_MS))
+        finally:
+            hub.subscribers -= 1
+
+    return Response(content(), 200, headers, direct_passthrough=True)
+
+
+def _push(wanted: Selection, format: Format, environ: dict[str, Any]) -> Push | None:
+    """Return how the client is written to past the server; None if that must not be.
+
+    Where every client gets the same bytes, and the connection is the response's alone. The server
+    sends a response without length in chunks, but to HTTP/1.0.
+    """
+    client = environ.get("gunicorn.socket")
+    frame = {"HTTP/1.0": _as_it_is, "HTTP/1.1": _chunk}.get(environ["SERVER_PROTOCOL"])
+    if (
+        not wanted.is_whole
+        or format.separator
+        or client is None
+        or not takes_plain_bytes(client)
+        or frame is None
+    ):
+        return None
+    return _same_push(format.encode, frame)
+
+
+_same_push = cache(Push)  # for ten thousand followers one
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
+def _chunk(data: bytes) -> bytes:
+    """Return the data as a chunk of its own (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

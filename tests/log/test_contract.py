@@ -1,0 +1,323 @@
+"""What every kind of log promises, held against a plain list of rows: see `esource.log`."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from esource.event import default_id
+from esource.log import Appended, Grown, Log, Logs, Moved, Replaced, Unchanged
+from esource.log.folder import Folder
+from esource.log.memory import MemoryLogs
+
+ROWS = b"1\t\tone\n2\t\ttwo\n"
+
+
+class Kind:
+    """One kind of logs, and how its rows are replaced behind its back."""
+
+    def logs(self) -> Logs:
+        raise NotImplementedError
+
+    def replace(self, rows: bytes) -> None:
+        """Give the name `orders` other rows."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class Files(Kind):
+    def __init__(self) -> None:
+        self.folder = TemporaryDirectory()
+        self.path = Path(self.folder.name)
+
+    def logs(self) -> Logs:
+        return Folder(self.path)
+
+    def replace(self, rows: bytes) -> None:
+        (self.path / "other").write_bytes(rows)
+        (self.path / "other").replace(self.path / "orders.tsv")
+
+    def close(self) -> None:
+        self.folder.cleanup()
+
+
+class Memory(Kind):
+    def __init__(self) -> None:
+        self.memory = MemoryLogs()
+
+    def logs(self) -> Logs:
+        return self.memory
+
+    def replace(self, rows: bytes) -> None:
+        self.memory.rows.pop("orders", None)
+        self.memory.open("orders").append(0, [rows] if rows else [])
+
+
+KINDS = [Files, Memory]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    kind = request.param()
+    yield kind
+    kind.close()
+
+
+@pytest.fixture
+def logs(kind: Kind) -> Logs:
+    return kind.logs()
+
+
+@pytest.fixture
+def log(logs: Logs) -> Log:
+    return logs.open("orders")
+
+
+def content(log: Log) -> bytes:
+    return log.pread(log.begin, log.end - log.begin)
+
+
+# -- appending ---------------------------------------------------------------------------------
+
+
+def test_a_log_that_nobody_has_written_to_is_empty(logs: Logs, log: Log) -> None:
+    assert (log.begin, log.end, log.generation, log.modified, log.refusal) == (0, 0, "", 0.0, "")
+    assert (log.read(0, 100, 0), list(log.backwards(0)), logs.names()) == (b"", [], [])
+    assert log.is_current()
+    assert log.refresh() == Unchanged()
+
+
+def test_rows_are_where_the_append_says(logs: Logs, log: Log) -> None:
+    first, second = log.append(0, [ROWS]), log.append(None, [b"3\t\t", b"three\n"])
+    assert isinstance(first, Appended)
+    assert isinstance(second, Appended)
+    assert (first.start, second.start) == (0, len(ROWS))
+    assert content(log) == ROWS + b"3\t\tthree\n"
+    assert content(logs.open("orders")) == content(log)
+    assert log.modified > 0
+    assert logs.names() == ["orders"]
+
+
+def test_an_append_that_expects_another_end_appends_nothing(log: Log) -> None:
+    log.append(0, [ROWS])
+    assert isinstance(log.append(0, [b"no\t\t\n"]), Moved)
+    assert isinstance(log.append(len(ROWS) + 1, [b"no\t\t\n"]), Moved)
+    assert content(log) == ROWS
+    assert log.is_current()
+
+
+def test_rows_of_others_come_first_wherever_the_end_is(logs: Logs, log: Log) -> None:
+    other = logs.open("orders")
+    log.append(0, [ROWS])
+    assert isinstance(other.append(0, [b"no\t\t\n"]), Moved)
+    appended = other.append(None, [b"3\t\tthree\n"])
+    assert isinstance(appended, Appended)
+    assert appended.start == len(ROWS)
+    assert isinstance(log.append(len(ROWS), [b"no\t\t\n"]), Moved)
+    assert content(other) == ROWS + b"3\t\tthree\n"
+
+
+@pytest.mark.parametrize(("theirs", "ours", "fits"), [(5, 6, True), (5, 5, False), (5, 4, False)])
+def test_default_ids_that_others_have_passed_are_not_appended(
+    logs: Logs, log: Log, theirs: int, ours: int, fits: bool
+) -> None:
+    log.append(0, [ROWS])
+    other = logs.open("orders")
+    row = default_id(theirs) + b"\t\ttheirs\n" + b"named\t\ttheirs, too\n"
+    other.append(None, [row])
+    least = default_id(ours)
+    appended = log.append(None, [least + b"\t\tours\n"], least)
+    assert isinstance(appended, Appended) == fits
+    assert content(logs.open("orders")) == ROWS + row + (least + b"\t\tours\n" if fits else b"")
+
+
+# -- others ------------------------------------------------------------------------------------
+
+
+def test_rows_of_others_are_taken_in_when_asked(logs: Logs, log: Log) -> None:
+    other = logs.open("orders")
+    log.append(0, [ROWS])
+    if other.refresh() != Unchanged():  # a file that is new is another log
+        other = logs.open("orders")
+    log.append(None, [b"3\t\tthree\n"])
+    assert not other.is_current()
+    assert other.end == len(ROWS)
+    assert isinstance(other.refresh(), Grown)
+    assert other.is_current()
+    assert content(other) == content(log)
+    assert isinstance(other.refresh(), Unchanged)
+
+
+@pytest.mark.parametrize(
+    ("rows", "at"),
+    [(b"other\t\t\n", None), (b"", None), (ROWS, len(ROWS)), (ROWS + b"3\t\t\n", len(ROWS))],
+)
+def test_a_log_whose_name_has_other_rows_hands_out_the_next_one(
+    kind: Kind, log: Log, rows: bytes, at: int | None
+) -> None:
+    log.append(0, [ROWS])
+    kind.replace(rows)
+    assert not log.is_current()
+    assert isinstance(log.append(None, [b"no\t\t\n"]), Moved)
+    change = log.refresh()
+    assert isinstance(change, Replaced)
+    assert change.at == at
+    assert content(change.by) == rows
+    assert change.by.generation != log.generation
+    assert change.by.is_current()
+    assert content(log) == ROWS  # whoever reads it still can
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def test_a_read_is_whole_rows_at_most_the_limit_but_at_least_one(log: Log) -> None:
+    log.append(0, [ROWS + b"x" * 1000 + b"\n"])
+    end = log.end
+    assert log.read(0, 13, end) == b"1\t\tone\n"
+    assert log.read(0, 1, end) == b"1\t\tone\n"
+    assert log.read(0, 100, 7) == b"1\t\tone\n"
+    assert log.read(7, 1000, len(ROWS)) == b"2\t\ttwo\n"
+    assert log.read(len(ROWS), 10, end) == b"x" * 1000 + b"\n"
+    assert log.read(end, 10, end) == b""
+
+
+def test_backwards_is_whole_rows_last_first(log: Log) -> None:
+    rows = [b"%d\t\t%b\n" % (n, b"x" * (n * 37 % 5000)) for n in range(200)]
+    rows[100] = b"100\t\t" + b"y" * 300_000 + b"\n"
+    log.append(0, [b"".join(rows)])
+    stop = log.end - len(rows[-1])
+    blocks = list(log.backwards(stop))
+    assert len(blocks) >= 5
+    assert all(block.endswith(b"\n") for _, block in blocks)
+    assert b"".join(block for _, block in reversed(blocks)) == b"".join(rows[:-1])
+    assert all(log.read(offset, len(block), stop) == block for offset, block in blocks)
+
+
+def test_bytes_go_to_a_socket_as_they_are(log: Log) -> None:
+    log.append(0, [ROWS])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert log.sendfile(ours.fileno(), 3, 7) == 7
+        assert theirs.recv(100) == ROWS[3:10]
+        assert log.sendfile(ours.fileno(), log.end, 7) == 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                log.sendfile(ours.fileno(), 0, len(ROWS))
+
+
+def test_what_can_be_seen_without_opening(logs: Logs, log: Log) -> None:
+    log.append(0, [ROWS + b"no event\n"])
+    [summary] = logs.summaries(["gone", "orders"]) if isinstance(logs, Folder) else (
+        logs.summaries(["orders"])
+    )
+    assert summary == ("orders", log.end, b"2", log.modified)
+
+
+# -- two appenders, and a list -----------------------------------------------------------------
+
+
+class TwoAppenders(RuleBasedStateMachine):
+    """Two logs of one name, as two hubs have them, against the plain list of rows."""
+
+    kind: type[Kind]
+
+    @initialize()
+    def begin(self) -> None:
+        self.place = self.kind()
+        self.rows: list[bytes] = []
+        self.held = [self.place.logs().open("orders") for _ in range(2)]
+        self.micros = 1
+
+    def teardown(self) -> None:
+        if hasattr(self, "place"):
+            self.place.close()
+
+    def log(self, who: int) -> Log:
+        change = self.held[who].refresh()
+        if isinstance(change, Replaced):
+            self.held[who] = change.by
+        return self.held[who]
+
+    def end(self) -> int:
+        return sum(map(len, self.rows))
+
+    @rule(who=st.integers(0, 1), names=st.lists(st.sampled_from("abc"), min_size=1, max_size=3))
+    def append_at_the_end(self, who: int, names: list[str]) -> None:
+        rows = [f"{name}\t\tx\n".encode() for name in names]
+        for _ in range(2):
+            appended = self.held[who].append(None, rows)
+            if isinstance(appended, Appended):
+                assert appended.start == self.end()
+                self.rows += rows
+                return
+            self.log(who)  # the name had other rows
+        raise AssertionError("twice in a row nobody else has done anything")
+
+    @rule(who=st.integers(0, 1), step=st.integers(-3, 3))
+    def append_a_default_id(self, who: int, step: int) -> None:
+        micros = max(self.micros + step, 1)
+        least = default_id(micros)
+        greatest = max((row[:27] for row in self.rows if row.startswith(b"1970")), default=b"")
+        knew_all = self.held[who].is_current()
+        appended = self.held[who].append(None, [least + b"\t\tx\n"], least)
+        if isinstance(appended, Appended):
+            # A log is asked of what others have appended; of its own rows its caller knows.
+            assert knew_all or least > greatest or self.held[who].end > self.end()
+            self.rows.append(least + b"\t\tx\n")
+            self.micros = max(self.micros, micros)
+        else:
+            assert not knew_all
+            self.log(who)
+
+    @rule(who=st.integers(0, 1), expected=st.integers(0, 3))
+    def append_exactly(self, who: int, expected: int) -> None:
+        offset = self.end() - sum(map(len, self.rows[len(self.rows) - expected :]))
+        log = self.log(who)
+        appended = log.append(offset, [b"exactly\t\tx\n"])
+        assert isinstance(appended, Appended) == (offset == self.end())
+        if isinstance(appended, Appended):
+            self.rows.append(b"exactly\t\tx\n")
+
+    @rule(keep=st.integers(0, 3), other=st.booleans())
+    def replace(self, keep: int, other: bool) -> None:
+        self.rows = self.rows[:keep] + [b"other\t\tx\n"] * other
+        self.place.replace(b"".join(self.rows))
+
+    @rule(who=st.integers(0, 1))
+    def reopen(self, who: int) -> None:
+        self.held[who] = self.place.logs().open("orders")
+
+    @invariant()
+    def a_fresh_look_is_the_list(self) -> None:
+        if not hasattr(self, "place"):
+            return
+        assert content(self.place.logs().open("orders")) == b"".join(self.rows)
+
+    @rule(who=st.integers(0, 1))
+    def a_refreshed_log_is_the_list(self, who: int) -> None:
+        log = self.log(who)
+        assert content(log) == b"".join(self.rows)
+        assert b"".join(r for _, r in reversed(list(log.backwards(log.end)))) == content(log)
+
+
+class _OfFiles(TwoAppenders):
+    kind = Files
+
+
+class _OfMemory(TwoAppenders):
+    kind = Memory
+
+
+for machine in (_OfFiles, _OfMemory):
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestTwoAppendersOfFiles = _OfFiles.TestCase
+TestTwoAppendersOfMemory = _OfMemory.TestCase
