@@ -42,8 +42,9 @@ from esource.hub.stats import Stats
 from esource.hub.tail import READ_BYTES, Batch, few_rows, read_few
 from esource.hub.writer import TAIL_BYTES, Commit, Precondition, Receipt
 from esource.log.file import Log
-from esource.rows import selection, tsv
-from esource.rows.dedup import Recent
+from esource.rows import tsv
+from esource.rows.dedup import Dedup
+from esource.rows.find import Verdict
 from esource.rows.tsv import Draft, Encode
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 NO_NEWS = News(b"", 0, 0, False)
 NAMED_ROWS = 100  # of those that are not events; a file of another kind must not flood the log
 # Publishers' ids of the default form move the hub's own next one, until the year 9000.
-FOLLOWED_MICROS = micros_of(b"9000-01-01T00:00:00.000000Z")
+FOLLOWED_MICROS = micros_of(b"9000-01-01T00:00:00.000000Z") or 0
 
 
 class Position(NamedTuple):
@@ -101,7 +102,7 @@ class Channel:
         self._tail: dict[int, Batch] = {}  # the last commits, by offset; no gaps
         self._tail_bytes = 0
         self._newest_news: tuple[Any, News] = None, NO_NEWS  # for whom, and what
-        self._recent: Recent | None = None
+        self._recent: Dedup | None = None
         self._sync_due = False
         self._named: set[int] = set()  # offsets of rows that are not events, already logged
         self._line = 0, 1  # the offset of the last of them, and the number of its line
@@ -237,8 +238,9 @@ class Channel:
                 self._writer = gevent.spawn(self._write)
         timed = []
         for draft in drafts:
-            if self._newest_micros < draft.newest_micros < FOLLOWED_MICROS:
-                self._newest_micros = draft.newest_micros
+            newest = -1 if draft.newest_micros is None else draft.newest_micros
+            if self._newest_micros < newest < FOLLOWED_MICROS:
+                self._newest_micros = newest
             micros = max(now, self._newest_micros + 1)
             if draft.without_id:
                 self._newest_micros = micros + draft.without_id - 1
@@ -327,7 +329,7 @@ class Channel:
     def _append(self, commit: Commit) -> tuple[bytes, int]:
         if self._recent is None and any(receipt._unique for receipt in commit.receipts):
             rows = in_thread(reads(), _last_rows, self.log, self._dedup_events)
-            self._recent = Recent(self._dedup_events, rows)
+            self._recent = Dedup(self._dedup_events, rows)
         return in_thread(commits(), commit.append_to, self.log, self.newest_id, self._recent)
 
     def sync(self) -> None:
@@ -364,15 +366,15 @@ class Channel:
 
     # -- finding a place -----------------------------------------------------------------
 
-    def after(self, id: bytes) -> tuple[Position, str]:
+    def after(self, id: bytes) -> tuple[Position, Verdict]:
         """Return where a reader goes on who has seen `id`, and how it was found.
 
-        How is one of `exact`, `time` and `start`: see `Search.after`. Blocks while the file is
+        How is `EXACT`, `TIME` or `START`: see `Search.after`. Blocks while the file is
         searched, block by block in a thread.
         """
         search, unfinished = self._searched, self._unfinished
         offset, verdict = search.after(self.committed, id)
-        if verdict != "exact" and unfinished:
+        if verdict is not Verdict.EXACT and unfinished:
             # Who reads the file itself may know an event that is not committed yet.
             unfinished.done.wait()
             search = self._searched
@@ -564,7 +566,7 @@ def _newest_micros(log: Log) -> int:
     is the greatest; publishers' ids of the same form may not, and are looked at that far.
     """
     return next(
-        (newest for _, rows in log.backwards() if (newest := tsv.newest_micros(rows)) >= 0), -1
+        (new for _, rows in log.backwards() if (new := tsv.newest_micros(rows)) is not None), -1
     )
 
 
@@ -572,7 +574,7 @@ def _last_rows(log: Log, count: int) -> bytes:
     """Return the rows of the last `count` events."""
     blocks = []
     for _, rows in log.backwards():
-        place, found = selection.last(rows, count, frozenset())
+        place, found = tsv.last(rows, count, frozenset())
         blocks.append(rows[place:])
         count -= found
         if count <= 0:

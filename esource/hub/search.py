@@ -1,7 +1,7 @@
 """Finding places in one log: after an id, at a time, the last few.
 
 A search reads the file in a thread, from its start, since the first occurrence of an id is
-what counts. After the first search the file is mapped in the background (see `zones`), so that
+what counts. After the first search the file is mapped in the background (see `rows.find`), so that
 later ones read only where the id can be.
 """
 
@@ -12,8 +12,8 @@ import gevent
 from esource.event import time_of
 from esource.hub.loop import in_thread, reads
 from esource.log.file import Log
-from esource.rows import resume, selection, tsv
-from esource.rows.zones import ZONE_BYTES, Zone, zone
+from esource.rows import find, tsv
+from esource.rows.find import ZONE_BYTES, Verdict, Zone, zone
 
 SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
 HOP_BYTES = 1 << 23  # of them in one go, in a thread
@@ -34,19 +34,19 @@ class Search:
         """Learn no more: nobody will ask."""
         self._closed = True
 
-    def after(self, end: int, id: bytes) -> tuple[int, str]:
+    def after(self, end: int, id: bytes) -> tuple[int, Verdict]:
         """Return the offset where a reader goes on who has seen `id`, and how it was found.
 
-        `exact`: after the first event with this id before `end`. `time`: the id is not there
-        but is a time, as the newest is: at the first event of a later time. `start`: any other.
+        `EXACT`: after the first event with this id before `end`. `TIME`: the id is not there
+        but is a time, as the newest is: at the first event of a later time. `START`: any other.
         """
-        offset = self._find(end, lambda zone: zone.admits_id(id), lambda r: resume.after_id(r, id))
-        if offset >= 0:
-            return offset, "exact"
+        offset = self._find(end, lambda zone: zone.admits_id(id), lambda r: find.after_id(r, id))
+        if offset is not None:
+            return offset, Verdict.EXACT
         time = time_of(id)
         if time is None or time_of(in_thread(reads(), id_before, self.log, end)) is None:
-            return 0, "start"
-        return self.later_than(end, time), "time"
+            return 0, Verdict.START
+        return self.later_than(end, time), Verdict.TIME
 
     def later_than(self, end: int, time: int) -> int:
         """Return the offset of the first event whose id is a later time, in ns since 1970.
@@ -55,9 +55,9 @@ class Search:
         """
         self._map(end)
         offset = self._find(
-            end, lambda zone: zone.admits_later(time), lambda r: resume.later_than(r, time)
+            end, lambda zone: zone.admits_later(time), lambda r: find.later_than(r, time)
         )
-        return offset if offset >= 0 else end
+        return end if offset is None else offset
 
     def last(self, end: int, count: int, start: int, types: frozenset[bytes]) -> int:
         """Return the offset of the last `count` events before `end`, of these types if any.
@@ -74,7 +74,7 @@ class Search:
             offset, rows = block
             if offset < start:
                 offset, rows = start, rows[start - offset :]
-            place, found = selection.last(rows, count, types)
+            place, found = tsv.last(rows, count, types)
             return offset + place, found
 
         place = end
@@ -87,18 +87,20 @@ class Search:
     def _mapped(self) -> int:
         return self._zones[-1].end if self._zones else 0
 
-    def _find(self, end: int, admits: Callable[[Zone], bool], find: Callable[[bytes], int]) -> int:
-        """Return the first offset where `find` finds something, in zones that admit it; or -1."""
+    def _find(
+        self, end: int, admits: Callable[[Zone], bool], place_in: Callable[[bytes], int | None]
+    ) -> int | None:
+        """Return the first offset where `place_in` finds something, in zones that admit it."""
 
-        def step(offset: int, stop: int) -> tuple[int, int]:
-            """Return where it was found, or -1, and how far the search has come."""
+        def step(offset: int, stop: int) -> tuple[int | None, int]:
+            """Return where it was found, if it was, and how far the search has come."""
             hop = offset + HOP_BYTES
             while offset < min(stop, hop) and (rows := self.log.read(offset, SCAN_BYTES, stop)):
-                found = find(rows)
-                if found >= 0:
+                found = place_in(rows)
+                if found is not None:
                     return offset + found, offset
                 offset += len(rows)
-            return -1, offset
+            return None, offset
 
         mapped = self._mapped
         places = [(z.offset, z.end) for z in self._zones if z.end <= end and admits(z)]
@@ -107,11 +109,11 @@ class Search:
                 while offset < stop:
                     before = offset
                     found, offset = in_thread(reads(), step, offset, stop)
-                    if found >= 0:
+                    if found is not None:
                         return found
                     if offset == before:
                         break
-            return -1
+            return None
         finally:
             # For the next one who searches. (Not meanwhile: both would take ten times as long.)
             if end - mapped > 8 * ZONE_BYTES and not self._is_mapping:
@@ -148,7 +150,7 @@ class Search:
 def id_before(log: Log, end: int) -> bytes:
     """Return the id of the last event before an offset; empty if there is none. Blocks."""
     for _, rows in log.backwards(min(end, log.end)):
-        place, found = selection.last(rows, 1, frozenset())
+        place, found = tsv.last(rows, 1, frozenset())
         if found:
             return tsv.id_of(rows[place:])
     return b""

@@ -12,7 +12,7 @@ from gevent.event import Event as Signal  # an event is always an `event.Event`
 from esource.errors import EsourceError, PreconditionFailed
 from esource.log.file import Log
 from esource.rows import tsv
-from esource.rows.dedup import Recent
+from esource.rows.dedup import Dedup
 from esource.rows.tsv import Draft
 
 # Given an end and a newest id; raises `PreconditionFailed`.
@@ -64,7 +64,7 @@ class Receipt:
         """Whether the rows were refused, as far as it is known."""
         return bool(self._commit.error or self.error)
 
-    def rows(self, end: int, newest_id: bytes, recent: Recent | None) -> list[bytes]:
+    def rows(self, end: int, newest_id: bytes, recent: Dedup | None) -> list[bytes]:
         """Return the rows to append at `end`, with their ids; on an error none."""
         self.appended = self.skipped = 0
         blocks = []
@@ -108,7 +108,7 @@ class Commit:
         self.done = Signal()
         self.error: EsourceError | None = None
 
-    def append_to(self, log: Log, newest_id: bytes, recent: Recent | None) -> tuple[bytes, int]:
+    def append_to(self, log: Log, newest_id: bytes, recent: Dedup | None) -> tuple[bytes, int]:
         """Append to the log; return the rows if they are few, and where they begin. Blocks.
 
         Runs in a thread: it may be tens of megabytes, of which no step is more than one.

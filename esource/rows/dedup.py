@@ -1,11 +1,18 @@
-"""The last events of a channel by id, for publishers who may send one twice. Pure."""
+"""The last events of a log by id, for publishers who may send one twice. Pure.
+
+    id -> digest of what follows it in the row: type, TAB, data
+
+An event that is sent again with the same content is there already; another content under an id
+that is there is a mistake. Only the last events are remembered: a retry comes soon.
+"""
 
 from hashlib import blake2b
 
 from esource.errors import Conflict
+from esource.rows import tsv
 
 
-class Recent:
+class Dedup:
     """The ids of the last `limit` events, and a digest of what each of them said."""
 
     def __init__(self, limit: int, rows: bytes = b"") -> None:
@@ -15,10 +22,10 @@ class Recent:
         self.add(rows)
 
     def add(self, rows: bytes) -> None:
-        """Take note of the events of whole rows."""
+        """Take note of the events of whole rows; those without id cannot come again."""
         for row in rows.split(b"\n"):
             id, _, content = row.partition(b"\t")
-            if id and b"\t" in content:
+            if id and tsv.is_event(row):
                 self._digests.pop(id, None)  # the newest is the last in the dictionary
                 self._digests[id] = _digest(content)
         while len(self._digests) > self._limit:
@@ -27,8 +34,8 @@ class Recent:
     def new(self, rows: bytes, seen: dict[bytes, bytes]) -> tuple[bytes, int]:
         """Return the rows whose events are neither there nor in `seen`, and how many.
 
-        They are put into `seen`: rows that come in several blocks. Raises `Conflict` if the
-        id of one is there with other content.
+        All of them are events with an id. The new ones are put into `seen`, by id: rows may
+        come in several blocks. Raises `Conflict` if an id is there with other content.
         """
         new = []
         for row in rows.split(b"\n")[:-1]:

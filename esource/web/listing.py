@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from esource.hub.hub import channel_names
 from esource.log.file import FLAGS
-from esource.rows import selection, tsv
+from esource.rows import tsv
 
 SETTLED_NS = 2_000_000_000  # the coarsest clocks of file systems count in 2 s
 RUN = 10_000  # names that are sorted at a time: two milliseconds
@@ -118,7 +118,7 @@ def _look(path: Path, name: str) -> File:
             # The first row may have begun before.
             first = rows.find(b"\n") + 1 if start else 0
             rows = rows[first : rows.rfind(b"\n") + 1]
-            place, found = selection.last(rows, 1, frozenset())
+            place, found = tsv.last(rows, 1, frozenset())
             if found:
                 newest_id = tsv.id_of(rows[place:])
             if found or not start:

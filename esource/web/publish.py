@@ -23,7 +23,7 @@ from esource.hub.writer import Precondition, Receipt
 from esource.rows import ingest, tsv
 from esource.rows.ingest import LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft
-from esource.web import answers, body
+from esource.web import answers, body, query
 
 PARAMETERS = ("id", "event", "each", "expect", "unique")
 # Of a stream that is on its way to the disk; then the sender waits.
@@ -43,8 +43,10 @@ class _Wish(NamedTuple):
 def publish(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     """Answer a POST. Blocks until the events are committed."""
     channel = hub.channel(name)
-    parameters = answers.parameters(environ, PARAMETERS)
-    wish = _Wish(_precondition(channel, parameters, environ), _flag(parameters, "unique"))
+    parameters = query.parameters(environ, PARAMETERS)
+    wish = _Wish(
+        _precondition(channel, parameters, environ), bool(query.flag(parameters, "unique"))
+    )
     decoder = _decoder(hub, parameters, environ)
     hub.admit_channel(channel)
     try:
@@ -80,13 +82,6 @@ def _data(hub: Hub, environ: dict[str, Any]) -> bytes:
 
 
 # -- what is asked for ---------------------------------------------------------------------
-
-
-def _flag(parameters: dict[str, str], name: str) -> bool:
-    value = parameters.get(name, "")
-    if value not in ("", "0", "1"):
-        raise BadInput(f"{name} is {value!r}, but must be 0 or 1")
-    return value == "1"
 
 
 def _precondition(
@@ -127,10 +122,7 @@ def _decoder(
     content_type, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     limit = hub.config.max_event_bytes
     decoder: LineDecoder | StreamDecoder
-    each = parameters.get("each", "")
-    if each:
-        if each != "line":
-            raise BadInput(f"each is {each!r}, but must be line")
+    if query.word(parameters, "each", ["line"]):
         type = check_type(parameters.get("event", ""))
         decoder = LineDecoder(ingest.decode_each_line(type), limit)
         others = {"id"}

@@ -32,10 +32,11 @@ from esource.hub.followers import Direct, is_gone
 from esource.hub.hub import Hub
 from esource.hub.loop import turn
 from esource.hub.tail import Batch
-from esource.rows import selection, sse
+from esource.rows import sse, tsv
+from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
-from esource.rows.selection import Selection
-from esource.web import answers
+from esource.web import answers, query
+from esource.web.query import Selection
 
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
@@ -53,8 +54,8 @@ RTO_MAX_MS = 2000
 def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
     channel = hub.channel(name)
-    pairs = answers.query(environ)
-    wanted = selection.parse(pairs, tuple(FORMATS))
+    pairs = query.pairs(environ)
+    wanted = query.parse(pairs, FORMATS)
     channel.refresh()
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
@@ -63,7 +64,7 @@ def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     start, verdict = _start(channel, wanted, resume_id, follow)
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
-        headers["Esource-Resume"] = verdict
+        headers["Esource-Resume"] = verdict.value
         hub.stats.resumed(verdict)
     if follow:
         return _follow(hub, channel, wanted, format, start, headers, environ)
@@ -99,21 +100,21 @@ def _format(wanted: Selection, accept: str) -> Format:
 
 def _start(
     channel: Channel, wanted: Selection, resume_id: bytes, follow: bool
-) -> tuple[Position, str]:
+) -> tuple[Position, Verdict | None]:
     """Return where to start, and how a resume point was found."""
     if resume_id:
         return channel.after(resume_id)
-    verdict = ""
+    verdict = None
     start = Position(channel.log, 0)
     if wanted.after:
         start, verdict = channel.after(wanted.after)
     if wanted.since is not None:
         later = channel.later_than(wanted.since)
-        start, verdict = max(start, later, key=lambda position: position.offset), "time"
+        start, verdict = max(start, later, key=lambda position: position.offset), Verdict.TIME
     if wanted.tail is not None:
         return channel.last(wanted.tail, start.offset, wanted.types), verdict
     if follow and not verdict:
-        return channel.tail, "live"
+        return channel.tail, Verdict.LIVE
     return start, verdict
 
 
@@ -323,9 +324,9 @@ class _Encoder:
             if self._remaining is not None:
                 self._remaining -= count
         else:
-            rows = selection.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
+            rows = tsv.of_types(batch.rows, wanted.types) if wanted.types else batch.rows
             if self._remaining is not None:
-                rows, count = selection.first(rows, self._remaining)
+                rows, count = tsv.first(rows, self._remaining)
                 self._remaining -= count
             malformed: list[bytes] = []
             piece = self._format.encode(rows, malformed)
