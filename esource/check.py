@@ -17,6 +17,7 @@ from esource.event import DEFAULT_ID
 from esource.log.file import FileLog
 from esource.log.folder import Folder
 from esource.log.lock import Lock
+from esource.rows import tsv
 
 BLOCK_BYTES = 1 << 20
 
@@ -63,12 +64,12 @@ def check(path: Path, progress: Callable[[int], None] = lambda size: None) -> It
             rest = rows.pop()
             for row in rows:
                 line += 1
-                if row.count(b"\t") < 2:
+                if not tsv.is_event(row):
                     yield Finding(
                         path.name, line, "malformed", "not an event (fewer than two tabs)"
                     )
                     continue
-                id = row[: row.index(b"\t")]
+                id = tsv.id_of(row)
                 shown = id.decode(errors="replace")
                 if DEFAULT_ID.fullmatch(id):
                     if id == newest:

@@ -6,17 +6,24 @@ The text is for a person: one line, what was wrong and what to do.
 
 
 class EsourceError(Exception):
-    """Base of everything that esource raises on purpose; `headers` go into the answer."""
+    """Base of everything that esource raises on purpose."""
 
     status = 500
 
-    def __init__(self, text: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.headers = headers
+    def __init__(self, text: str, *facts: object) -> None:
+        super().__init__(text, *facts)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
 
     def again(self) -> "EsourceError":
         """Return another of the same: several greenlets may have to raise one error."""
-        return type(self)(str(self), self.headers)
+        return self.with_text(self.text)
+
+    def with_text(self, text: str) -> "EsourceError":
+        """Return another with the same facts and another text."""
+        return type(self)(text, *self.args[1:])
 
 
 class BadInput(EsourceError):
@@ -38,9 +45,13 @@ class Misdirected(EsourceError):
 
 
 class Busy(EsourceError):
-    """A limit is reached; later it may work."""
+    """A limit is reached; after `seconds` it may work."""
 
     status = 503
+
+    def __init__(self, text: str, seconds: int) -> None:
+        super().__init__(text, seconds)
+        self.seconds = seconds
 
 
 class TooLarge(EsourceError):
@@ -50,9 +61,13 @@ class TooLarge(EsourceError):
 
 
 class BadRange(EsourceError):
-    """The range that is asked for is beyond the end."""
+    """The range that is asked for is beyond the end, which is at byte `size`."""
 
     status = 416
+
+    def __init__(self, text: str, size: int) -> None:
+        super().__init__(text, size)
+        self.size = size
 
 
 class Unsupported(EsourceError):
@@ -73,18 +88,21 @@ class StorageFull(StorageError):
     status = 507
 
 
-class LogStale(StorageError):
-    """The file is not as its log left it: removed, replaced, cut, or appended to by others."""
-
-
 class StartError(EsourceError):
     """The hub cannot start; the text is the one line that the operator sees."""
 
 
 class PreconditionFailed(EsourceError):
-    """Somebody else has appended since; nothing was stored. Read, decide, and try again."""
+    """Others have appended since; nothing was stored. Read, decide, and try again.
+
+    `version` is that of the rows for which it does not hold; empty if there was something else.
+    """
 
     status = 412
+
+    def __init__(self, text: str, version: str = "") -> None:
+        super().__init__(text, version)
+        self.version = version
 
 
 class Conflict(EsourceError):

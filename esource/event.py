@@ -13,14 +13,14 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import NamedTuple
 
-from esource.errors import BadInput
+from esource.errors import BadInput, TooLarge
 
 MAX_ID_BYTES = 1024
 MAX_TYPE_BYTES = 256
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# Up to the year 9499: the publishers' own ids of this form count until 9000 (see `Channel`),
-# so the hub's next one has centuries to go until this pattern fails to know it again.
+# Up to the year 9499: the publishers' own ids of this form move the hub's next one until 9000 (see
+# `micros_of`), so that one has centuries to go until this pattern fails to know it again.
 DEFAULT_ID = re.compile(rb"(?!9[5-9])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 DEFAULT_ID_BYTES = 27
 # Most ids and types, to be let through quickly.
@@ -83,6 +83,11 @@ def check_data(data: bytes) -> bytes:
     return data
 
 
+def too_large(limit: int) -> TooLarge:
+    """Return what is to be raised for data over a limit, in bytes."""
+    return TooLarge(f"an event over the limit of {limit} bytes")
+
+
 def default_id(micros: int) -> bytes:
     """Return the default id of a time, in microseconds since 1970."""
     seconds, fraction = divmod(micros, 1_000_000)
@@ -94,16 +99,17 @@ def _to_the_second(seconds: int) -> bytes:
     return (EPOCH + timedelta(seconds=seconds)).isoformat()[:19].encode()
 
 
-def micros_of(id: bytes) -> int:
-    """Return the microseconds since 1970 of a default id; -1 for any other id."""
-    if not DEFAULT_ID.fullmatch(id):
-        return -1
-    time = time_of(id)
-    return -1 if time is None else time // 1000
+def micros_of(id: bytes) -> int | None:
+    """Return the microseconds since 1970 of a default id; None for any other id.
+
+    And for one of the year 9000 or later: no default id need be greater than such a one.
+    """
+    time = time_of(id) if DEFAULT_ID.fullmatch(id) and not id.startswith(b"9") else None
+    return None if time is None else time // 1000
 
 
 def time_of(id: bytes) -> int | None:
-    """Return the nanoseconds since 1970 that an id names, or None if it is not a time.
+    """Return the nanoseconds since 1970 that an id names; None if it is not a time.
 
     A time is ISO 8601 of at least a full date; without a zone it is UTC.
     """

@@ -25,7 +25,7 @@ def test_default_ids_sort_as_times_and_as_bytes_and_read_back() -> None:
      b"9500-01-01T00:00:00.000000Z"],
 )  # fmt: skip
 def test_other_ids_are_no_default_ids(id: bytes) -> None:
-    assert micros_of(id) == -1
+    assert micros_of(id) is None
 
 
 @pytest.mark.parametrize(

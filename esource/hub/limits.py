@@ -15,7 +15,7 @@ from esource.errors import Busy
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = "10"  # seconds
+RETRY_SECONDS = 10  # after which a client that was refused may come back
 QUIET_SECONDS = 60.0
 
 
@@ -43,8 +43,8 @@ class Limit:
         self._reminder = Reminder()
 
     def refuse(self, text: str) -> NoReturn:
-        """Raise `Busy` with a text for who is refused; the operator has a line in the log."""
+        """Raise `Busy` with a text for the client; the operator has a line in the log."""
         self._reminder.warn(
             "%s is %d, and as many there are: more are refused", self._variable, self.value
         )
-        raise Busy(text, {"Retry-After": RETRY_AFTER})
+        raise Busy(text, RETRY_SECONDS)

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 
+from esource.rows.find import Verdict
+
 RATE_SECONDS = 10  # over which a rate is the mean
 LAG_SAMPLES = 120  # of the event loop, two a second: a minute
 
@@ -87,7 +89,7 @@ class Stats:
         self.failed_commits = 0
         self.delivered = 0  # events, to readers
         self.malformed = 0  # rows that readers met
-        self.resumes: dict[str, int] = {}  # by verdict
+        self.resumes = dict.fromkeys(Verdict, 0)  # reads
         self.refused: dict[int, int] = {}  # requests, by status
         self.lag_seconds = Histogram(SECONDS)
         self.lags: deque[float] = deque([0.0], LAG_SAMPLES)  # the last ones
@@ -112,9 +114,9 @@ class Stats:
             published.events += events
             published.bytes += size
 
-    def resumed(self, verdict: str) -> None:
+    def resumed(self, verdict: Verdict) -> None:
         """Count a read that says where it begins."""
-        self.resumes[verdict] = self.resumes.get(verdict, 0) + 1
+        self.resumes[verdict] += 1
 
     def refuse(self, status: int) -> None:
         """Count a request that was answered with an error."""

@@ -1,46 +1,66 @@
-"""The last events of a channel by id, for publishers who may send one twice. Pure."""
+"""The last events of a log by id, for publishers who may send one twice. Pure.
 
+    id -> digest of what follows it in the row: type, TAB, data
+
+An event that is sent again with the same content is there already; another content under an id
+that is there is a mistake. Only the last events are remembered: a retry comes soon.
+"""
+
+from collections.abc import Mapping, MutableMapping
 from hashlib import blake2b
 
 from esource.errors import Conflict
+from esource.rows import tsv
 
 
-class Recent:
+class Dedup:
     """The ids of the last `limit` events, and a digest of what each of them said."""
 
     def __init__(self, limit: int, rows: bytes = b"") -> None:
         """Begin with the events of whole rows."""
         self._limit = limit
         self._digests: dict[bytes, bytes] = {}
-        self.add(rows)
+        self.add(digests(rows))
 
-    def add(self, rows: bytes) -> None:
-        """Take note of the events of whole rows."""
-        for row in rows.split(b"\n"):
-            id, _, content = row.partition(b"\t")
-            if id and b"\t" in content:
-                self._digests.pop(id, None)  # the newest is the last in the dictionary
-                self._digests[id] = _digest(content)
+    def add(self, digests: Mapping[bytes, bytes]) -> None:
+        """Take note of events: their digests by id, in order."""
+        for id, digest in digests.items():
+            self._digests.pop(id, None)  # the newest is the last in the dictionary
+            self._digests[id] = digest
         while len(self._digests) > self._limit:
             del self._digests[next(iter(self._digests))]
 
-    def new(self, rows: bytes, seen: dict[bytes, bytes]) -> tuple[bytes, int]:
+    def new(self, rows: bytes, seen: MutableMapping[bytes, bytes]) -> tuple[bytes, int]:
         """Return the rows whose events are neither there nor in `seen`, and how many.
 
-        They are put into `seen`: rows that come in several blocks. Raises `Conflict` if the
-        id of one is there with other content.
+        All of them are events with an id. The digests of the new ones are put into `seen`.
+        Raises `Conflict` if an id is there with other content.
         """
         new = []
         for row in rows.split(b"\n")[:-1]:
             id, _, content = row.partition(b"\t")
             digest = _digest(content)
-            known = self._digests.get(id) or seen.get(id)
+            known = seen.get(id) or self._digests.get(id)
             if known is None:
                 seen[id] = digest
                 new.append(row + b"\n")
             elif known != digest:
                 raise Conflict(f"the id {id.decode()!r} is that of an event with other content")
         return b"".join(new), len(new)
+
+
+def digests(rows: bytes) -> dict[bytes, bytes]:
+    """Return the digest of each event in whole rows by its id; without an id it cannot come again.
+
+    Of an id that stands there twice the last one counts, and is the last in order.
+    """
+    found: dict[bytes, bytes] = {}
+    for row in rows.split(b"\n"):
+        id, _, content = row.partition(b"\t")
+        if id and tsv.is_event(row):
+            found.pop(id, None)
+            found[id] = _digest(content)
+    return found
 
 
 def _digest(content: bytes) -> bytes:

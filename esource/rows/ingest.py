@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from esource.errors import BadInput, EsourceError, TooLarge
-from esource.event import Event, check_data, check_id, check_type, micros_of
+from esource.event import Event, check_data, check_id, check_type, too_large
 from esource.rows import ndjson, sse, tsv
 from esource.rows.tsv import Draft
 
@@ -58,7 +58,7 @@ class LineDecoder:
             self._rest.append(piece)
             self._rest_size += len(piece)
         if self._rest_size > self._limit * JSON_FACTOR + OVERHEAD_BYTES:
-            self.error = TooLarge(f"line {self._line}: {_over(self._limit)}")
+            self.error = TooLarge(f"line {self._line}: {too_large(self._limit)}")
 
     def _lines(self, lines: bytes) -> Draft:
         try:
@@ -93,7 +93,7 @@ class StreamDecoder:
         """Return the events of the frames that end in `piece`."""
         draft = self._rows(self._decoder.events(piece))
         if not self.error and self._decoder.pending > self._limit + OVERHEAD_BYTES:
-            self.error = TooLarge(f"line {self._decoder.line + 1}: {_over(self._limit)}")
+            self.error = TooLarge(f"line {self._decoder.line + 1}: {too_large(self._limit)}")
         return draft
 
     def end(self) -> Draft:
@@ -107,8 +107,6 @@ class StreamDecoder:
 
     def _rows(self, events: Iterator[Event]) -> Draft:
         rows = []
-        without_id = 0
-        newest_micros = -1
         try:
             for event in events:
                 for field in event:
@@ -116,59 +114,43 @@ class StreamDecoder:
                 check_id(event.id.decode())
                 check_type(event.type.decode())
                 check_data(event.data)
-                _check_size(event.data, self._limit)
+                if len(event.data) > self._limit:
+                    raise too_large(self._limit)
                 rows.append(tsv.encode(event))
-                without_id += not event.id
-                if event.id:
-                    newest_micros = max(newest_micros, micros_of(event.id))
         except EsourceError as error:
             self.error = type(error)(f"line {self._decoder.line}: {error}")
-        return Draft(b"".join(rows), len(rows), without_id, newest_micros)
+        return Draft.of(b"".join(rows))
 
 
 def decode_tsv(lines: bytes, limit: int) -> Draft:
     """Return rows as in the file: they are kept as they are."""
     _check_text(lines)
-    without_id = 0
+    plain = tsv.plain(lines)
+    malformed: list[bytes] = []
     types = set()
-    for row in lines.split(b"\n")[:-1]:
-        fields = row.split(b"\t", 2)
-        if len(fields) != 3:
-            raise BadInput("a row is id, TAB, event, TAB, data")
-        id, type, data = fields
-        if not id:
-            without_id += 1
-        elif not _PLAIN_ID(id):
+    for id, type, data in zip(*plain, strict=True) if plain else tsv.split(lines, malformed):
+        if id and not _PLAIN_ID(id):
             check_id(id.decode())
         if type not in types:
             check_type(type.decode())
             types.add(type)
         if len(data) > limit:
-            raise TooLarge(_over(limit))
-    events = lines.count(b"\n")
-    newest_micros = tsv.newest_micros(lines) if without_id < events else -1
-    return Draft(lines, events, without_id, newest_micros)
+            raise too_large(limit)
+    if malformed:
+        raise BadInput("a row is id, TAB, event, TAB, data")
+    return Draft.of(lines)
 
 
 def decode_ndjson(lines: bytes, limit: int) -> Draft:
     """Return the events of lines of JSON; blank lines are skipped."""
     _check_utf8(lines)
-    rows = []
-    without_id = 0
-    for line in lines.split(b"\n"):
-        if not line or line.isspace():
-            continue
-        row = ndjson.decode_row(line, limit)
-        without_id += row.startswith(b"\t")
-        rows.append(row)
-    block = b"".join(rows)
-    newest_micros = tsv.newest_micros(block) if without_id < len(rows) else -1
-    return Draft(block, len(rows), without_id, newest_micros)
+    each = [line for line in lines.split(b"\n") if line and not line.isspace()]
+    return Draft.of(b"".join([ndjson.decode_row(line, limit) for line in each]))
 
 
 def decode_each_line(type: bytes) -> DecodeLines:
     """Return the decoder for plain text, of which every line is the data of an event."""
-    beginning = b"\t%b\t" % type
+    beginning = tsv.encode(Event(b"", type, b""))[:-1]
 
     def decode(lines: bytes, limit: int) -> Draft:
         _check_text(lines)
@@ -177,7 +159,7 @@ def decode_each_line(type: bytes) -> DecodeLines:
         if b"\r" in lines:
             lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b"\x0b")
         if len(lines) > limit and max(map(len, lines.split(b"\n"))) > limit:
-            raise TooLarge(_over(limit))
+            raise too_large(limit)
         rows = beginning + lines[:-1].replace(b"\n", b"\n" + beginning) + b"\n"
         events = lines.count(b"\n")
         return Draft(rows, events, events)
@@ -197,12 +179,3 @@ def _check_utf8(text: bytes) -> None:
             text.decode()
         except ValueError:
             raise BadInput("not valid UTF-8") from None
-
-
-def _check_size(data: bytes, limit: int) -> None:
-    if len(data) > limit:
-        raise TooLarge(_over(limit))
-
-
-def _over(limit: int) -> str:
-    return f"an event over the limit of {limit} bytes"

@@ -24,10 +24,6 @@ def retry(milliseconds: int) -> bytes:
     return b"retry: %d\n" % milliseconds
 
 
-# Every byte but those that structure a row or break a line.
-_TEXT = bytes(set(range(256)) - set(b"\t\n\x0b\r"))
-
-
 def encode(rows: bytes, malformed: list[bytes]) -> bytes:
     """Return the frames of whole rows, LF-terminated.
 
@@ -37,20 +33,11 @@ def encode(rows: bytes, malformed: list[bytes]) -> bytes:
 
 
 def _encode_plain(rows: bytes) -> bytes:
-    """Return the frames of rows that are all plain; nothing if they are not.
-
-    Plain rows have an id, and data of one line without tabs. Almost nothing here is done row
-    by row, so it takes half the time of what can do without that.
-    """
-    structure = rows.translate(None, _TEXT)
-    count = len(structure) // 3
-    if structure != b"\t\t\n" * count:
-        return b""
-    fields = rows.replace(b"\n", b"\n\n\t").split(b"\t")[:-1]
-    ids, types, data = fields[::3], fields[1::3], fields[2::3]
+    """Return the frames of rows that are all plain and have an id; nothing if they are not."""
+    ids, types, data = tsv.plain(rows, end=b"\n\n") or ([b""], [], [])
     if not all(ids):
         return b""
-    frames = [b"id: ", b"", b"\ndata: ", b""] * count
+    frames = [b"id: ", b"", b"\ndata: ", b""] * len(ids)
     if any(types):
         frames[::4] = [b"event: %b\nid: " % type if type else b"id: " for type in types]
     frames[1::4] = ids
@@ -59,21 +46,20 @@ def _encode_plain(rows: bytes) -> bytes:
 
 
 def _encode_any(rows: bytes, malformed: list[bytes]) -> bytes:
-    frames = []
     # Latin-1 is bytes as characters: text is put together faster than bytes are.
-    for row in rows.decode("latin-1").split("\n")[:-1]:
-        try:
-            id, type, data = row.split("\t", 2)
-        except ValueError:
-            malformed.append(row.encode("latin-1"))
-            continue
-        if "\r" in row:  # from elsewhere: a CR must not break out of its field
+    text = rows.decode("latin-1")
+    is_foreign = "\r" in text
+    frames = []
+    others: list[str] = []
+    for id, type, data in tsv.split(text, others):
+        if is_foreign:  # a CR must not break out of its field
             id, type = id.replace("\r", " "), type.replace("\r", " ")
             data = tsv.unfold(data.encode("latin-1")).decode("latin-1").replace("\n", "\x0b")
         event_line = f"event: {type}\n" if type else ""
         id_line = f"id: {id}\n" if id else ""
         data = data.replace("\x0b", "\ndata: ")
         frames.append(f"{event_line}{id_line}data: {data}\n\n")
+    malformed += [row.encode("latin-1") for row in others]
     return "".join(frames).encode("latin-1")
 
 

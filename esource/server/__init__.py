@@ -32,7 +32,8 @@ from esource.server.log_lines import last_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from esource.hub.hub import FolderLock, Hub
+    from esource.hub.hub import Hub
+    from esource.log.lock import Lock
     from esource.server.fastpath import FastPath
 
 try:
@@ -58,7 +59,7 @@ logger_class = "esource.server.log_lines.Logger"
 # The hub serves at the root, so no header may move it elsewhere.
 forwarder_headers = ""
 
-_lock: "FolderLock | None" = None
+_lock: "Lock | None" = None
 
 
 def on_starting(server: Any) -> None:
@@ -69,10 +70,10 @@ def on_starting(server: Any) -> None:
             f"--workers {server.cfg.workers}: the hub is one process, the only one that writes "
             f"to {_settings.dir} (it holds that folder's lock); start it with one worker"
         )
-    from esource.hub.hub import prepare_folder
+    from esource.hub.hub import prepare
 
     try:
-        _lock = prepare_folder(_settings.dir)
+        _lock = prepare(_settings)
         if not (server.LISTENERS or _is_given_sockets()):
             _check_addresses(server.cfg.address)
     except StartError as error:
@@ -151,7 +152,7 @@ def post_worker_init(worker: Any) -> None:
     log.info("esource %s on Python %s, %s", __version__, platform.python_version(), packages)
     log.info(
         "%d channels in %s, fsync %s",
-        hub.count_files(),
+        hub.count(),
         _settings.dir.absolute(),
         _settings.fsync,
     )

@@ -24,7 +24,7 @@ from typing import Any
 import gevent
 from gunicorn.util import close_graceful
 
-from esource.hub.followers import is_full, is_gone, shut
+from esource.hub.clients import is_full, is_gone, shut
 from esource.hub.hub import Hub
 from esource.hub.loop import give_way
 from esource.server.fastpath import FastPath

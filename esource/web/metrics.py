@@ -29,7 +29,6 @@ from esource.hub.stats import Histogram, Stats
 
 # There from the start, or `rate()` would miss the first one.
 WATCHED = (500, 503, 507)
-VERDICTS = ("exact", "time", "start", "live")
 _process = ProcessCollector(registry=None)
 
 
@@ -100,7 +99,7 @@ class _Everything:
         )
         for name, meaning, value in now:
             yield GaugeMetricFamily(f"esource_{name}", meaning, value)
-        resumes = dict.fromkeys(VERDICTS, 0) | stats.resumes
+        resumes = {verdict.value: count for verdict, count in stats.resumes.items()}
         yield _labelled(
             CounterMetricFamily, "resumes", "Reads by how their beginning was found", "verdict",
             resumes,

@@ -9,7 +9,6 @@ Nothing of it is a channel: their names are longer. Nobody writes here, and who 
 as for channels.
 """
 
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +19,11 @@ from flask import Flask, Response, request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from esource.errors import BadInput
 from esource.hub.hub import Hub
-from esource.hub.limits import RETRY_AFTER
+from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
 from esource.log import Logs
-from esource.web import answers, listing, metrics
+from esource.web import answers, listing, metrics, query
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
 
@@ -70,7 +68,7 @@ def register(app: Flask, hub: Hub) -> None:
 
 def health(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer whether events can be stored. Blocks while that is tried."""
-    parameters = answers.parameters(environ, ("format",))
+    parameters = query.parameters(environ, ("format",))
     problems = in_thread(reads(), hub.logs.problems)
     problems += [refusal for channel in hub.open_channels() if (refusal := channel.refusal)]
     named = problems[:PROBLEMS]
@@ -82,14 +80,14 @@ def health(hub: Hub, environ: dict[str, Any]) -> Response:
 def ready(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer whether new clients are welcome: not while the hub stops."""
     problems = ["the hub is stopping"] if hub.draining else []
-    return _state("ready", problems, answers.parameters(environ, ("format",)), environ)
+    return _state("ready", problems, query.parameters(environ, ("format",)), environ)
 
 
 def _state(
     good: str, problems: list[str], parameters: dict[str, str], environ: dict[str, Any]
 ) -> Response:
     status = 503 if problems else 200
-    more = {"Retry-After": RETRY_AFTER} if problems else {}
+    more = {"Retry-After": str(RETRY_SECONDS)} if problems else {}
     if _format(parameters, environ) == JSON:
         state = {"status": "failing" if problems else good, "problems": problems}
         return _answer(orjson.dumps(state) + b"\n", JSON, status, more)
@@ -119,9 +117,10 @@ def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
 
 def channels(hub: Hub, environ: dict[str, Any]) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
-    parameters = answers.parameters(environ, CHANNELS_PARAMETERS)
+    parameters = query.parameters(environ, CHANNELS_PARAMETERS)
     after, match = parameters.get("after", ""), parameters.get("match", "")
-    page = in_thread(reads(), _page, hub.logs, after, match, _limit(parameters))
+    limit = query.count_up_to(PAGE_CHANNELS, parameters, "limit")
+    page = in_thread(reads(), _page, hub.logs, after, match, limit)
     summaries = in_thread(reads(), hub.logs.summaries, page.names)
     now = time.monotonic()
     rows = []
@@ -149,13 +148,6 @@ def _page(logs: Logs, after: str, match: str, limit: int) -> listing.Page:
     return listing.page(logs.names(), after, match, limit)
 
 
-def _limit(parameters: dict[str, str]) -> int:
-    text = parameters.get("limit") or str(PAGE_CHANNELS)
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= PAGE_CHANNELS:
-        raise BadInput(f"limit is {text!r}, but must be 1 to {PAGE_CHANNELS}")
-    return int(text)
-
-
 def _table(rows: list[dict[str, Any]], page: listing.Page, match: str) -> str:
     """Return the list for people: a line for each channel, its columns one below the other."""
     lines = [("NAME", "BYTES", "EVENTS/S", "SUBSCRIBERS", "MODIFIED".ljust(20), "NEWEST ID")]
@@ -174,8 +166,8 @@ def _table(rows: list[dict[str, Any]], page: listing.Page, match: str) -> str:
         for line in lines
     )
     if page.next is not None:
-        query = urlencode({"after": page.next, **({"match": match} if match else {})})
-        text += f"# {len(rows)} of {page.total}; the next page: /-/channels?{query}\n"
+        link = urlencode({"after": page.next, **({"match": match} if match else {})})
+        text += f"# {len(rows)} of {page.total}; the next page: /-/channels?{link}\n"
     return text
 
 
@@ -189,10 +181,7 @@ def _printable(id: str) -> str:
 
 def _format(parameters: dict[str, str], environ: dict[str, Any]) -> str:
     """Return the format that the query names, or the client prefers: text if it does not say."""
-    format = parameters.get("format")
-    if format:
-        if format not in (TEXT, JSON):
-            raise BadInput(f"format is {format!r}, but must be one of {TEXT}, {JSON}")
+    if format := query.word(parameters, "format", (TEXT, JSON)):
         return format
     accepted = parse_accept_header(environ.get("HTTP_ACCEPT", ""), MIMEAccept)
     return MEDIA_TYPES[accepted.best_match(MEDIA_TYPES, "text/plain")]

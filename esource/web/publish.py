@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from flask import Response
@@ -19,11 +19,12 @@ from esource.event import Event, check_data, check_id, check_type
 from esource.hub.channel import Channel
 from esource.hub.hub import Hub
 from esource.hub.loop import turn
-from esource.hub.writer import Precondition, Receipt
+from esource.hub.receipt import Precondition, Receipt, Wish
+from esource.hub.view import View
 from esource.rows import ingest, tsv
 from esource.rows.ingest import LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft
-from esource.web import answers, body
+from esource.web import answers, body, query
 
 PARAMETERS = ("id", "event", "each", "expect", "unique")
 # Of a stream that is on its way to the disk; then the sender waits.
@@ -33,31 +34,21 @@ PIECE_BYTES = 64  # as so many a piece counts beyond what is in it
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
 
-class _Wish(NamedTuple):
-    """How rows are to be appended."""
-
-    precondition: Precondition | None
-    unique: bool
-
-
 def publish(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
     """Answer a POST. Blocks until the events are committed."""
     channel = hub.channel(name)
-    parameters = answers.parameters(environ, PARAMETERS)
-    wish = _Wish(_precondition(channel, parameters, environ), _flag(parameters, "unique"))
+    parameters = query.parameters(environ, PARAMETERS)
+    unique = bool(query.flag(parameters, "unique"))
+    wish = Wish(_precondition(parameters, environ), unique)
     decoder = _decoder(hub, parameters, environ)
     hub.admit_channel(channel)
-    try:
-        if decoder:
-            return _publish_batch(hub, channel, decoder, wish, environ)
-        return _publish_event(hub, channel, parameters, wish, environ)
-    except PreconditionFailed as error:
-        error.headers = {"ETag": quote_etag(channel.version(channel.committed))}  # to try again
-        raise
+    if decoder:
+        return _publish_batch(hub, channel, decoder, wish, environ)
+    return _publish_event(hub, channel, parameters, wish, environ)
 
 
 def _publish_event(
-    hub: Hub, channel: Channel, parameters: dict[str, str], wish: _Wish, environ: dict[str, Any]
+    hub: Hub, channel: Channel, parameters: dict[str, str], wish: Wish, environ: dict[str, Any]
 ) -> Response:
     event = Event(
         check_id(parameters.get("id", "")),
@@ -66,8 +57,8 @@ def _publish_event(
     )
     if wish.unique and not event.id:
         raise BadInput(WITHOUT_ID)
-    receipt = channel.append([tsv.draft(event)], *wish).wait()
-    etag = quote_etag(channel.version(receipt.end))
+    receipt = channel.append([tsv.draft(event)], wish).wait()
+    etag = quote_etag(receipt.view.version)
     if receipt.skipped:
         return answers.answer(event.id, 200, {"ETag": etag})
     return answers.answer(receipt.first, 201, {"ETag": etag})
@@ -82,16 +73,7 @@ def _data(hub: Hub, environ: dict[str, Any]) -> bytes:
 # -- what is asked for ---------------------------------------------------------------------
 
 
-def _flag(parameters: dict[str, str], name: str) -> bool:
-    value = parameters.get(name, "")
-    if value not in ("", "0", "1"):
-        raise BadInput(f"{name} is {value!r}, but must be 0 or 1")
-    return value == "1"
-
-
-def _precondition(
-    channel: Channel, parameters: dict[str, str], environ: dict[str, Any]
-) -> Precondition | None:
+def _precondition(parameters: dict[str, str], environ: dict[str, Any]) -> Precondition | None:
     """Return what must hold of the channel for an append (RFC 9110, 13.1), if anything must.
 
     An empty `expect=` expects an empty channel: it is what a script has that found no event.
@@ -102,11 +84,11 @@ def _precondition(
     if expected is None and match is None and none_match is None:
         return None
 
-    def check(end: int, newest_id: bytes) -> None:
-        etag = channel.version(end)
+    def check(view: View) -> None:
+        etag, end = view.version, view.end
         holds = True
         if expected is not None:
-            holds = expected.encode() == newest_id if expected else end == 0
+            holds = expected.encode() == view.newest_id if expected else end == 0
         if match is not None:
             etags = parse_etags(match)
             holds &= end > 0 if etags.star_tag else etags.is_strong(etag)
@@ -114,8 +96,10 @@ def _precondition(
             etags = parse_etags(none_match)
             holds &= end == 0 if etags.star_tag else not etags.contains_weak(etag)
         if not holds:
-            newest = newest_id.decode(errors="replace")
-            raise PreconditionFailed(f"the channel is not as expected: its newest id is {newest!r}")
+            newest = view.newest_id.decode(errors="replace")
+            raise PreconditionFailed(
+                f"the channel is not as expected: its newest id is {newest!r}", etag
+            )
 
     return check
 
@@ -127,10 +111,7 @@ def _decoder(
     content_type, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     limit = hub.config.max_event_bytes
     decoder: LineDecoder | StreamDecoder
-    each = parameters.get("each", "")
-    if each:
-        if each != "line":
-            raise BadInput(f"each is {each!r}, but must be line")
+    if query.word(parameters, "each", ["line"]):
         type = check_type(parameters.get("event", ""))
         decoder = LineDecoder(ingest.decode_each_line(type), limit)
         others = {"id"}
@@ -155,7 +136,7 @@ def _decoder(
 
 
 def _publish_batch(
-    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: _Wish,
+    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
     environ: dict[str, Any],
 ) -> Response:  # fmt: skip
     if body.is_chunked(environ):
@@ -173,7 +154,7 @@ def _batch_answer(channel: Channel, receipts: "_Totals") -> Response:
     }
     if receipts.skipped:
         result["skipped"] = receipts.skipped
-    etag = quote_etag(channel.version(receipts.end or channel.committed))
+    etag = quote_etag((receipts.view or channel.view).version)
     status = 201 if receipts.appended else 200
     content = orjson.dumps(result) + b"\n"
     return answers.answer(content, status, {"ETag": etag}, "application/json")
@@ -183,7 +164,8 @@ class _Totals:
     """What became of the receipts of one batch."""
 
     def __init__(self) -> None:
-        self.appended = self.skipped = self.end = 0
+        self.appended = self.skipped = 0
+        self.view: View | None = None  # right behind the last of them
         self.first = self.last = b""
 
     def add(self, receipt: Receipt) -> None:
@@ -193,11 +175,11 @@ class _Totals:
         self.skipped += receipt.skipped
         self.first = self.first or receipt.first
         self.last = receipt.last or self.last
-        self.end = receipt.end
+        self.view = receipt.view
 
 
 def _drafts(
-    decoder: LineDecoder | StreamDecoder, pieces: Iterator[bytes], wish: _Wish
+    decoder: LineDecoder | StreamDecoder, pieces: Iterator[bytes], wish: Wish
 ) -> Iterator[Draft]:
     """Yield the events of a body, and after the good ones raise what is wrong with the next."""
     since_turn = 0  # bytes: a body that has arrived, in chunks of any size, is read without a wait
@@ -216,7 +198,7 @@ def _drafts(
 
 
 def _append_whole(
-    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: _Wish,
+    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
     environ: dict[str, Any],
 ) -> _Totals:  # fmt: skip
     """Append all of a body of declared length, or raise and append nothing."""
@@ -227,12 +209,12 @@ def _append_whole(
         body.close_afterwards(environ)  # what has not been read of it is not a request
         raise
     if drafts:
-        totals.add(channel.append(drafts, *wish))
+        totals.add(channel.append(drafts, wish))
     return totals
 
 
 def _append_stream(
-    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: _Wish,
+    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
     environ: dict[str, Any],
 ) -> _Totals:  # fmt: skip
     """Append the events of a chunked body as they come.
@@ -246,10 +228,10 @@ def _append_stream(
     in_window = 0
     stopped: EsourceError | None = None
     try:
-        with hub.streaming(environ.get("gunicorn.socket")):
+        with hub.clients.receiving(environ.get("gunicorn.socket")):
             for draft in _drafts(decoder, body.pieces(environ), wish):
                 before = window[-1][0] if window else None
-                receipt = channel.append([draft], *wish, before)
+                receipt = channel.append([draft], wish, before)
                 window.append((receipt, len(draft.rows)))
                 in_window += len(draft.rows)
                 while window and (in_window > WINDOW_BYTES or wish.precondition):
@@ -269,5 +251,5 @@ def _append_stream(
         if hub.draining:
             stopped = StorageError("the hub is stopping; send the rest again")
         text = f"{stopped}; {totals.appended} events before that are stored"
-        raise type(stopped)(text, stopped.headers)
+        raise stopped.with_text(text)
     return totals

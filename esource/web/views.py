@@ -8,8 +8,9 @@ from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.http import quote_etag
 
-from esource.errors import EsourceError
+from esource.errors import BadRange, Busy, EsourceError, PreconditionFailed
 from esource.hub.hub import Hub
 from esource.web.answers import answer
 from esource.web.origin import Origins
@@ -89,7 +90,20 @@ def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
 
 def _failed(error: Exception) -> Response:
     assert isinstance(error, EsourceError)
-    return answer(f"{error}\n", error.status, error.headers)
+    return answer(f"{error}\n", error.status, _headers(error))
+
+
+def _headers(error: EsourceError) -> dict[str, str]:
+    """Return the headers in which an error's facts are told."""
+    match error:
+        case Busy():
+            return {"Retry-After": str(error.seconds)}
+        case BadRange():
+            return {"Content-Range": f"bytes */{error.size}"}
+        case PreconditionFailed(version=version) if version:
+            return {"ETag": quote_etag(version)}  # to try again
+        case _:
+            return {}
 
 
 def _refused(error: Exception) -> Response:

@@ -25,8 +25,8 @@ from esource.event import (
     micros_of,
     time_of,
 )
-from esource.rows import formats, ingest, ndjson, resume, selection, sse, tsv, zones
-from esource.web import body
+from esource.rows import find, formats, ingest, ndjson, sse, tsv
+from esource.web import body, query
 from esource.web.origin import Origins
 from tests.faults.rig import size
 from tests.harness import PATIENCE_SECONDS, Hub, running_hub
@@ -78,15 +78,15 @@ def allowed(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @parsers
-@given(st.lists(st.tuples(st.sampled_from(selection.PARAMETERS) | words, words), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(query.READ_PARAMETERS) | words, words), max_size=6))
 def test_a_query_is_a_selection_or_bad_input(pairs: list[tuple[str, str]]) -> None:
-    """Fails if `selection` gives to `int` or `float` what no pattern has looked at."""
-    wanted = allowed(selection.parse, pairs, tuple(formats.FORMATS))
-    if isinstance(wanted, selection.Selection):
+    """Fails if `query` gives to `int` or `float` what no pattern has looked at."""
+    wanted = allowed(query.parse, pairs, formats.FORMATS)
+    if isinstance(wanted, query.Selection):
         assert wanted.limit is None or wanted.limit >= 0
         assert wanted.timeout is None or wanted.timeout >= 0
         if wanted.since is not None:
-            zones.id_of_time(wanted.since)
+            find.id_of_time(wanted.since)
 
 
 @parsers
@@ -97,8 +97,8 @@ def test_an_id_is_a_time_or_none(id: bytes) -> None:
     """Fails if `time_of` computes with `datetime` what its range does not hold."""
     time = time_of(id)
     micros = micros_of(id)
-    assert time is None or micros in (-1, time // 1000)
-    if micros >= 0 and not id.startswith(b"0"):
+    assert time is None or micros in (None, time // 1000)
+    if micros is not None and not id.startswith(b"0"):
         assert default_id(micros) == id
 
 
@@ -204,21 +204,21 @@ def test_places_in_any_file_are_the_beginnings_of_rows(
 ) -> None:
     """Fails if a search takes a part of a row for a row, or a zone denies what is in it."""
     starts = {0, *(match.end() for match in re.finditer(rb"\n", text))}
-    after, later = resume.after_id(text, id), resume.later_than(text, time)
-    assert after in starts | {-1}
-    assert later in starts | {-1}
+    after, later = find.after_id(text, id), find.later_than(text, time)
+    assert after is None or after in starts
+    assert later is None or later in starts
     found = [event.id for event in tsv.decode(text)]
-    assert (after >= 0) == (bool(id) and id in found)
+    assert (after is not None) == (bool(id) and id in found)
     times = [time_of(id) for id in found]
-    assert (later >= 0) == any(each is not None and each > time for each in times)
+    assert (later is not None) == any(each is not None and each > time for each in times)
     if text:
-        zone = zones.zone(0, text)
-        assert zone.admits_id(id) or after < 0
-        assert zone.admits_later(time) or later < 0
-    place, events = selection.last(text, count, frozenset())
+        zone = find.zone(0, text)
+        assert zone.admits_id(id) or after is None
+        assert zone.admits_later(time) or later is None
+    place, events = tsv.last(text, count, frozenset())
     assert place in starts
     assert events == min(count, len(found))
-    head, events = selection.first(text, count)
+    head, events = tsv.first(text, count)
     assert (text.startswith(head), events) == (True, min(count, len(found)))
 
 
@@ -345,7 +345,7 @@ FIELDS = [
 ]  # fmt: skip
 fields = st.lists(st.tuples(st.sampled_from(FIELDS), values), max_size=5)
 parameters = st.lists(
-    st.tuples(st.sampled_from([*selection.PARAMETERS, "id", "each", "expect", "unique"]), words),
+    st.tuples(st.sampled_from([*query.READ_PARAMETERS, "id", "each", "expect", "unique"]), words),
     max_size=3,
 )
 methods = st.sampled_from(["GET", "GET", "POST", "POST", "POST", "HEAD", "OPTIONS", "PUT", "XYZ"])

@@ -1,11 +1,13 @@
 """Rows, frames and events: one table drives the encoders and the decoders."""
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esource.event import Event
-from esource.rows import ndjson, sse, tsv
+from esource.rows import formats, ndjson, sse, tsv
+from tests.rows.strategies import events
 
 # event, its row in the file, its frame on the wire
 TABLE = [
@@ -23,11 +25,6 @@ TABLE = [
         "id: 1\ndata: a\u2028b\u0085c\x0cd\n\n".encode(),
     ),
 ]
-
-# What the hub writes: no control characters in ids and types, LF for line breaks.
-fields = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=8).map(str.encode)
-lines = st.text(st.characters(exclude_characters="\0\x0b\r", exclude_categories=["Cs"]))
-events = st.builds(Event, fields, fields, lines.map(str.encode))
 
 
 @pytest.mark.parametrize(("event", "row", "frame"), TABLE)
@@ -64,82 +61,11 @@ def test_a_cr_in_a_foreign_row_is_a_line_break_and_at_its_end_nothing() -> None:
     )
 
 
-def test_a_cr_in_a_foreign_id_or_type_cannot_break_out_of_its_line() -> None:
-    frames = sse.encode(b"a\rdata: forged\tb\rid: forged\tc\n", [])
-    assert frames == b"event: b id: forged\nid: a data: forged\ndata: c\n\n"
-
-
-@given(st.lists(events))
-def test_a_frame_for_pages_has_its_type_in_the_data_which_is_a_line_of_json(
-    many: list[Event],
-) -> None:
-    rows = b"".join(map(tsv.encode, many))
-    decoded = sse.Decoder().feed(ndjson.encode_frames(rows, []))
-    assert [(event.id, event.type) for event in decoded] == [(event.id, b"") for event in many]
-    assert [event.data + b"\n" for event in decoded] == ndjson.encode(rows, []).splitlines(True)
-
-
-def test_a_frame_for_pages_cannot_be_broken_out_of() -> None:
-    malformed: list[bytes] = []
-    frames = ndjson.encode_frames(b"a\rdata: forged\tb\rc\td\r\ne\n\t\tno id\n", malformed)
-    assert frames == (
-        b'id: a data: forged\ndata: {"id":"a\\rdata: forged","event":"b\\rc","data":"d"}\n\n'
-        b'data: {"id":"","event":"","data":"no id"}\n\n'
-    )
-    assert malformed == [b"e"]
-
-
 @pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
 def test_the_stream_decoder_takes_every_line_end(line_end: bytes) -> None:
     frames = b"".join(frame for _, _, frame in TABLE).replace(b"\n", line_end)
     # A CR at the very end might be half of a CRLF, so the last frame waits for one more byte.
     assert sse.Decoder().feed(frames + b":") == [event for event, _, _ in TABLE]
-
-
-@pytest.mark.parametrize(
-    ("stream", "expected"),
-    [
-        (b"\xef\xbb\xbfdata: x\n\n", [Event(b"", b"", b"x")]),
-        (b":comment\n:\ndata: x\n\n", [Event(b"", b"", b"x")]),
-        (b"data:x\ndata:  y\n\n", [Event(b"", b"", b"x\n y")]),
-        (b"data\n\n", [Event(b"", b"", b"")]),
-        (b"id: 1\n\ndata: x\n\n", [Event(b"", b"", b"x")]),
-        (b"id: a\0b\ndata: x\n\n", [Event(b"", b"", b"x")]),
-        (b"retry: 10\nnonsense: 1\nevent: e\ndata: x\n\n", [Event(b"", b"e", b"x")]),
-        (b"data: incomplete\n", []),
-        (b"\n\n\n", []),
-    ],
-)
-def test_the_stream_decoder_follows_the_standard(stream: bytes, expected: list[Event]) -> None:
-    assert sse.Decoder().feed(stream) == expected
-
-
-@given(st.lists(events), st.data())
-def test_frames_decode_alike_however_they_are_cut(many: list[Event], data: st.DataObject) -> None:
-    stream = sse.HEARTBEAT + sse.encode(b"".join(map(tsv.encode, many)), [])
-    cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=20)))
-    decoder = sse.Decoder()
-    decoded = []
-    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        decoded += decoder.feed(stream[start:end])
-    assert decoded == many
-
-
-@given(st.lists(events))
-def test_byte_by_byte_is_like_whole_and_what_is_incomplete_is_kept(many: list[Event]) -> None:
-    stream = sse.encode(b"".join(map(tsv.encode, many)), [])
-    decoder = sse.Decoder()
-    decoded = [event for n in range(len(stream)) for event in decoder.feed(stream[n : n + 1])]
-    assert decoded == many
-    assert decoder.feed(b"data: trailing") == []
-    assert decoder.feed(b"\n\n") == [Event(b"", b"", b"trailing")]
-
-
-@given(st.lists(events))
-def test_rows_round_trip(many: list[Event]) -> None:
-    rows = b"".join(map(tsv.encode, many))
-    assert rows.count(b"\n") == len(many)
-    assert list(tsv.decode(rows)) == many
 
 
 @given(st.binary())
@@ -151,3 +77,17 @@ def test_no_rows_and_no_stream_make_the_codecs_fail(junk: bytes) -> None:
     assert len(decoded) + len(malformed) == rows.count(b"\n")
     assert [event.data for event in decoded] == [event.data for event in tsv.decode(rows)]
     sse.Decoder().feed(junk)
+
+
+@given(st.lists(events))
+def test_no_event_is_lost_in_any_format(many: list[Event]) -> None:
+    rows = b"".join(map(tsv.encode, many)) + b"no event\n"
+    for format in formats.FORMATS.values():
+        malformed: list[bytes] = []
+        format.encode(rows, malformed)
+        assert malformed == ([] if format is formats.TSV else [b"no event"])
+    objects = [orjson.loads(line) for line in ndjson.encode(rows, []).splitlines()]
+    assert objects == orjson.loads(b"[" + ndjson.encode_elements(rows, [])[1:] + b"]")
+    assert [(o["id"], o["event"], o["data"]) for o in objects] == [
+        tuple(field.decode() for field in event) for event in many
+    ]

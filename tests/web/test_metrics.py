@@ -5,6 +5,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from esource.hub.stats import Stats
+from esource.rows.find import Verdict
 from esource.web import metrics
 from esource.web.metrics import Gauges
 from tests.harness import needs
@@ -19,7 +20,7 @@ def counted(by_channel: bool = False) -> Stats:
     stats.committed("others", 2, 10, 0.03, 0.0, 0.0)
     stats.delivered = 11
     stats.malformed = 1
-    stats.resumed("exact")
+    stats.resumed(Verdict.EXACT)
     stats.refuse(400)
     stats.refuse(507)
     stats.lagged(0.25)

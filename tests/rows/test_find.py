@@ -1,0 +1,110 @@
+"""Where a reader goes on, in rows and in zones; the whole search is in `test_channel`."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esource.event import default_id, time_of
+from esource.rows import find, tsv
+from tests.rows.strategies import TIMES, ids, is_event, one_row, rows
+
+ROWS = b"a\t\t1\nb\t\t2\na\t\t3\nbroken\nb\tx\nc\t\t4\n"
+
+
+def test_after_an_id_is_after_its_first_event() -> None:
+    assert find.after_id(ROWS, b"a") == len(b"a\t\t1\n")
+    assert find.after_id(ROWS, b"b") == len(b"a\t\t1\nb\t\t2\n")
+    assert find.after_id(ROWS, b"c") == len(ROWS)
+
+
+def test_a_row_that_is_not_an_event_has_no_id() -> None:
+    assert find.after_id(b"x\tone tab\nx\t\tevent\ny\t\t\n", b"x") == len(
+        b"x\tone tab\nx\t\tevent\n"
+    )
+    assert find.after_id(ROWS, b"broken") is None
+
+
+def test_no_other_text_is_taken_for_an_id() -> None:
+    for id in (b"", b"1", b"a\t", b"a\t\t1", b"a\nb", b"A", b"\t"):
+        assert find.after_id(ROWS, id) is None
+
+
+def test_later_than_a_time_is_the_first_event_of_a_later_time_whatever_comes_between() -> None:
+    rows = b"2020-01-02\t\t\nzzz\t\t\n2020-01-05T00:00Z\t\t\n2020-01-03\t\t\n"
+    time = time_of(b"2020-01-02")
+    assert time is not None
+    assert find.later_than(rows, time - 1) == 0
+    assert find.later_than(rows, time) == rows.index(b"2020-01-05")
+    assert find.later_than(rows, time + 10**18) is None
+
+
+moments = st.sampled_from([time for id in TIMES if (time := time_of(id)) is not None]).flatmap(
+    lambda time: st.integers(time - 1, time + 1)
+)
+
+
+@given(rows, ids)
+def test_after_an_id_as_a_scan_says(each: list[bytes], id: bytes) -> None:
+    expected, end = None, 0
+    for row in each:
+        end += len(row)
+        if expected is None and id and is_event(row) and tsv.id_of(row) == id:
+            expected = end
+    assert find.after_id(b"".join(each), id) == expected
+
+
+def later_in(each: list[bytes], time: int) -> int | None:
+    offset = 0
+    for row in each:
+        if is_event(row) and (time_of(tsv.id_of(row)) or time) > time:
+            return offset
+        offset += len(row)
+    return None
+
+
+@given(rows, moments)
+def test_later_than_a_time_as_a_scan_says(each: list[bytes], time: int) -> None:
+    assert find.later_than(b"".join(each), time) == later_in(each, time)
+
+
+default_ids = st.integers(-5, 5).map(lambda n: default_id(1577880000_000000 + n))
+uniform = st.lists(
+    st.tuples(default_ids, st.sampled_from([b"\t\tx\n", b"\tone tab\n"])), min_size=1
+)
+
+
+@given(uniform, st.integers(-6000, 6000))
+def test_later_than_among_default_ids_in_any_order_as_a_scan_says(
+    pairs: list[tuple[bytes, bytes]], nanos: int
+) -> None:
+    each = [id + rest for id, rest in pairs]
+    time = 1577880000_000000000 + nanos
+    assert find.is_uniform(b"".join(each))
+    assert find.later_than(b"".join(each), time) == later_in(each, time)
+
+
+@given(
+    st.lists(one_row, min_size=1, max_size=6)
+    | uniform.map(lambda pairs: list(map(b"".join, pairs))),
+    ids,
+    moments,
+)
+def test_a_zone_never_excludes_a_place(each: list[bytes], id: bytes, time: int) -> None:
+    block = b"".join(each)
+    zone = find.zone(100, block)
+    assert (zone.offset, zone.end) == (100, 100 + len(block))
+    assert zone.admits_id(id) or find.after_id(block, id) is None
+    assert zone.admits_later(time) or find.later_than(block, time) is None
+
+
+def test_a_zone_of_default_ids_excludes_others_and_all_that_is_later() -> None:
+    zone = find.zone(0, b"".join(default_id(n) + b"\t\tx\n" for n in range(10, 20)))
+    assert [n for n in range(30) if zone.admits_id(default_id(n))] == list(range(10, 20))
+    assert [n for n in range(30) if zone.admits_later(n * 1000)] == list(range(19))
+    assert not zone.admits_id(b"a")
+
+
+def test_an_id_longer_than_a_zone_keeps_is_looked_for_in_vain_or_found() -> None:
+    long = b"x" * (find.PREFIX_BYTES + 10)
+    zone = find.zone(0, long + b"\t\tdata\n")
+    assert zone.admits_id(long)
+    assert zone.admits_id(long + b"more")

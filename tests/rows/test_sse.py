@@ -1,0 +1,53 @@
+"""Event streams, by the standard: the decoder fed in pieces, and frames of rows from elsewhere."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esource.event import Event
+from esource.rows import sse, tsv
+from tests.rows.strategies import events
+
+
+def test_a_cr_in_a_foreign_id_or_type_cannot_break_out_of_its_line() -> None:
+    frames = sse.encode(b"a\rdata: forged\tb\rid: forged\tc\n", [])
+    assert frames == b"event: b id: forged\nid: a data: forged\ndata: c\n\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (b"\xef\xbb\xbfdata: x\n\n", [Event(b"", b"", b"x")]),
+        (b":comment\n:\ndata: x\n\n", [Event(b"", b"", b"x")]),
+        (b"data:x\ndata:  y\n\n", [Event(b"", b"", b"x\n y")]),
+        (b"data\n\n", [Event(b"", b"", b"")]),
+        (b"id: 1\n\ndata: x\n\n", [Event(b"", b"", b"x")]),
+        (b"id: a\0b\ndata: x\n\n", [Event(b"", b"", b"x")]),
+        (b"retry: 10\nnonsense: 1\nevent: e\ndata: x\n\n", [Event(b"", b"e", b"x")]),
+        (b"data: incomplete\n", []),
+        (b"\n\n\n", []),
+    ],
+)
+def test_the_stream_decoder_follows_the_standard(stream: bytes, expected: list[Event]) -> None:
+    assert sse.Decoder().feed(stream) == expected
+
+
+@given(st.lists(events), st.data())
+def test_frames_decode_alike_however_they_are_cut(many: list[Event], data: st.DataObject) -> None:
+    stream = sse.HEARTBEAT + sse.encode(b"".join(map(tsv.encode, many)), [])
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=20)))
+    decoder = sse.Decoder()
+    decoded = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        decoded += decoder.feed(stream[start:end])
+    assert decoded == many
+
+
+@given(st.lists(events))
+def test_byte_by_byte_is_like_whole_and_what_is_incomplete_is_kept(many: list[Event]) -> None:
+    stream = sse.encode(b"".join(map(tsv.encode, many)), [])
+    decoder = sse.Decoder()
+    decoded = [event for n in range(len(stream)) for event in decoder.feed(stream[n : n + 1])]
+    assert decoded == many
+    assert decoder.feed(b"data: trailing") == []
+    assert decoder.feed(b"\n\n") == [Event(b"", b"", b"trailing")]
