@@ -41,7 +41,9 @@ def channel_files(folder: Path) -> list[Path]:
 
 def hold(folder: Path) -> list[Lock]:
     """Return the folder's locks, taken, as far as there are any. Raises `StartError`."""
-    locks = [lock for lock in (Lock.of_server(folder), Lock.of_writer(folder)) if lock.path.exists()]
+    locks = [
+        lock for lock in (Lock.of_server(folder), Lock.of_writer(folder)) if lock.path.exists()
+    ]
     for lock in locks:
         if not lock.acquire():
             raise StartError(

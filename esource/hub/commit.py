@@ -1,6 +1,6 @@
 """Rows that are written together: one write, one sync, one signal for all their publishers.
 
-    publishers ──► commit, which takes more ──► asked, written, synced ──► done: all are answered
+publishers ──► commit, which takes more ──► asked, written, synced ──► done: all are answered
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Bytes of a log to a client, without looking at them.
 
-With a plain socket that is `sendfile`, in a thread, since reading what is cold blocks. A client that
-takes all it gets is waited for there: the way through the loop takes as long as a megabyte.
+With a plain socket that is `sendfile`, in a thread, since reading what is cold blocks. A client
+that takes all it gets is waited for there: the way through the loop takes as long as a megabyte.
 """
 
 import select

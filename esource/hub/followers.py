@@ -17,14 +17,14 @@ comes meanwhile starts another round, after which every follower has seen it.
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
 from esource.hub.clients import Client, Clients
-from esource.hub.loop import give_way, unswitched
+from esource.hub.loop import give_way
 from esource.hub.stats import Stats
 from esource.hub.tail import News, Push
 from esource.log import Log

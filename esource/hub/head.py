@@ -55,7 +55,7 @@ class Head:
                 self._view = in_thread(reads(), View.of, log)
 
     def search(self, log: Log) -> Search:
-        """Return what finds places in a log, with all that was learned of it if it is the newest."""
+        """Return what finds places in a log, and has learned of it if it is the newest."""
         search = self._search
         if search is None or search.log is not log:
             search = Search(log)

@@ -1,7 +1,7 @@
 """What a publisher holds of rows that are on their way to the log.
 
-    queued ──► asked: precondition, unique, ids ──► appended, or refused
-                 └── again, if somebody else has appended meanwhile ──┘
+queued ──► asked: precondition, unique, ids ──► appended, or refused
+└── again, if somebody else has appended meanwhile ──┘
 """
 
 import time
@@ -56,7 +56,7 @@ class Receipt:
         self.queued = time.monotonic()
         self.appended = self.skipped = 0  # events
         self.first = self.last = b""  # ids of those that were appended
-        self.view: View | None = None  # right behind these rows, as they were asked
+        self.view: View  # right behind these rows, or where they were refused; once asked
 
     def wait(self) -> "Receipt":
         """Block until the rows are committed: on disk, under ESOURCE_FSYNC=always.
@@ -80,7 +80,7 @@ class Receipt:
 
     def move(self, by: int) -> None:
         """Note that the rows stand further on, by so many bytes, than where they were asked."""
-        if self.view and self.appended:
+        if self.appended:
             self.view = self.view._replace(end=self.view.end + by)
 
     def ask(self, moment: "Moment") -> list[bytes]:

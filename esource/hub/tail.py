@@ -61,7 +61,7 @@ class Stretch:
 
 
 def read_stretch(log: Log, offset: int, end: int) -> Stretch:
-    """Read whole rows from an offset, as many as can be encoded without holding the loop. Blocks."""
+    """Read whole rows from an offset, as many as can be encoded in one turn. Blocks."""
     rows = log.read(offset, READ_BYTES, end)
     return Stretch(log, offset, few_rows(rows) or rows)
 

@@ -23,7 +23,6 @@ from esource.hub.known import Known
 from esource.hub.loop import commits, in_thread, unswitched
 from esource.hub.receipt import PLAIN, Receipt, Wish
 from esource.hub.stats import Stats
-from esource.log import Moved
 from esource.rows.tsv import Draft
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,6 @@ COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another 
 IDLE_SECONDS = 0.1  # after which the greenlet ends
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
 TRIES = 64  # for a commit, while others change the log again and again
-
 
 
 class Writer:
@@ -116,6 +114,7 @@ class Writer:
         """Append what is queued, and make the next view. Raises `StorageError`."""
         head, known, with_dedup = self._head, self._known, commit.needs_dedup
         with head.lock:
+            why = ""
             for _ in range(TRIES):
                 view = head.view
                 if not known.covers(view, with_dedup):
@@ -124,8 +123,9 @@ class Writer:
                 if isinstance(done, Done):
                     head.advance(done.view)
                     return done
+                why = done.why
                 head.take_in()
-        raise StorageError(f"{done.why}, again and again")
+        raise StorageError(f"{why}, again and again")
 
     def _count(self, commit: Commit, done: Done | None, seconds: float) -> None:
         """Count a commit that took so many seconds."""

@@ -295,6 +295,9 @@ class FileLog:
         """
         try:
             size, why = self._look()
+            if self._fd < 0:  # nobody has read anything of it, so it can only have grown
+                self._open()
+                return Grown() if self.end else Unchanged()
             if why:
                 new = FileLog(self.path, self._fsync)
                 return Replaced(new, self.end if self._is_in(new) else None, why)

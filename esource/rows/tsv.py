@@ -194,9 +194,7 @@ def first(rows: bytes, limit: int) -> tuple[bytes, int]:
     return rows[:end], count
 
 
-def last(
-    rows: bytes, limit: int, types: frozenset[bytes] = frozenset()
-) -> tuple[int, int]:
+def last(rows: bytes, limit: int, types: frozenset[bytes] = frozenset()) -> tuple[int, int]:
     """Return the offset of the last `limit` events in the rows, and how many events they are.
 
     With `types`, events of other types do not count. If there are fewer, the offset is 0.

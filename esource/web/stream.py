@@ -1,4 +1,4 @@
-"""A follow: what there is from the start on, and then what comes, for as long as the client stays."""
+"""A follow: what there is from the start on, then what comes, for as long as the client stays."""
 
 import random
 from collections.abc import Iterator
