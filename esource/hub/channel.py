@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from esource.event import Event
 from esource.hub.clients import Client, Clients
-from esource.hub.commit import Done
 from esource.hub.followers import Follower, Followers
 from esource.hub.head import Head
 from esource.hub.loop import in_thread, reads
 from esource.hub.malformed import Malformed
 from esource.hub.receipt import PLAIN, Receipt, Wish
 from esource.hub.stats import Stats
-from esource.hub.tail import News, Push, Stretch, Tail, read_stretch
+from esource.hub.tail import Push, Stretch, Tail, read_stretch
 from esource.hub.view import View
 from esource.hub.writer import Writer
 from esource.log import Log
@@ -50,11 +49,9 @@ class Channel:
         self.draining = False
         self.clients = clients or Clients()
         self._tail = Tail(Malformed(self.stats).note)
-        self.followers = Followers(self.clients, self.stats, self._tail.forget)
-        self._head = Head(open_log, self._changed)
-        self._writer = Writer(
-            name, self._head, fsync, dedup_events, self.stats, self._committed, self._idle
-        )
+        self.followers = Followers(self.clients, self.stats, self._tail)
+        self._head = Head(open_log, self.followers)
+        self._writer = Writer(name, self._head, self.followers, fsync, dedup_events, self.stats)
 
     def open(self) -> "Channel":
         """Open and repair the log if that was not done yet. Blocks; raises `StorageError`."""
@@ -98,30 +95,11 @@ class Channel:
         when they are appended. `wish` is asked then; rows that go `after` others are only appended
         if those were.
         """
-        return self._writer.append(drafts, wish, after)
+        return self._writer.append(self, drafts, wish, after)
 
     def sync(self) -> None:
         """Put what is committed on disk, if it is not (under ESOURCE_FSYNC=interval). Blocks."""
         self._writer.sync()
-
-    def _committed(self, done: Done) -> None:
-        """After a commit whose publishers are answered: its rows are for the followers."""
-        if not self.followers:
-            return
-        if done.rows:
-            self._tail.keep(done.view.log, done.start, done.rows)
-        else:
-            self._tail.forget()
-        self.followers.tell(self._news_for)
-
-    def _changed(self, before: View, view: View, place: int) -> None:
-        """After a change by others: followers read it from the log."""
-        self._tail.forget()
-        self.followers.move(before.log, view.log, place)
-
-    def _idle(self) -> None:
-        if not self.followers.are_being_told:
-            self._tail.forget()  # a follower that still lacks something reads it from the log
 
     # -- finding a place -----------------------------------------------------------------
 
@@ -217,10 +195,6 @@ class Channel:
         if stretch and stretch.end <= end:
             return stretch
         return in_thread(reads(), read_stretch, log, offset, self._tail.until(log, offset, end))
-
-    def _news_for(self, follower: Follower) -> News:
-        assert follower.push
-        return self._tail.news(self.view, follower.log, follower.offset, follower.push)
 
     def encoded(self, stretch: Stretch, encode: Encode) -> tuple[bytes, int]:
         """Return (a stretch in a format, how many events it is).

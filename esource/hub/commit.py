@@ -49,6 +49,7 @@ class Commit:
     def answer(self) -> None:
         """Tell the publishers that it is done, well or badly; return at once."""
         self._done.set()
+        self.receipts = []  # they hold the commit: it need not hold them, too
 
     def wait(self) -> None:
         """Block until it is done."""

@@ -17,6 +17,7 @@ comes meanwhile starts another round, after which every follower has seen it.
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -26,12 +27,13 @@ from gevent.event import Event as Signal  # an event is always an `event.Event`
 from esource.hub.clients import Client, Clients
 from esource.hub.loop import give_way
 from esource.hub.stats import Stats
-from esource.hub.tail import News, Push
+from esource.hub.tail import News, Push, Tail
+from esource.hub.view import View
 from esource.log import Log
 
 COHORT = 64
 
-Tell = Callable[["Follower"], News]
+NewsFor = Callable[["Follower"], News]
 
 
 class _Watcher(Protocol):
@@ -57,7 +59,7 @@ class _Cohort:
         self.pushable: set[Follower] = set()  # of those that wait
         self.signal = Signal()
 
-    def tell(self, news_for: Tell) -> None:
+    def tell(self, news_for: NewsFor) -> None:
         """Let the followers that wait have what is new: it is sent to them, or they are woken."""
         served = 0
         if self.pushable:
@@ -79,19 +81,19 @@ class _Readable(BaseException):
 
 
 class Followers:
-    """All that follow one channel."""
+    """All that follow one channel, and the tail in memory that they share."""
 
-    def __init__(self, clients: Clients, stats: Stats, last_left: Callable[[], None]) -> None:
-        """Begin with none. `last_left` is called when one leaves and no other is there."""
+    def __init__(self, clients: Clients, stats: Stats, tail: Tail) -> None:
+        """Begin with none."""
         self.clients = clients
         self.stats = stats
-        self._last_left = last_left
+        self._tail = tail
         self._cohorts: list[_Cohort] = []
         # Where those go on that still read a log that was replaced, once they have all of it.
         self._moved: WeakKeyDictionary[Log, tuple[Log, int]] = WeakKeyDictionary()
         self._waker: gevent.Greenlet | None = None
-        self._news_for: Tell | None = None  # after a commit of which a cohort may not have heard
-        self._changed = False  # something else has changed, that every follower must look at
+        self._shown: View | None = None  # of a commit of which a cohort may not have heard
+        self._must_look = False  # something else has changed, that every follower must look at
 
     def __len__(self) -> int:
         return sum(cohort.followers for cohort in self._cohorts)
@@ -99,23 +101,31 @@ class Followers:
     def __bool__(self) -> bool:
         return bool(self._cohorts)
 
-    @property
-    def are_being_told(self) -> bool:
-        """Whether some may not have heard yet of what is new."""
-        return self._waker is not None
+    def show(self, view: View, start: int, rows: bytes) -> None:
+        """After a commit: let all that wait have what is new, soon; return at once.
 
-    def tell(self, news_for: Tell) -> None:
-        """After a commit: let all that wait have what is new, soon; return at once."""
-        self._news_for = news_for
+        The rows, if there are few and so they are given, begin at `start` and end with the view.
+        """
+        if not self._cohorts:
+            return
+        if rows:
+            self._tail.keep(view.log, start, rows)
+        else:
+            self._tail.forget()
+        self._shown = view
         self._begin()
 
     def wake(self) -> None:
         """After any other change: wake all that wait, soon; return at once."""
-        self._changed = True
+        self._must_look = True
         self._begin()
 
     def move(self, old: Log, new: Log, offset: int) -> None:
-        """Have those that read a log to its end go on at an offset into another one."""
+        """After a change by others: have those that have all of a log go on in another one.
+
+        It may be the same, which has grown. They read what is new from the log.
+        """
+        self._tail.forget()
         if old is not new:
             self._moved[old] = new, offset
         self.wake()
@@ -124,22 +134,31 @@ class Followers:
         """Return where a follower goes on that has all of a log; None if that is the newest."""
         return self._moved.get(log)
 
+    def be_quiet(self) -> None:
+        """When nothing is being written: what is in memory is in the log, too."""
+        if self._waker is None:  # or it is still being shown
+            self._tail.forget()
+
     def _begin(self) -> None:
         if self._waker is None:
             self._waker = gevent.spawn(self._wake)
 
     def _wake(self) -> None:
         """Be the waker greenlet: ten thousand followers in slices, not in one long breath."""
-        while self._changed or self._news_for:
-            changed, self._changed = self._changed, False
-            news_for, self._news_for = self._news_for, None
+        while self._must_look or self._shown:
+            must_look, self._must_look = self._must_look, False
+            view, self._shown = self._shown, None
             for cohort in list(self._cohorts):
-                if news_for and not changed:
-                    cohort.tell(news_for)
+                if view and not must_look:
+                    cohort.tell(partial(self._news, view))
                 else:
                     cohort.wake()
                 give_way()
         self._waker = None  # at once: what is new from here on needs another
+
+    def _news(self, view: View, follower: "Follower") -> News:
+        assert follower.push
+        return self._tail.news(view, follower.log, follower.offset, follower.push)
 
     def place(self, follower: "Follower") -> _Cohort:
         """Return a cohort with room for a follower, which is in it from now on."""
@@ -158,7 +177,7 @@ class Followers:
         if not cohort.followers:
             self._cohorts.remove(cohort)
         if not self._cohorts:
-            self._last_left()
+            self._tail.forget()
 
 
 _NO_REST = memoryview(b"")
@@ -207,7 +226,7 @@ class Follower:
             self._readable.close()
             self._readable = None
 
-    def take(self, news_for: Tell, now: float) -> bool:
+    def take(self, news_for: NewsFor, now: float) -> bool:
         """Send all that is new, from the waker; return whether the follower need not be woken.
 
         It must be waiting, so that nobody else writes to its socket, and the last write has ended

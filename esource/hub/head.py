@@ -3,8 +3,8 @@
     open ──► view ──► a commit ────────────────────► view
                  └──► what others did to the log ──► view
 
-A view is replaced in one assignment, under the lock, so two of these never mix. What depends on the
-old one, followers and the tail in memory, is told in the same breath.
+A view is replaced in one assignment, under the lock, so two of these never mix. The followers, who
+depend on it, are told in the same breath.
 """
 
 import logging
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from gevent.lock import BoundedSemaphore
 
+from esource.hub.followers import Followers
 from esource.hub.loop import in_thread, reads, unswitched
 from esource.hub.search import Search
 from esource.hub.view import View
@@ -19,18 +20,15 @@ from esource.log import Log, Replaced
 
 logger = logging.getLogger(__name__)
 
-# Given the view before, the one now, and the offset in this one's log where that one's ends.
-Changed = Callable[[View, View, int], None]
-
 
 class Head:
     """The newest view of one channel."""
 
-    def __init__(self, open_log: Callable[[], Log], changed: Changed) -> None:
-        """Nothing is opened yet. `changed` is called after a change that others made."""
+    def __init__(self, open_log: Callable[[], Log], followers: Followers) -> None:
+        """Nothing is opened yet. The followers are told of changes that others make."""
         self.lock = BoundedSemaphore(1)  # held while the log is opened, appended to or refreshed
         self._open_log = open_log
-        self._changed = changed
+        self._followers = followers
         self._view: View | None = None
         self._search: Search | None = None  # in the newest view's log
 
@@ -95,7 +93,7 @@ class Head:
             if self._search and self._search.log is not new.log:
                 self._search.close()
                 self._search = None
-            self._changed(old, new, place)
+            self._followers.move(old.log, new.log, place)
 
     def advance(self, view: View) -> None:
         """Go on with the view that a commit has made. The lock must be held."""

@@ -10,7 +10,7 @@ idle writer is none: its greenlet ends, and the next publisher starts another.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import gevent
@@ -18,10 +18,11 @@ from gevent.queue import Empty, SimpleQueue
 
 from esource.errors import EsourceError, StorageError
 from esource.hub.commit import Commit, Done
+from esource.hub.followers import Followers
 from esource.hub.head import Head
 from esource.hub.known import Known
 from esource.hub.loop import commits, in_thread, unswitched
-from esource.hub.receipt import PLAIN, Receipt, Wish
+from esource.hub.receipt import Receipt, Wish
 from esource.hub.stats import Stats
 from esource.rows.tsv import Draft
 
@@ -37,20 +38,15 @@ class Writer:
     """The queue of one channel, and the greenlet that drains it while there is something in it."""
 
     def __init__(
-        self, name: str, head: Head, fsync: str, dedup_events: int, stats: Stats,
-        committed: Callable[[Done], None], idle: Callable[[], None],
+        self, name: str, head: Head, followers: Followers, fsync: str, dedup_events: int,
+        stats: Stats,
     ) -> None:  # fmt: skip
-        """Begin with nothing queued.
-
-        `committed` is called after each commit that has appended rows and answered their
-        publishers, `idle` when there is nothing more to write; neither may wait.
-        """
+        """Begin with nothing queued."""
         self._name = name
         self._head = head
         self._fsync = fsync
         self._stats = stats
-        self._committed = committed
-        self._idle = idle
+        self._followers = followers
         self._known = Known(dedup_events)
         self._queue: SimpleQueue[Commit] = SimpleQueue()
         self._open: Commit | None = None  # the last in the queue, which takes more rows
@@ -59,18 +55,21 @@ class Writer:
         self.unfinished: Commit | None = None  # the last that was begun, until it is done
 
     def append(
-        self, drafts: Sequence[Draft], wish: Wish = PLAIN, after: Receipt | None = None
+        self, owner: object, drafts: Sequence[Draft], wish: Wish, after: Receipt | None
     ) -> Receipt:
-        """Queue rows, at least one; return at once what tells of them (see `Channel.append`)."""
+        """Queue rows, at least one; return at once what tells of them (see `Channel.append`).
+
+        The `owner` is kept alive until they are written, or another one might write meanwhile.
+        """
         commit = self._open
         if commit is None or commit.size >= COMMIT_BYTES:
             commit = self._open = self.unfinished = Commit()
             self._queue.put(commit)
             if self._greenlet is None:
-                self._greenlet = gevent.spawn(self._run)
+                self._greenlet = gevent.spawn(self._run, owner)
         return commit.add(drafts, wish, after)
 
-    def _run(self) -> None:
+    def _run(self, owner: object) -> None:
         """Be the writer greenlet: commit what is queued, until the channel is idle."""
         while True:
             try:
@@ -79,15 +78,15 @@ class Writer:
                 with unswitched():  # the next publisher must find no writer
                     if not self._queue.qsize():
                         self._greenlet = None
-                        self._idle()
+                        self._followers.be_quiet()
                         return
                 continue
             if commit is self._open:
                 self._open = None  # it takes no more
-            self._write(commit)
+            self._write(commit, owner)
             del commit  # its rows need not stay in memory while the writer waits
 
-    def _write(self, commit: Commit) -> None:
+    def _write(self, commit: Commit, owner: object) -> None:
         """Commit, answer the publishers, and tell the followers."""
         name, done = self._head.view.log.name, None
         began = time.monotonic()
@@ -107,8 +106,8 @@ class Writer:
             # them in this order.
             commit.answer()
             if done and done.start < done.view.end:
-                self._sync_soon()
-                self._committed(done)
+                self._sync_soon(owner)
+                self._followers.show(done.view, done.start, done.rows)
 
     def _commit(self, commit: Commit) -> Done:
         """Append what is queued, and make the next view. Raises `StorageError`."""
@@ -140,13 +139,13 @@ class Writer:
             size = done.view.end - done.start
             stats.committed(self._name, events, size, seconds, done.sync_seconds, now)
 
-    def _sync_soon(self) -> None:
+    def _sync_soon(self, owner: object) -> None:
         """Under ESOURCE_FSYNC=interval: put what is committed on disk within `SYNC_SECONDS`."""
         if self._fsync == "interval" and not self._sync_is_due:
             self._sync_is_due = True
-            gevent.spawn_later(SYNC_SECONDS, self.sync)
+            gevent.spawn_later(SYNC_SECONDS, self.sync, owner)
 
-    def sync(self) -> None:
+    def sync(self, owner: object = None) -> None:
         """Put what is committed on disk, if that is still to be done. Blocks."""
         if self._sync_is_due:
             self._sync_is_due = False

@@ -15,17 +15,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from esource.errors import PreconditionFailed, StorageError
 from esource.event import Event
-from esource.hub.channel import Channel, Position
+from esource.hub.channel import Channel
+from esource.hub.receipt import Wish
+from esource.hub.view import View
+from esource.log import Appended, Log, Moved
+from esource.log.file import FileLog
 from esource.rows import tsv
+from esource.rows.find import Verdict
 
 
-def read_to_end(channel: Channel, position: Position) -> list[Event]:
-    """Return what a reader gets from a position until it would wait."""
+def channel_of(path: Path) -> Channel:
+    """Return the open channel of a file."""
+    return Channel(path.stem, lambda: FileLog(path)).open()
+
+
+def read_to_end(channel: Channel, log: Log, offset: int) -> list[Event]:
+    """Return what a follower gets from an offset into a log until it would wait."""
     rows = b""
-    for batch in channel.follow(position, heartbeat=0.001):
-        if batch is None:
+    for stretch in channel.follow(log, offset, heartbeat=0.001):
+        if stretch is None:
             break
-        rows += batch.rows
+        rows += stretch.rows
     return list(tsv.decode(rows))
 
 
@@ -37,7 +47,7 @@ class PublishCrashResume(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         self.path = Path(self.folder.name) / "orders.tsv"
         self.events: list[Event] = []
-        self.channel = Channel(self.path).open()
+        self.channel = channel_of(self.path)
 
     def teardown(self) -> None:
         self.folder.cleanup()
@@ -61,7 +71,7 @@ class PublishCrashResume(RuleBasedStateMachine):
     def crash(self, torn: bytes) -> None:
         with self.path.open("ab") as file:
             file.write(torn)
-        self.channel = Channel(self.path).open()
+        self.channel = channel_of(self.path)
 
     @rule(by_hand=st.sampled_from([b"x\t\tby hand\n", b"x\ty\tby hand\n"]))
     def somebody_appends(self, by_hand: bytes) -> None:
@@ -71,13 +81,12 @@ class PublishCrashResume(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        self.channel.refresh()
         ids = [event.id for event in self.events]
         id = data.draw(st.sampled_from([*ids, b"unknown", b"0"]))
-        position, verdict = self.channel.after(id)
-        assert verdict == ("exact" if id in ids else "start")
+        view, offset, verdict = self.channel.after(self.channel.refresh(), id)
+        assert verdict is (Verdict.EXACT if id in ids else Verdict.START)
         start = ids.index(id) + 1 if id in ids else 0
-        assert read_to_end(self.channel, position) == self.events[start:]
+        assert read_to_end(self.channel, view.log, offset) == self.events[start:]
 
     @invariant()
     def the_file_is_the_list(self) -> None:
@@ -97,16 +106,17 @@ TestPublishCrashResume = PublishCrashResume.TestCase
 def test_events_published_together_share_one_write_and_one_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
     channel.publish(Event(b"", b"", b"first"))
     appended: list[bytes] = []
-    real_append = channel.log.append
+    log = channel.view.log
+    real_append = log.append
 
-    def append(*blocks: bytes) -> int:
+    def append(expected: int | None, blocks: list[bytes], least: bytes) -> Appended | Moved:
         appended.extend(blocks)
-        return real_append(*blocks)
+        return real_append(expected, blocks, least)
 
-    monkeypatch.setattr(channel.log, "append", append)
+    monkeypatch.setattr(log, "append", append)
     events = [gevent.spawn(channel.publish, Event(b"", b"", b"x")) for _ in range(100)]
     gevent.joinall(events)
     assert sum(rows.count(b"\n") for rows in appended) == 100
@@ -114,14 +124,14 @@ def test_events_published_together_share_one_write_and_one_sync(
 
 
 def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
     channel.publish(Event(b"", b"", b"the first one looks for the newest id, and waits"))
     order = []
 
     def read() -> None:
-        for batch in channel.follow(channel.tail, heartbeat=10):
+        for stretch in channel.follow(channel.view.log, channel.view.end, heartbeat=10):
             order.append("reader")
-            if batch:
+            if stretch:
                 return
 
     def publish() -> None:
@@ -136,7 +146,7 @@ def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> Non
 
 
 def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
     encodings = []
 
     def encode(rows: bytes, malformed: list[bytes]) -> bytes:
@@ -144,9 +154,9 @@ def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
         return rows
 
     def read() -> bytes:
-        for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
-            if batch:
-                return channel.encoded(batch, encode)[0]
+        for stretch in channel.follow(channel.view.log, 0, heartbeat=10):
+            if stretch:
+                return channel.encoded(stretch, encode)[0]
         return b""
 
     readers = [gevent.spawn(read) for _ in range(100)]
@@ -160,7 +170,7 @@ def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
 def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_not_get_it_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
     channel.publish(Event(b"", b"", b"first"))
     written, synced = threading.Event(), threading.Event()
 
@@ -168,39 +178,38 @@ def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_n
         written.set()
         assert synced.wait(10)
 
-    monkeypatch.setattr("esource.log.file._sync", sync)
+    monkeypatch.setattr("esource.log.disk.sync", sync)
     publisher = gevent.spawn(channel.publish, Event(b"", b"", b"second"))
     with gevent.Timeout(10):
         while not written.is_set():
             gevent.sleep(0.001)
-    seen = tsv.id_of(channel.path.read_bytes().split(b"\n")[1])
-    reader = gevent.spawn(channel.after, seen)
+    seen = tsv.id_of((tmp_path / "orders.tsv").read_bytes().split(b"\n")[1])
+    reader = gevent.spawn(channel.after, channel.view, seen)
     gevent.sleep(0.01)  # it has looked, and has not found it
     synced.set()
-    position, verdict = reader.get()
-    assert (position.offset, verdict) == (channel.committed, "exact")
+    view, offset, verdict = reader.get()
+    assert (view, offset, verdict) == (channel.view, channel.view.end, Verdict.EXACT)
     assert publisher.get().id == seen
 
 
 def test_a_place_that_was_found_before_the_file_was_replaced_leads_into_the_new_one(
     tmp_path: Path,
 ) -> None:
-    """Fails if only those who wait already learn where the new file goes on."""
     path = tmp_path / "orders.tsv"
-    channel = Channel(path).open()
+    channel = channel_of(path)
     channel.publish(Event(b"1", b"", b"seen"))
-    position, _ = channel.after(b"1")
+    view, offset, _ = channel.after(channel.view, b"1")
     path.rename(tmp_path / "archive.tsv")
     missed = [channel.publish(Event(id, b"", b"missed otherwise")) for id in (b"2", b"3")]
-    assert read_to_end(channel, position) == missed
+    assert read_to_end(channel, view.log, offset) == missed
 
 
 def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
+    path = tmp_path / "orders.tsv"
     channel.publish(Event(b"", b"", b"x"))
-    assert is_open(channel.path)
+    assert is_open(path)
     gone = weakref.ref(channel)
-    path = channel.path
     del channel
     with gevent.Timeout(10):
         while gone() or is_open(path):
@@ -220,14 +229,14 @@ def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "orders.tsv"
-    channel = Channel(path).open()
+    channel = channel_of(path)
     first = channel.publish(Event(b"", b"", b"first"))
 
     def fail(fd: int) -> None:
         raise OSError(5, "Input/output error")
 
     seen = gevent.spawn(read_two, channel)
-    monkeypatch.setattr("esource.log.file._sync", fail)
+    monkeypatch.setattr("esource.log.disk.sync", fail)
     for _ in range(3):
         with pytest.raises(StorageError):
             channel.publish(Event(b"", b"", b"lost"))
@@ -240,16 +249,16 @@ def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
 
 def read_two(channel: Channel) -> list[Event]:
     events: list[Event] = []
-    for batch in channel.follow(Position(channel.log, 0), heartbeat=10):
-        if batch:
-            events += tsv.decode(batch.rows)
+    for stretch in channel.follow(channel.view.log, 0, heartbeat=10):
+        if stretch:
+            events += tsv.decode(stretch.rows)
         if len(events) >= 2:
             break
     return events
 
 
 def test_an_id_given_by_a_publisher_moves_the_next_default_id(tmp_path: Path) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
     channel.publish(Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
     assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
     channel.publish(Event(b"9999-12-31T23:59:59.999999Z", b"", b""))
@@ -261,42 +270,43 @@ def test_an_id_given_by_a_publisher_moves_the_next_default_id(tmp_path: Path) ->
 def test_a_default_id_in_rows_of_others_moves_the_next_one(
     tmp_path: Path, published_before: bool, replaced: bool
 ) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
     rows = b"2999-12-31T23:59:59.999999Z\t\tby hand\n"
     if published_before:
         channel.publish(Event(b"", b"", b""))
     if published_before and not replaced:
-        rows = channel.path.read_bytes() + rows
+        rows = path.read_bytes() + rows
     if replaced:
         (tmp_path / "other").write_bytes(rows)
-        (tmp_path / "other").replace(channel.path)
+        (tmp_path / "other").replace(path)
     else:
-        channel.path.write_bytes(rows)
+        path.write_bytes(rows)
     channel.refresh()
     assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
 
 
 def test_the_clock_may_step_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
     ids = [channel.publish(Event(b"", b"", b"")).id]
     for nanoseconds in (1, 0, 10**18):
         monkeypatch.setattr("time.time_ns", lambda now=nanoseconds: now)
         ids += [channel.publish(Event(b"", b"", b"")).id for _ in range(3)]
-        channel = Channel(tmp_path / "orders.tsv").open()
+        channel = channel_of(tmp_path / "orders.tsv")
     assert ids == sorted(set(ids))
 
 
 def test_only_what_was_appended_is_counted(tmp_path: Path) -> None:
-    channel = Channel(tmp_path / "orders.tsv").open()
+    channel = channel_of(tmp_path / "orders.tsv")
 
-    def never(end: int, newest_id: bytes) -> None:
+    def never(view: View) -> None:
         raise PreconditionFailed("never")
 
     draft = tsv.draft(Event(b"", b"", b"x"))
-    receipts = [channel.append([draft, draft], never), channel.append([draft])]
+    receipts = [channel.append([draft, draft], Wish(never)), channel.append([draft])]
     with pytest.raises(PreconditionFailed):
         receipts[0].wait()
     receipts[1].wait()
     assert channel.stats.events == 1
-    assert channel.stats.bytes == channel.committed
+    assert channel.stats.bytes == channel.view.end
     assert sum(channel.stats.commit_events.counts) == 1  # both were in one commit

@@ -9,13 +9,20 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import gevent
+import gevent.socket
 import pytest
 
-from esource.hub.followers import Direct, News, Reader, Readers
+from esource.hub.clients import Clients
+from esource.hub.followers import Follower, Followers
+from esource.hub.malformed import Malformed
 from esource.hub.stats import Stats
+from esource.hub.tail import News, Push, Tail
+from esource.log.memory import MemoryLogs
 from esource.rows import ndjson, sse, tsv
 from tests.harness import Hub, Stream, eventually, running_hub
 
@@ -46,7 +53,7 @@ def unchunked(text: bytes) -> tuple[bytes, bool]:
     return content, False
 
 
-class Follower:
+class HttpFollower:
     """One who follows a channel in any format, over either version, and reads when told."""
 
     def __init__(
@@ -170,8 +177,8 @@ def test_readers_with_small_buffers_who_read_late_get_exactly_the_file(
 ) -> None:
     """Fails if what a socket did not take of a push is lost (`_rest` left empty)."""
     channel = f"late-{version[-1]}"
-    followers = [Follower(hub, channel, version=version, buffer=2048) for _ in range(6)]
-    quick = Follower(hub, channel, version=version)
+    followers = [HttpFollower(hub, channel, version=version, buffer=2048) for _ in range(6)]
+    quick = HttpFollower(hub, channel, version=version)
     with Publishers(hub, channel, size=2000) as publishers:
         for follower in followers[:2]:
             publishers.reach(200)
@@ -188,13 +195,13 @@ def test_readers_with_small_buffers_who_read_late_get_exactly_the_file(
 def test_readers_of_every_format_and_filter_at_one_tail_get_exactly_theirs(hub: Hub) -> None:
     """Fails if what is new is cached without `direct`: for all formats, chunked or not."""
     followers = {
-        (format, version): Follower(hub, "formats", f"format={format}", version)
+        (format, version): HttpFollower(hub, "formats", f"format={format}", version)
         for format in FORMATS
         for version in ("1.0", "1.1")
     }
-    filtered = Follower(hub, "formats", "format=raw&event=p1&event=last")
-    limited = Follower(hub, "formats", "format=ndjson&limit=5", "1.0")
-    array = Follower(hub, "formats", "format=json")
+    filtered = HttpFollower(hub, "formats", "format=raw&event=p1&event=last")
+    limited = HttpFollower(hub, "formats", "format=ndjson&limit=5", "1.0")
+    array = HttpFollower(hub, "formats", "format=json")
     with Publishers(hub, "formats") as publishers:
         publishers.reach(300)
     hub.publish("/formats?id=end&event=last", "the end")
@@ -219,7 +226,7 @@ def test_readers_of_every_format_and_filter_at_one_tail_get_exactly_theirs(hub: 
 
 def test_more_than_one_push_takes_comes_at_once(hub: Hub) -> None:
     """Fails if a reader who was sent a part is not woken for the rest: that came 10 s later."""
-    followers = [Follower(hub, "much", "format=raw", version) for version in ("1.0", "1.1")]
+    followers = [HttpFollower(hub, "much", "format=raw", version) for version in ("1.0", "1.1")]
     time.sleep(0.1)  # they wait
     started = time.monotonic()
     lines = b"".join([b"%010d\n" % n for n in range(20_000)])  # in memory, and over 64 KiB
@@ -234,7 +241,7 @@ def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(
     """Fails if `wait` does not send what is left of a push."""
     for version in ("1.0", "1.1"):
         channel = f"pauses-{version[-1]}"
-        follower = Follower(hub, channel, version=version, buffer=2048)
+        follower = HttpFollower(hub, channel, version=version, buffer=2048)
         data = "".join(f"{n:06d}" for n in range(10_000))  # 60 kB: one push, and more than fits
         for n in range(12):
             hub.publish(f"/{channel}?id={n}", data)
@@ -244,31 +251,36 @@ def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(
         follower.close()
 
 
+@contextmanager
+def waiting(ours: socket.socket) -> Iterator[Follower]:
+    """A follower at the beginning of an empty log, whose greenlet waits."""
+    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats()).note))
+    log = MemoryLogs().open("orders")
+    with Follower(followers, log, 0, ours, Push(sse.encode, bytes)) as follower:
+        greenlet = gevent.spawn(follower.wait, 10)
+        gevent.sleep(0)
+        yield follower
+        greenlet.kill()
+
+
 def test_what_a_socket_did_not_take_goes_before_anything_else() -> None:
-    """Fails if `push` does not look for a rest first: the frames would run into each other."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        direct = Direct(sse.encode, is_chunked=False)
-        reader = Reader(Readers(Stats()), (None, 0), ours, direct, lambda: None)
+    ours, theirs = gevent.socket.socketpair()
+    with ours, theirs, waiting(ours) as follower:
         much, more = News(b"x" * (1 << 23), 1, 10, True), News(b"more", 1, 20, True)
-        assert not reader.push(lambda _: much, now=1.0)  # has to wake
+        assert not follower.take(lambda _: much, now=1.0)  # has to wake
         assert theirs.recv(1 << 23)  # now there is room
-        assert not reader.push(lambda _: more, now=2.0)
-        assert (reader.offset, reader.pushed_at) == (10, 1.0)
+        assert not follower.take(lambda _: more, now=2.0)
+        assert (follower.offset, follower.pushed_at) == (10, 1.0)
 
 
-def test_a_defect_while_the_waker_encodes_wakes_the_reader_who_will_report_it() -> None:
-    """Fails if `push` lets it end the waker: nobody would be woken any more."""
-    ours, theirs = socket.socketpair()
+def test_a_defect_while_the_waker_encodes_wakes_the_follower_which_will_report_it() -> None:
+    ours, theirs = gevent.socket.socketpair()
 
-    def broken(reader: Reader) -> News:
-        raise ValueError(reader)
+    def broken(follower: Follower) -> News:
+        raise ValueError(follower)
 
-    with ours, theirs:
-        direct = Direct(sse.encode, is_chunked=False)
-        reader = Reader(Readers(Stats()), (None, 0), ours, direct, lambda: None)
-        assert not reader.push(broken, now=1.0)
+    with ours, theirs, waiting(ours) as follower:
+        assert not follower.take(broken, now=1.0)
 
 
 # -- silence and time --------------------------------------------------------------------------
@@ -277,7 +289,7 @@ def test_a_defect_while_the_waker_encodes_wakes_the_reader_who_will_report_it() 
 def test_there_are_no_heartbeats_while_pushes_go_on(tmp_path: Path) -> None:
     """Fails if a push does not count as a sign of life."""
     with running_hub(tmp_path, ESOURCE_HEARTBEAT_SECONDS="0.3") as hub:
-        follower = Follower(hub, "silence", version="1.0")
+        follower = HttpFollower(hub, "silence", version="1.0")
         follower.read(b":\n")
         for n in range(15):
             hub.publish(f"/silence?id={n}", "x")
@@ -299,7 +311,7 @@ def test_a_timeout_ends_a_follow_while_pushes_go_on(hub: Hub, version: str) -> N
     with Publishers(hub, channel, count=2) as publishers:
         publishers.reach(1)
         started = time.monotonic()
-        follower = Follower(hub, channel, "format=tsv&after=0&timeout=1", version)
+        follower = HttpFollower(hub, channel, "format=tsv&after=0&timeout=1", version)
         content = follower.read_to_end()
         assert 0.9 < time.monotonic() - started < 4
         publishers.reach(5)
@@ -315,7 +327,7 @@ def test_a_timeout_ends_a_follow_while_pushes_go_on(hub: Hub, version: str) -> N
 @pytest.mark.parametrize("how", ["other", "copy"])
 def test_a_file_that_is_replaced_under_readers_at_the_tail(own_hub: Hub, how: str) -> None:
     """Fails if readers of the old file begin at the start of the new one."""
-    followers = [Follower(own_hub, "replaced", "format=tsv", v) for v in ("1.0", "1.1") * 3]
+    followers = [HttpFollower(own_hub, "replaced", "format=tsv", v) for v in ("1.0", "1.1") * 3]
     file = own_hub.file("replaced")
     old = own_hub.folder / "old"
     with Publishers(own_hub, "replaced", count=3) as publishers:
@@ -356,7 +368,7 @@ def test_a_stop_under_load_ends_every_stream_with_a_whole_frame_and_a_retry(
     """Fails if `wait` does not send what is left of a push."""
     with running_hub(tmp_path) as hub:
         followers = [
-            Follower(hub, "stop", version=version, buffer=buffer)
+            HttpFollower(hub, "stop", version=version, buffer=buffer)
             for version in ("1.0", "1.1")
             for buffer in (0, 0, 4096)
         ]
@@ -388,7 +400,7 @@ def test_a_stop_under_load_ends_every_stream_with_a_whole_frame_and_a_retry(
 def test_a_reader_who_leaves_in_the_middle_of_pushes_hurts_nobody(hub: Hub) -> None:
     """Fails if the waker dies of a socket that is gone: nobody would hear of anything again."""
     with Stream(hub, "/leaves") as stays:
-        leaving = [Follower(hub, "leaves") for _ in range(10)]
+        leaving = [HttpFollower(hub, "leaves") for _ in range(10)]
         with Publishers(hub, "leaves", count=2) as publishers:
             for follower in leaving:
                 publishers.reach(10)

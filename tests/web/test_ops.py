@@ -103,7 +103,7 @@ def test_a_channel_that_refuses_events_makes_the_hub_unhealthy_until_it_takes_th
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as disk:
-        disk.setattr("esource.log.file._sync", broken)
+        disk.setattr("esource.log.disk.sync", broken)
         assert client.post("/orders", data="x").status_code == 503
     answer = client.get("/-/health")
     failure = "orders.tsv could not be synced: Input/output error"
