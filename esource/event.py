@@ -25,7 +25,7 @@ DEFAULT_ID = re.compile(rb"(?!9[5-9])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 DEFAULT_ID_BYTES = 27
 # Most ids and types, to be let through quickly.
 _PLAIN = re.compile(r"[!-~](?:[ -~]*[!-~])?")
-# ISO 8601, extended form, from a full date on. A number such as 20170405 is somebody's counter.
+# ISO 8601, extended form, from a full date on. A number such as 20170405 may be a counter.
 # A `+` that a query string turned into a space is taken for what it was.
 TIME = re.compile(
     rb"(\d{4})-(\d\d)-(\d\d)"

@@ -1,9 +1,9 @@
-"""The last events of a log by id, for publishers who may send one twice. Pure.
+"""The last events of a log by id, so that a publisher can send an event again. Pure.
 
-    id -> digest of what follows it in the row: type, TAB, data
+    id -> digest of its content: what follows the id in its row; the newest event is the last
 
-An event that is sent again with the same content is there already; another content under an id
-that is there is a mistake. Only the last events are remembered: a retry comes soon.
+The same id with the same content is the same event, which is there already. The same id with
+other content is a mistake. Only the last events are kept: a publisher tries again soon.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -14,7 +14,7 @@ from esource.rows import tsv
 
 
 class Dedup:
-    """The ids of the last `limit` events, and a digest of what each of them said."""
+    """The ids of the last `limit` events that have one, each with a digest of its content."""
 
     def __init__(self, limit: int, rows: bytes = b"") -> None:
         """Begin with the events of whole rows."""
@@ -33,8 +33,9 @@ class Dedup:
     def new(self, rows: bytes, seen: MutableMapping[bytes, bytes]) -> tuple[bytes, int]:
         """Return the rows whose events are neither there nor in `seen`, and how many.
 
-        All of them are events with an id. The digests of the new ones are put into `seen`.
-        Raises `Conflict` if an id is there with other content.
+        All rows must be events with an id. The digests of the new ones are put into `seen`,
+        by id; they are not added. Raises `Conflict` if an id is there, or in
+        `seen`, with other content.
         """
         new = []
         for row in rows.split(b"\n")[:-1]:

@@ -3,8 +3,8 @@
 What the hub emits, it accepts: TSV, event streams and NDJSON, byte for byte. JSON is the
 same objects as NDJSON in one array, and raw is the data alone, for people and pipes.
 
-An event stream of such objects (`sse-json`) is for pages: to a browser's `EventSource` an event
-is lost whose type it was not told of beforehand, so here no frame has a type, but its data has.
+An event stream of such objects (`sse-json`) is for pages. A browser's `EventSource` loses events
+of the types that the page did not name beforehand; so here a frame has no type, but its data has.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Format(NamedTuple):
     head: bytes = b""  # before everything
     separator: bytes = b""  # before each event, but not the first
     end: bytes = b""  # after everything
-    heartbeat: bytes = b""  # what can be sent when there is nothing to say
+    heartbeat: bytes = b""  # what can be sent while there are no events
 
 
 TSV = Format("tsv", "text/tab-separated-values; charset=utf-8", lambda rows, malformed: rows)

@@ -1,7 +1,11 @@
 """The bodies of batches -> rows to append, in pieces of any size. Pure.
 
-A decoder is fed pieces, and returns a draft of the complete events in them. At the first
-line that is bad it returns what was good before, and sets `error`, which names the line.
+    feed(piece) -> draft, feed(piece) -> draft, …, end() -> draft
+
+A decoder is fed pieces, and each time returns a draft of the events that are complete with it,
+which may be none. At the first line that is bad it returns what was good before, and sets
+`error`, which names the line; then it must not be fed any more. Nothing is raised. What it keeps
+of an event that is not complete is bounded by the limit of an event's data.
 """
 
 import re
@@ -20,7 +24,8 @@ JSON_FACTOR = 6
 # Most ids, to be let through quickly.
 _PLAIN_ID = re.compile(rb"[!-~](?:[ -~]{0,1022}[!-~])?").fullmatch
 
-DecodeLines = Callable[[bytes, int], Draft]  # whole lines, LF-terminated, and the data's limit
+# Whole lines, LF-terminated, and the limit of an event's data -> all of them, or it raises.
+DecodeLines = Callable[[bytes, int], Draft]
 
 
 class LineDecoder:
@@ -123,7 +128,7 @@ class StreamDecoder:
 
 
 def decode_tsv(lines: bytes, limit: int) -> Draft:
-    """Return rows as in the file: they are kept as they are."""
+    """Return rows as they are, checked. Raises `BadInput`, `TooLarge`."""
     _check_text(lines)
     plain = tsv.plain(lines)
     malformed: list[bytes] = []
@@ -142,14 +147,17 @@ def decode_tsv(lines: bytes, limit: int) -> Draft:
 
 
 def decode_ndjson(lines: bytes, limit: int) -> Draft:
-    """Return the events of lines of JSON; blank lines are skipped."""
+    """Return the events of lines of JSON; blank lines are none. Raises `BadInput`, `TooLarge`."""
     _check_utf8(lines)
     each = [line for line in lines.split(b"\n") if line and not line.isspace()]
     return Draft.of(b"".join([ndjson.decode_row(line, limit) for line in each]))
 
 
 def decode_each_line(type: bytes) -> DecodeLines:
-    """Return the decoder for plain text, of which every line is the data of an event."""
+    """Return the decoder for plain text: each line is the data of an event of this type.
+
+    It raises `BadInput`, `TooLarge`.
+    """
     beginning = tsv.encode(Event(b"", type, b""))[:-1]
 
     def decode(lines: bytes, limit: int) -> Draft:

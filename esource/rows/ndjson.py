@@ -3,8 +3,10 @@
     {"id":"2017-04-05T11:40:10.793000Z","event":"deploy","data":"…"}
 
 One object a line, every key always there, data always a string: so what was sent comes
-back, and `jq -r .data` works. Read kindly: keys may be missing, other keys are ignored,
-and data that is not a string is kept as its JSON text.
+back, and `jq -r .data` works. What publishers send is read kindly: keys may be missing, other
+keys are ignored, and data that is not a string is kept as its JSON text.
+
+In rows that others wrote, what is not UTF-8 becomes U+FFFD: JSON cannot hold it.
 """
 
 import json
@@ -22,12 +24,12 @@ _COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
 
 
 def encode(rows: bytes, malformed: list[bytes]) -> bytes:
-    """Return one line of JSON for each event of whole rows."""
+    """Return one line of JSON for each event of whole rows; see `tsv.split` for other rows."""
     return b"".join([orjson.dumps(fields) + b"\n" for fields in _objects(rows, malformed)])
 
 
 def encode_elements(rows: bytes, malformed: list[bytes]) -> bytes:
-    """Return the elements of a JSON array, each after a comma."""
+    """Return the events of whole rows as elements of a JSON array, each after a comma and LF."""
     return b"".join([b",\n" + orjson.dumps(fields) for fields in _objects(rows, malformed)])
 
 
@@ -42,6 +44,7 @@ def encode_frames(rows: bytes, malformed: list[bytes]) -> bytes:
 
 
 def _objects(rows: bytes, malformed: list[bytes]) -> list[dict[str, str]]:
+    """Return the object of each event of whole rows; other rows go to `malformed`."""
     # One pass over the whole is several times faster than one over each field.
     text = rows.decode(errors="replace")
     others: list[str] = []

@@ -2,7 +2,7 @@
 
 A frame is `event:` (left out if empty), `id:` (left out if empty: an empty one makes
 clients forget their place), one `data:` line for each line of data, and a blank line.
-The order matters to people, who read the type first; parsers do not mind.
+The order is for people, who read the type first; to parsers all orders are alike.
 """
 
 import re
@@ -27,7 +27,7 @@ def retry(milliseconds: int) -> bytes:
 def encode(rows: bytes, malformed: list[bytes]) -> bytes:
     """Return the frames of whole rows, LF-terminated.
 
-    Rows that are not events (fewer than two tabs) go to `malformed`, without their LF.
+    Rows that are not events go to `malformed`, without their LF.
     """
     return _encode_plain(rows) or _encode_any(rows, malformed)
 
@@ -66,13 +66,13 @@ def _encode_any(rows: bytes, malformed: list[bytes]) -> bytes:
 class Decoder:
     """Event stream -> events, fed in pieces of any size, by the rules of WHATWG HTML 9.2.6.
 
-    But for one of them: an id belongs to the frame it stands in, and an event whose frame
-    has none has an empty one. (A browser repeats the last; a hub that stores it must not.)
+    But for one of them: an id belongs to the frame that it stands in, and the event of a frame
+    without id has an empty one. (A browser repeats the last id; a hub, which stores it, must not.)
     """
 
     def __init__(self) -> None:
-        self.line = 0  # how many lines have been read
-        self.pending = 0  # how many bytes are kept for an event that is not complete
+        self.line = 0  # how many lines have ended
+        self.pending = 0  # bytes that are kept for an event that is not complete
         self._rest: list[bytes] = []  # of a line that has not ended
         self._started = False
         self._id = self._type = b""
@@ -84,7 +84,7 @@ class Decoder:
         return list(self.events(piece))
 
     def events(self, piece: bytes) -> Iterator[Event]:
-        """Yield the events that `piece` completes; `line` is then that of the event's end."""
+        """Yield the events that `piece` completes; `line` is then the number of their last line."""
         waiting = self._rest and self._rest[-1].endswith(b"\r")
         if self._started and not waiting and b"\n" not in piece and b"\r" not in piece:
             self._rest.append(piece)  # not joined for each piece: a long line comes in many

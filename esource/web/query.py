@@ -8,8 +8,8 @@
     since    a time | seconds ( s | m | h | d )
 
 An empty value is as if the parameter were not there. A parameter that is unknown, or given
-twice (but for a read's `event`), is refused, and so is a value: what a client meant by it nobody
-knows, and another answer than the one that was asked for is worse than none.
+twice (but for a read's `event`), is refused, and so is a value that is not in the grammar: an
+error tells a client more than an answer to another question.
 """
 
 import re

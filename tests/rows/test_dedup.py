@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esource.errors import Conflict
-from esource.rows.dedup import Dedup
+from esource.rows.dedup import Dedup, digests
 
 
 def test_what_is_there_is_left_out_and_what_is_new_comes_back() -> None:
@@ -16,7 +16,7 @@ def test_what_is_there_is_left_out_and_what_is_new_comes_back() -> None:
 def test_what_is_new_is_not_there_before_it_is_added() -> None:
     dedup = Dedup(10)
     assert dedup.new(b"1\t\tx\n", {}) == dedup.new(b"1\t\tx\n", {}) == (b"1\t\tx\n", 1)
-    dedup.add(b"1\t\tx\n")
+    dedup.add(digests(b"1\t\tx\n"))
     assert dedup.new(b"1\t\tx\n", {}) == (b"", 0)
 
 
