@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.load import Load, ids_of, load_on, rows_of
 from tests.harness import ROOT, Hub, Stream, eventually, needs, running_hub
+from tests.harness.load import Load, load_on
+from tests.harness.rows import ids_of, rows_of
 
 TEXT = (ROOT / "deploy" / "backup.md").read_text()
 README = (ROOT / "README.md").read_text()

@@ -3,7 +3,6 @@
 Only the lines that are marked `# yours` differ: addresses, the certificate, the archive's folder.
 """
 
-import http.client
 import os
 import re
 import socket
@@ -12,14 +11,13 @@ import subprocess
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy.load import load_on
 from tests.harness import (
     PATIENCE_SECONDS,
     ROOT,
@@ -30,6 +28,8 @@ from tests.harness import (
     needs,
     running_hub,
 )
+from tests.harness.hub import answer_on
+from tests.harness.load import load_on
 from tests.harness.nginx import Nginx, running_nginx
 
 SITE = (ROOT / "deploy" / "nginx" / "esource.conf").read_text()
@@ -115,13 +115,8 @@ class Site:
 
     def answer_of(self, method: str, path: str, user: str, body: bytes | None = None) -> Answer:
         """Send one request, without curl."""
-        connection = http.client.HTTPConnection(HOST, self.port)
-        with closing(connection):
-            connection.sock = self.connect()
-            headers = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+        basic = f"Basic {b64encode(user.encode()).decode()}"
+        return answer_on(self.connect(), method, path, body, Host=HOST, Authorization=basic)
 
 
 def ours(site: str, hub_port: int, auth_port: int, port: int, plain_port: int, home: Path) -> str:

@@ -8,15 +8,14 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esource.config import Config, variable
-from tests.deploy.load import load_on
 from tests.deploy.machine import Machine, booted
 from tests.harness import (
     PATIENCE_SECONDS,
@@ -28,6 +27,7 @@ from tests.harness import (
     needs,
     running_hub,
 )
+from tests.harness.load import load_on
 
 UNITS = ROOT / "deploy" / "systemd"
 README = (ROOT / "deploy" / "README.md").read_text()
@@ -101,7 +101,7 @@ def test_under_load_a_restart_refuses_nobody_and_loses_nothing(systemd_hub: Syst
         systemd_hub.machine.run("systemctl restart esource")
         assert systemd_hub.property("MainPID") != before
         load.goes_on()
-    assert load.refused == 0
+    assert load.nobody == 0
     load.check(systemd_hub.rows("restart"))
 
 
@@ -114,7 +114,7 @@ def test_under_load_a_reload_refuses_nobody_and_loses_nothing(systemd_hub: Syste
         eventually(lambda: "Worker exiting" in systemd_hub.machine.run(journal))
         load.goes_on()
         assert systemd_hub.property("MainPID") == master
-    assert load.refused == 0
+    assert load.nobody == 0
     load.check(systemd_hub.rows("reload"))
 
 
@@ -125,7 +125,7 @@ def test_after_a_kill_it_is_started_again_and_nobody_was_refused(systemd_hub: Sy
         systemd_hub.machine.run("systemctl kill --signal=KILL esource")
         eventually(lambda: systemd_hub.property("MainPID") not in (before, "0"))
         load.goes_on()
-    assert load.refused == 0
+    assert load.nobody == 0
     load.check(systemd_hub.rows("killed"))
 
 
@@ -222,15 +222,12 @@ class Activated(Hub):
         super().__init__(home, **settings)
         self.listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
 
-    def launch(self, *options: str) -> "subprocess.Popen[bytes]":
-        fd = self.listener.fileno()
-        script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
-        command = ["bash", "-c", script, "-", sys.executable, "-m", "esource", *options]
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                command, env=self.environ, stderr=log, cwd=self.home, pass_fds=[fd]
-            )
-        return self.process
+    def command(self) -> list[str]:
+        script = f'exec 3<&{self.listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+        return ["bash", "-c", script, "-", *super().command()]
+
+    def launch(self, *options: str, **popen: Any) -> "subprocess.Popen[bytes]":
+        return super().launch(*options, pass_fds=[self.listener.fileno()], **popen)
 
 
 @pytest.mark.parametrize("bind", ["", "another port", "unix"])
@@ -254,7 +251,7 @@ def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
             assert not (tmp_path / "hub.sock").exists()
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", other))
-        assert load.refused == 0
+        assert load.nobody == 0
         load.check(hub.rows("kept-open"))
         assert "Traceback" not in hub.log
     finally:
@@ -273,16 +270,19 @@ def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) 
         assert f"127.0.0.1:{hub.port} is in use; stop who has it" in second.log
 
 
+class Waiting(Hub):
+    """A hub that systemd's own starter starts, at the first connection."""
+
+    def command(self) -> list[str]:
+        [starter] = needs("systemd-socket-activate")
+        names = [name for name in self.environ if name.startswith("ESOURCE_")]
+        settings = [f"--setenv={name}" for name in names]
+        return [starter, f"--listen=127.0.0.1:{self.port}", *settings, *super().command()]
+
+
 def test_systemds_own_starter_starts_it_at_the_first_connection(tmp_path: Path) -> None:
-    [starter] = needs("systemd-socket-activate")
-    hub = Hub(tmp_path)
-    names = [name for name in hub.environ if name.startswith("ESOURCE_")]
-    command = [
-        starter, f"--listen=127.0.0.1:{hub.port}", *(f"--setenv={name}" for name in names),
-        sys.executable, "-m", "esource",
-    ]  # fmt: skip
-    with hub.log_path.open("wb") as log:
-        hub.process = subprocess.Popen(command, env=hub.environ, stderr=log, cwd=tmp_path)
+    hub = Waiting(tmp_path)
+    hub.launch()
     try:
         eventually(lambda: "Listening on" in hub.log)
         assert not hub.folder.exists()

@@ -3,25 +3,16 @@
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.faults.rig import (
-    QUIET,
-    Build,
-    Disk,
-    Publisher,
-    Wire,
-    increases,
-    mounted,
-    numbers,
-    size,
-)
-from tests.harness import Hub, Stream, eventually
+from tests.harness import QUIET, Hub, Publisher, Stream, Wire, eventually, increases, numbers, size
+from tests.harness.machine import mounted
+from tests.harness.shims import Build, Disk
 
 PLACES = range(size(16, 60))  # n
 
@@ -279,9 +270,12 @@ def test_a_full_disk_makes_the_hub_unhealthy_until_there_is_space(tmp_path: Path
 def test_a_full_disk_is_told_and_forgotten_once_there_is_space(tmp_path: Path) -> None:
     """Fails when `Log.append` does not `_cut_back`, or answers before it has written."""
     with small_disk(tmp_path) as (hub, ballast):
-        publishers = [Publisher(hub, f"p{n}", f"orders-{n}") for n in range(4)]
-        for number, publisher in enumerate(publishers):
-            publisher.padding = b"x" * (700 * (number + 1))
+
+        def padding(kind: int) -> Callable[[int], bytes]:
+            return lambda _: b"x" * (700 * (kind + 1))
+
+        publishers = [Publisher(hub, f"p{n}", f"orders-{n}", padding=padding(n)) for n in range(4)]
+        for publisher in publishers:
             publisher.start()
         eventually(lambda: all(len(publisher.refused) > 3 for publisher in publishers))
         assert hub.post("/a-new-one", "x" * 20_000).status == 507

@@ -14,8 +14,20 @@ import pytest
 
 from esource.errors import StorageError
 from esource.log.file import Log
-from tests.faults.rig import QUIET, Publisher, Wire, command, increases, numbers, size
-from tests.harness import Hub, Stream, eventually, running_hub
+from tests.harness import (
+    QUIET,
+    Hub,
+    Publisher,
+    Stream,
+    Wire,
+    eventually,
+    increases,
+    numbers,
+    running_hub,
+    size,
+)
+from tests.harness.machine import command
+from tests.harness.measures import cpu_seconds
 
 ROUNDS = size(30, 300)
 
@@ -51,9 +63,9 @@ def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
             assert wire.post("/open-already", b"2").status == 201
             late = own_hub.connect()  # stays in the listen queue
             late.sendall(b"GET /up__ HTTP/1.0\r\n\r\n")
-            cpu = cpu_seconds(own_hub.worker)
+            cpu = cpu_seconds(own_hub)
             time.sleep(1)
-            assert cpu_seconds(own_hub.worker) - cpu < 0.5  # does not spin
+            assert cpu_seconds(own_hub) - cpu < 0.5  # does not spin
         with late:
             assert late.recv(100).startswith(b"HTTP/1.0 200")
         for n in range(20):
@@ -64,11 +76,6 @@ def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
     [warning] = [line for line in own_hub.log.splitlines() if "Too many open files" in line]
     assert re.search(r"\[WARNING\] Too many open files \(this process may have \d+\)", warning)
     assert "Traceback" not in own_hub.log
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # -- rights ------------------------------------------------------------------------------------

@@ -28,14 +28,12 @@ from esource.event import (
 from esource.rows import formats, ingest, ndjson, resume, selection, sse, tsv, zones
 from esource.web import body
 from esource.web.origin import Origins
-from tests.faults.rig import size
-from tests.harness import PATIENCE_SECONDS, Hub, running_hub
+from tests.harness import PATIENCE_SECONDS, Hub, running_hub, size
 
 LIMIT = 300  # bytes of an event's data, so that examples get over it
 
 parsers = settings(
     max_examples=size(300, 30_000),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -264,7 +262,6 @@ EXPECTED = {
 
 https = settings(
     max_examples=size(600, 40_000),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

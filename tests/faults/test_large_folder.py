@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.rig import Wire, size
-from tests.faults.test_readers import p99
-from tests.harness import Hub, running_hub
-from tests.web.test_ops import metric
+from tests.harness import Hub, Wire, running_hub, size
+from tests.harness.measures import metric, p99
 
 FILES = size(50_000, 100_000)
 LIST_SECONDS = 5.0  # a page takes a tenth of one

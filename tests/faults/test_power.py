@@ -15,18 +15,9 @@ from pathlib import Path
 import pytest
 
 from esource.log.file import Log
-from tests.faults.rig import (
-    Build,
-    Publisher,
-    command,
-    increases,
-    kill,
-    mounted,
-    numbers,
-    preload,
-    size,
-)
-from tests.harness import Hub, Stream, eventually, needs
+from tests.harness import Hub, Publisher, Stream, eventually, increases, needs, numbers, size
+from tests.harness.machine import command, mounted
+from tests.harness.shims import Build, preload
 
 CYCLES = size(8, 60)
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
@@ -136,7 +127,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
 
         wanted = random.randrange(1, 40)
         eventually(lambda wanted=wanted, done=done: done() >= wanted)  # type: ignore[misc]
-        kill(hub)
+        hub.kill()
         for publisher in [*publishers, *fresh]:
             publisher.join()
         seen = watcher.join()
@@ -154,7 +145,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
             lost += len(set(answered) - set(found))
         rows = {row.split(b"\t", 2)[2] for row in hub.get("/shared").body.split(b"\n")[:-1]}
         shown_and_lost += len(seen - rows)
-        kill(hub)
+        hub.kill()
         yield acknowledged, lost
     if hub.environ["ESOURCE_FSYNC"] == "always":
         assert shown_and_lost == 0
@@ -200,7 +191,7 @@ def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: 
     hub.start()
     for n in range(4):
         hub.publish(f"/orders?event=type{n}", f"data {n}\nof two lines")
-    kill(hub)
+    hub.kill()
     path = hub.file("orders")
     whole = path.read_bytes()
     assert power.synced()[0].get(path.stat().st_ino, 0) == 0
@@ -268,7 +259,7 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
                     os.close(fd)
                 # What the disk refuses from now on is refused to publishers, too.
                 eventually(lambda p=publishers: all(a.refused for a in p) or fsync == "never")  # type: ignore[misc]
-                kill(hub)
+                hub.kill()
                 for publisher in publishers:
                     publisher.join()
             with mounted(tmp_path / f"mnt-{2 * cycle + 1}", "-o", "loop", image) as mount:
@@ -285,10 +276,10 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
                         lost += len(set(answered) - set(found))
                         assert {status for _, status in publisher.refused} <= {503}
                 finally:
-                    kill(hub)
+                    hub.kill()
         finally:
             if hub.process:
-                kill(hub)
+                hub.kill()
     print(f"{fsync}: {acknowledged} acknowledged, {lost} lost")
     assert acknowledged > 0
     if fsync == "always":

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from esource.hub.hub import KEEP_OPEN
-from tests.faults.rig import Wire, size
-from tests.faults.test_readers import p99, rss
-from tests.harness import Hub, eventually, running_hub
+from tests.harness import Hub, Wire, eventually, running_hub, size
+from tests.harness.measures import memory, p99
 
 SLOW = size(500, 3000)  # in headers, and as many in bodies
 IDLE = size(1000, 6000)  # connections that say nothing, and as many that have said something
@@ -103,9 +102,9 @@ def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_we
             for n in range(CHANNELS):
                 (hub.folder / f"channel-{n}.tsv").write_bytes(b"1\t\tx\n")
         touch(0, TYPICAL_CHANNELS)
-        memory = rss(hub)
+        before = memory(hub)
         most = touch(TYPICAL_CHANNELS, CHANNELS)
-        grown = rss(hub) - memory
+        grown = memory(hub) - before
         print(f"{method}: at most {most} files open, RSS +{grown / 1e6:.1f} MB")
         assert most <= KEEP_OPEN + 350  # those that were just published to stay for a moment
         assert grown < 8e6

@@ -19,6 +19,7 @@ import pytest
 from esource.hub.hub import KEEP_OPEN
 from esource.rows import sse
 from tests.harness import PATIENCE_SECONDS, Hub, Stream, eventually, free_port, running_hub
+from tests.harness.measures import cpu_seconds, memory
 from tests.harness.nginx import running_nginx
 
 PAGE = "https://page.example"
@@ -871,26 +872,14 @@ def test_idle_channels_are_closed_and_cost_nothing(tmp_path: Path) -> None:
         before = hub.descriptors()
         for n in range(KEEP_OPEN + 100):
             assert hub.get(f"/idle{n:04}?format=raw").body == b"x\n"
-        memory = resident(hub)
+        held = memory(hub)
         for n in range(KEEP_OPEN + 100, 3 * KEEP_OPEN):
             assert hub.get(f"/idle{n:04}?format=raw").body == b"x\n"
         assert hub.descriptors() <= before + KEEP_OPEN + 8
-        assert resident(hub) < memory + (8 << 20)
+        assert memory(hub) < held + (8 << 20)
         for n in range(50):  # and of those that were published to
             hub.publish(f"/idle{n:04}", "y")
         assert hub.get("/idle0000?format=raw").body == b"x\ny\n"
-
-
-def resident(hub: Hub) -> int:
-    """Return how much memory the worker has, in bytes."""
-    status = Path(f"/proc/{hub.worker}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) << 10
-
-
-def cpu_seconds(hub: Hub) -> float:
-    """Return how much time the worker has used."""
-    fields = Path(f"/proc/{hub.worker}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_subscriber_who_talks_costs_no_more_than_one_who_listens(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from esource.event import Event
 from esource.rows import sse
-from tests.faults.network import HUB, PEER, inside, network
-from tests.faults.rig import size
-from tests.harness import Hub, eventually
+from tests.harness import Hub, eventually, size
+from tests.harness.network import HUB, PEER, inside, network
 
 PAUSE_SECONDS = size(5, 30)
 GONE_SECONDS = 10.0

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from esource.rows import ndjson
-from tests.harness import Hub, Stream, eventually, running_hub
-from tests.hub.test_followers import Follower, Publishers, encoded
+from tests.harness import Hub, Publishers, Stream, encoded, eventually, running_hub
+from tests.harness.hub import children
+from tests.harness.measures import memory
 
 STOP_SECONDS = 6.0  # a bound on a fault: of itself gunicorn waits for 30 s
 
@@ -72,26 +73,20 @@ def test_a_second_master_that_is_asked_for_by_signal_refuses_and_the_first_serve
 ) -> None:
     """Fails if USR2's new master does not ask for the folder's lock, as any other hub must."""
     assert own_hub.process
-    worker = own_hub.worker
+    master, worker = own_hub.process.pid, own_hub.worker
     first = own_hub.publish("/upgrade", "before")
     with Stream(own_hub, "/upgrade", Last_Event_ID="0") as stream:
-        refusal = f"is in use by another hub (process {own_hub.process.pid})"
+        refusal = f"is in use by another hub (process {master})"
         for count in (1, 2):  # and again: the first one's end is noticed
             own_hub.process.send_signal(signal.SIGUSR2)
             eventually(lambda count=count: own_hub.log.count(refusal) == count)  # type: ignore[misc]
-            eventually(lambda: len(children(own_hub)) == 1)
+            eventually(lambda: len(children(master)) == 1)
         second = own_hub.publish("/upgrade", "after")
         assert [event.id.decode() for event in stream.read(2)] == [first, second]
     assert ids(own_hub, "upgrade") == [first, second]
-    assert children(own_hub) == [worker]
+    assert children(master) == [worker]
     assert own_hub.log.count("channels in") == 1  # no second worker has looked at the folder
     assert "Traceback" not in own_hub.log
-
-
-def children(hub: Hub) -> list[int]:
-    assert hub.process
-    of = Path(f"/proc/{hub.process.pid}/task/{hub.process.pid}/children")
-    return [int(pid) for pid in of.read_text().split()]
 
 
 # -- a stop while finite reads go on -----------------------------------------------------------
@@ -167,12 +162,6 @@ def test_a_reload_does_not_wait_for_a_finite_read_and_nor_do_publishers(
 # -- many channels, and many readers -----------------------------------------------------------
 
 
-def memory(hub: Hub) -> int:
-    """Return how much memory the worker has, in bytes."""
-    status = Path(f"/proc/{hub.worker}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) << 10
-
-
 @pytest.mark.parametrize(("channels", "rounds"), [(200, 1), (20, 10)])
 def test_small_commits_to_channels_that_are_followed_cost_little_memory(
     tmp_path: Path, channels: int, rounds: int
@@ -223,16 +212,16 @@ def test_direct_readers_and_one_who_selects_each_get_exactly_their_events_at_onc
     The next heartbeat would make up for it, so there is none.
     """
     with running_hub(tmp_path, ESOURCE_HEARTBEAT_SECONDS="60") as hub:
-        selects = Follower(hub, "cohort", "format=ndjson&event=p1&event=last")
-        direct = [Follower(hub, "cohort", version=("1.0", "1.1")[n % 2]) for n in range(63)]
+        selects = Stream(hub, "/cohort?follow=1&format=ndjson&event=p1&event=last", version="1.1")
+        direct = [Stream(hub, "/cohort", version=("1.0", "1.1")[n % 2]) for n in range(63)]
         with Publishers(hub, "cohort", count=3) as publishers:
             publishers.reach(300)
         hub.publish("/cohort?event=last", "the end")
         expected = encoded(hub, "cohort", "sse")
         for follower in direct:
-            assert follower.read(b"data: the end\n\n") == expected
+            assert follower.read_up_to(b"data: the end\n\n") == expected
             follower.close()
         rows = [row for row in hub.rows("cohort") if row.split(b"\t")[1] in (b"p1", b"last")]
         selected = ndjson.encode(b"".join([row + b"\n" for row in rows]), [])
-        assert selects.read(selected[-40:]) == selected
+        assert selects.read_up_to(selected[-40:]) == selected
         selects.close()

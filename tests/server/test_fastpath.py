@@ -73,10 +73,6 @@ def connected(hub: Hub) -> Client:
     return Client(hub.connect())
 
 
-def data_of(hub: Hub, channel: str) -> list[bytes]:
-    return [row.split(b"\t", 2)[2] for row in hub.rows(channel)]
-
-
 # -- what a plain publish is -------------------------------------------------------------------
 
 HOST = b"Host: h\r\n"
@@ -235,7 +231,7 @@ def test_two_publishes_cut_at_any_place_are_stored_once_and_in_order(hub: Hub) -
                 time.sleep(0.01)
             client.send(both[cut:])
             assert [client.answer()[2] for _ in "12"] == [b"1", b"2"], cut
-    assert data_of(hub, "cuts") == [b"one", b"GET / HTTP/1.1\x0b"] * (len(both) - 1)
+    assert hub.data("cuts") == [b"one", b"GET / HTTP/1.1\x0b"] * (len(both) - 1)
 
 
 def test_a_thousand_pipelined_publishes_are_stored_once_and_in_order(hub: Hub) -> None:
@@ -244,7 +240,7 @@ def test_a_thousand_pipelined_publishes_are_stored_once_and_in_order(hub: Hub) -
     with connected(hub) as client:
         client.send(b"".join([publish(b"/pipeline?id=" + id, id) for id in sent]))
         assert [client.answer()[2] for _ in sent] == sent
-    assert data_of(hub, "pipeline") == sent
+    assert hub.data("pipeline") == sent
 
 
 def test_plain_and_other_requests_on_one_connection_keep_their_order(hub: Hub) -> None:
@@ -261,7 +257,7 @@ def test_plain_and_other_requests_on_one_connection_keep_their_order(hub: Hub) -
         assert [client.answer()[2] for _ in "1234"] == [b"1", b"2", b"3", b"4"]
         status, _, body = client.answer()
         assert (status, body) == (b"HTTP/1.1 200 OK", hub.file("mixed").read_bytes())
-    assert data_of(hub, "mixed") == [b"1", b"2", b"3", b"4"]
+    assert hub.data("mixed") == [b"1", b"2", b"3", b"4"]
 
 
 def test_a_smuggled_request_is_data(hub: Hub) -> None:
@@ -379,7 +375,7 @@ def test_a_unix_socket_has_a_fast_path(tmp_path: Path) -> None:
         client.send(both[:150], both[150:])
         assert [client.answer()[2] for _ in "12"] == [b"1", b"2"]
     assert hub.stop() == 0
-    assert data_of(hub, "unix") == [b"1", b"2"]
+    assert hub.data("unix") == [b"1", b"2"]
 
 
 def test_a_stop_answers_what_has_arrived_and_closes(tmp_path: Path) -> None:

@@ -30,11 +30,20 @@ def refused(hub: Hub, *options: str) -> str:
     return lines[0]
 
 
+class Installed(Hub):
+    """A hub that a command of the environment starts."""
+
+    def __init__(self, home: Path, program: str) -> None:
+        super().__init__(home)
+        self.program = str(Path(sys.executable).parent / program)
+
+    def command(self) -> list[str]:
+        return [self.program]
+
+
 def test_plain_gunicorn_in_the_checkout_starts_the_hub(tmp_path: Path) -> None:
-    hub = Hub(tmp_path)
-    gunicorn = Path(sys.executable).parent / "gunicorn"
-    with hub.log_path.open("wb") as log:
-        hub.process = subprocess.Popen([str(gunicorn)], cwd=ROOT, env=hub.environ, stderr=log)
+    hub = Installed(tmp_path, "gunicorn")
+    hub.launch(cwd=ROOT)
     hub.wait_until_up()
     hub.publish("/orders", "x")
     assert len(hub.rows("orders")) == 1
@@ -45,17 +54,13 @@ def test_plain_gunicorn_in_the_checkout_starts_the_hub(tmp_path: Path) -> None:
 def test_the_installed_command_starts_it_anywhere_and_takes_gunicorns_options(
     tmp_path: Path,
 ) -> None:
-    hub = Hub(tmp_path)
+    hub = Installed(tmp_path, "esource")
     del hub.environ["ESOURCE_DIR"]
-    esource = Path(sys.executable).parent / "esource"
-    other = Hub(tmp_path)
-    with hub.log_path.open("wb") as log:
-        command = [str(esource), "-b", f"127.0.0.1:{other.port}"]
-        other.process = subprocess.Popen(command, cwd=tmp_path, env=hub.environ, stderr=log)
-    other.wait_until_up()
-    other.publish("/orders", "x")
-    assert len(other.rows("orders")) == 1  # in `events` of the current folder
-    assert other.stop() == 0
+    hub.environ["ESOURCE_BIND"] = "127.0.0.1:1"  # the option goes before it
+    hub.start("-b", f"127.0.0.1:{hub.port}")
+    hub.publish("/orders", "x")
+    assert len(hub.rows("orders")) == 1  # in `events` of the current folder
+    assert hub.stop() == 0
 
 
 def test_help_and_version_need_no_server() -> None:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from esource.rows import sse
-from tests.harness import PATIENCE_SECONDS, Answer, Hub, Stream
-from tests.hub.test_followers import unchunked
+from tests.harness import Hub, Stream, encoded, started
+from tests.harness.wire import unchunked
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes certificates")
 
@@ -41,31 +40,12 @@ class EncryptedHub(Hub):
     def connect(self) -> ssl.SSLSocket:
         return self.trust.wrap_socket(super().connect(), server_hostname="127.0.0.1")
 
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.port, timeout=PATIENCE_SECONDS, context=self.trust
-        )
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-
 
 @pytest.fixture
 def encrypted_hub(tmp_path: Path) -> Iterator[EncryptedHub]:
     hub = EncryptedHub(tmp_path)
-    try:
-        hub.start(*hub.options)
+    with started(hub, *hub.options):
         yield hub
-    finally:
-        if hub.process:
-            hub.stop()
-
-
-def encoded(hub: Hub, channel: str) -> bytes:
-    return sse.encode(hub.file(channel).read_bytes(), [])
 
 
 def test_publishers_are_answered_one_request_after_the_other(encrypted_hub: EncryptedHub) -> None:
@@ -97,7 +77,7 @@ def test_events_that_come_while_a_reader_waits_are_encrypted(
         assert head.startswith(f"HTTP/{version} 200 OK\r\n".encode())
         for n in range(5):
             encrypted_hub.publish("/live", f"event {n}\nof two lines")
-            frames = b":\n" + encoded(encrypted_hub, "live")
+            frames = b":\n" + encoded(encrypted_hub, "live", "sse")
             while (unchunked(received)[0] if version == "1.1" else received) != frames:
                 piece = connection.recv(65536)
                 assert piece, received
@@ -135,7 +115,7 @@ def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
             started = time.monotonic()
             assert encrypted_hub.stop() == 0
             assert time.monotonic() - started < 5.0
-            frames = re.escape(encoded(encrypted_hub, "quiet"))
+            frames = re.escape(encoded(encrypted_hub, "quiet", "sse"))
             assert re.fullmatch(rb":\n%bretry: \d+\n" % frames, stream.read_to_end())
     assert "Traceback" not in encrypted_hub.log
 

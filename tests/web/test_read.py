@@ -10,12 +10,11 @@ import json
 import random
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,8 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.harness import PATIENCE_SECONDS, Answer, Hub, eventually, running_hub
+from tests.harness import PATIENCE_SECONDS, Answer, Hub, Stream, eventually, running_hub
+from tests.harness.wire import reset
 
 Pairs = list[tuple[str, str]]
 
@@ -345,85 +345,8 @@ def test_more_finite_selections_are_what_a_list_gives(hub: Hub) -> None:
 # -- following -----------------------------------------------------------------------------
 
 
-def unchunked(body: bytes) -> tuple[bytes, bool]:
-    """Return what has come of a chunked body, and whether it has ended properly."""
-    pieces: list[bytes] = []
-    while b"\r\n" in body:
-        size, _, rest = body.partition(b"\r\n")
-        length = int(size, 16)
-        if not length:
-            assert rest in (b"", b"\r\n")
-            return b"".join(pieces), rest == b"\r\n"
-        if len(rest) < length + 2:
-            pieces.append(rest[:length])
-            break
-        assert rest[length : length + 2] == b"\r\n"
-        pieces.append(rest[:length])
-        body = rest[length + 2 :]
-    return b"".join(pieces), False
-
-
-class Follower:
-    """One who follows in any format: a raw connection, and what has come on it."""
-
-    def __init__(self, hub: Hub, path: str, **headers: str) -> None:
-        """Ask; `wait` for the headers, or read on."""
-        self.connection = hub.connect()
-        lines = [f"GET {path} HTTP/1.1", "Host: hub", "Connection: close"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self.connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        self._received = b""
-
-    def _take(self) -> bool:
-        piece = self.connection.recv(1 << 16)
-        self._received += piece
-        return bool(piece)
-
-    def wait(self) -> "Follower":
-        """Return when the headers are there."""
-        while b"\r\n\r\n" not in self._received:
-            assert self._take(), self._received
-        return self
-
-    @property
-    def status(self) -> int:
-        return int(self._received.split()[1])
-
-    @property
-    def headers(self) -> dict[str, str]:
-        _, *fields = self._received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-        return dict(field.split(": ", 1) for field in fields)
-
-    @property
-    def body(self) -> bytes:
-        return unchunked(self._received.partition(b"\r\n\r\n")[2])[0]
-
-    def read(self, wanted: bytes) -> bytes:
-        """Return the body until now, as soon as `wanted` is in it."""
-        while wanted not in self.body:
-            assert self._take(), self._received
-        return self.body
-
-    def read_bytes(self, count: int) -> bytes:
-        """Return the body until now, as soon as it has so many bytes."""
-        while len(self.body) < count:
-            assert self._take(), self._received
-        return self.body
-
-    def read_to_end(self) -> bytes:
-        """Return the body, once the hub has ended it, which it must do properly."""
-        with suppress(ConnectionResetError):
-            while self._take():
-                pass
-        body, ended = unchunked(self.wait()._received.partition(b"\r\n\r\n")[2])
-        assert ended, body[-200:]
-        return body
-
-    def __enter__(self) -> "Follower":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
+def following(hub: Hub, path: str, **headers: str) -> Stream:
+    return Stream(hub, path, version="1.1", **headers)
 
 
 FOLLOW_CHOICES = product(
@@ -440,7 +363,7 @@ BATCH = 405  # connections at a time; a soft limit of 1024 descriptors is common
 
 def follow_all(
     hub: Hub, channel: str, cases: list[tuple[Choice, str]], more: Pairs
-) -> tuple[list[tuple[Choice, str, str, Follower]], list[Row], list[Row]]:
+) -> tuple[list[tuple[Choice, str, str, Stream]], list[Row], list[Row]]:
     """Follow in all these ways, and publish then; return who follows, history and live events."""
     rows = history()
     write(hub, channel, rows)
@@ -449,16 +372,14 @@ def follow_all(
         # An event stream follows by itself.
         follow = [] if format == "sse" and number % 3 else [("follow", "1")]
         query, headers = asking_for(format, number % 2 == 0, choice, follow + more)
-        followers.append((choice, format, query, Follower(hub, f"/{channel}?{query}", **headers)))
-    for *_, follower in followers:
-        follower.wait()
+        followers.append((choice, format, query, following(hub, f"/{channel}?{query}", **headers)))
     live = [
         Row(hub.publish(f"/{channel}?event={quote(type)}", data), type, data) for type, data in LIVE
     ]
     return followers, rows, live
 
 
-def check_follow(follower: Follower, verdict: str, format: str, choice: Choice) -> None:
+def check_follow(follower: Stream, verdict: str, format: str, choice: Choice) -> None:
     assert follower.status == 200
     assert follower.headers["Content-Type"] == content_type(format)
     assert follower.headers["Cache-Control"] == "no-store"
@@ -486,7 +407,7 @@ def test_ways_to_follow_until_the_hub_stops_are_what_a_list_gives(own_hub: Hub) 
             stack.enter_context(follower)
             expected, _ = select(rows, choice, live)
             if expected and len(expected) != choice.limit:
-                follower.read(expected[-1].data.partition("\t")[0].encode())  # four, or five
+                follower.read_until(expected[-1].data.partition("\t")[0].encode())  # four, or five
         began = time.monotonic()
         assert own_hub.stop() == 0
         assert time.monotonic() - began < 5
@@ -585,8 +506,8 @@ def test_head_has_the_headers_of_get_and_no_body(hub: Hub, format: str, query: s
             head = client.get(path, "HEAD")
             assert (head.status, head.body) == (200, b"")
         if "follow" in query:
-            with Follower(hub, path) as follower:
-                get = follower.wait().headers
+            with following(hub, path) as follower:
+                get = follower.headers
         else:
             get = dict(client.get(path).headers)
         for headers in (ours := dict(head.headers)), get:
@@ -813,9 +734,8 @@ def test_a_limit_ends_a_follow_by_itself(hub: Hub, format: str) -> None:
     hub.publish(f"/{channel}?id=1", "one")
     path = f"/{channel}?format={format}&follow=1&limit=2"
     one, two = Row("1", "", "one"), Row("2", "", "two")
-    with Follower(hub, f"{path}&tail=1") as follower, Follower(hub, path) as live:
-        follower.read(b"one")
-        live.wait()
+    with following(hub, f"{path}&tail=1") as follower, following(hub, path) as live:
+        follower.read_until(b"one")
         hub.publish(f"/{channel}?id=2", "two")
         hub.publish(f"/{channel}?id=3", "three")
         body = follower.read_to_end()
@@ -881,12 +801,12 @@ def test_a_shell_script_waits_for_a_deploy(hub: Hub) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_headers_leave_before_the_first_event(hub: Hub, format: str) -> None:
-    with Follower(hub, f"/at-once?format={format}&follow=1") as follower:
-        assert follower.wait().status == 200
+    with following(hub, f"/at-once?format={format}&follow=1") as follower:
+        assert follower.status == 200
         id = hub.publish("/at-once", "one")
-        follower.read(b"one")  # at once, not with the next
+        follower.read_until(b"one")  # at once, not with the next
         hub.publish("/at-once", "two")
-        follower.read(b"two")
+        follower.read_until(b"two")
         assert format == "raw" or id in follower.body.decode()
 
 
@@ -894,13 +814,12 @@ def test_headers_leave_before_the_first_event(hub: Hub, format: str) -> None:
 def test_a_follower_that_goes_away_is_noticed_at_once(own_hub: Hub, way: str) -> None:
     for format in ("tsv", "ndjson", "json", "raw"):
         path = f"/go_away?format={format}&follow=1"
-        followers = [Follower(own_hub, path).wait() for _ in range(20)]
+        followers = [following(own_hub, path) for _ in range(20)]
         most = own_hub.descriptors()
         for follower in followers:
             if way == "reset":
-                linger = b"\1\0\0\0\0\0\0\0"  # 0 s: close sends RST
-                follower.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            follower.connection.close()
+                reset(follower.connection)
+            follower.close()
         # No heartbeat would tell: there is none.
         eventually(lambda most=most: own_hub.descriptors() <= most - 20, seconds=1.0)  # type: ignore[misc]
     assert "Traceback" not in own_hub.log
@@ -910,8 +829,8 @@ def test_a_follower_that_sends_more_and_goes_away_is_noticed(own_hub: Hub) -> No
     own_hub.publish("/sends_more", "one")
     with ExitStack() as stack:
         for _ in range(10):
-            follower = Follower(own_hub, "/sends_more?format=raw&follow=1&tail=1")
-            stack.enter_context(follower).read(b"one")
+            follower = following(own_hub, "/sends_more?format=raw&follow=1&tail=1")
+            stack.enter_context(follower).read_until(b"one")
             follower.connection.sendall(b"\r\n")
         most = own_hub.descriptors()
     eventually(lambda: own_hub.descriptors() <= most - 10, seconds=2.0)
@@ -936,14 +855,13 @@ def test_a_stop_or_reload_ends_each_follow_properly(own_hub: Hub, stop: signal.S
         followers = []
         for format, query in itertools.product(FORMATS, queries):
             path = f"/drain?format={format}&follow=1&tail=1{query}"
-            followers.append((format, stack.enter_context(Follower(own_hub, path))))
-        silent = stack.enter_context(Follower(own_hub, "/silent?format=json&follow=1"))
+            followers.append((format, stack.enter_context(following(own_hub, path))))
+        silent = stack.enter_context(following(own_hub, "/silent?format=json&follow=1"))
         for _, follower in followers:
-            follower.read(b"one")
+            follower.read_until(b"one")
         own_hub.publish("/drain?id=2", "two")
         for _, follower in followers:
-            follower.read(b"two")
-        silent.wait()
+            follower.read_until(b"two")
         assert own_hub.process
         began = time.monotonic()
         own_hub.process.send_signal(stop)
