@@ -69,9 +69,7 @@ def systemd_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdHub
 def test_four_commands_install_it_and_it_serves_as_a_user_of_its_own(
     systemd_hub: SystemdHub,
 ) -> None:
-    """Fails if something in the sandbox is in the hub's way.
-
-    The first of the four is not run, as it would fetch packages and compile one: `_prepare` of
+    """The first of the four is not run, as it would fetch packages and compile one: `_prepare` of
     `tests/deploy/machine.py` lays out what it leaves.
     """
     assert len(INSTALL) == 4
@@ -95,7 +93,6 @@ def test_systemd_finds_nothing_wrong_with_the_units(systemd_hub: SystemdHub) -> 
 
 
 def test_under_load_a_restart_refuses_nobody_and_loses_nothing(systemd_hub: SystemdHub) -> None:
-    """Fails without `esource.socket`: connections are refused between the two hubs."""
     with load_on(systemd_hub, "restart") as load:
         before = systemd_hub.property("MainPID")
         systemd_hub.machine.run("systemctl restart esource")
@@ -234,7 +231,6 @@ class Activated(Hub):
 def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
     tmp_path: Path, bind: str
 ) -> None:
-    """Fails if the hub closes more than its own copy of the socket, or binds an address too."""
     other = free_port()
     address = {"another port": f"127.0.0.1:{other}", "unix": f"unix:{tmp_path}/hub.sock"}
     hub = Activated(tmp_path, ESOURCE_BIND=address.get(bind, ""))
@@ -260,7 +256,6 @@ def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
 
 
 def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) -> None:
-    """Fails if `LISTEN_FDS` alone counts: it may have been for a shell above the hub."""
     variables = {"LISTEN_FDS": "1", "LISTEN_PID": "1"}
     with running_hub(tmp_path, **variables) as hub:
         second = Hub(tmp_path / "second", ESOURCE_BIND=f"127.0.0.1:{hub.port}", **variables)
@@ -293,7 +288,6 @@ def test_systemds_own_starter_starts_it_at_the_first_connection(tmp_path: Path) 
 
 
 def test_systemd_is_told_of_the_start_and_of_the_end(tmp_path: Path) -> None:
-    """Fails without `server.on_exit`, or if gunicorn no longer tells of the start."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(PATIENCE_SECONDS)

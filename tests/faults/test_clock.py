@@ -18,9 +18,6 @@ HOUR = 3600
 def test_default_ids_increase_when_the_clock_steps_back_and_forward(
     tmp_path: Path, shim: Build, restart: bool
 ) -> None:
-    """Fails when `Channel.append` takes the time for the id as it is, and, with a restart,
-    when it does not look for the newest id in the file.
-    """
     hub = Hub(tmp_path)
     clock = tmp_path / "clock"
     clock.write_bytes(bytes(8))
@@ -54,7 +51,6 @@ def test_default_ids_increase_when_the_clock_steps_back_and_forward(
 
 
 def test_timers_do_not_follow_the_wall_clock(tmp_path: Path, shim: Build) -> None:
-    """Fails when `Channel.follow` measures its silence with `time.time`."""
     hub = Hub(tmp_path, ESOURCE_HEARTBEAT_SECONDS="0.3")
     clock = tmp_path / "clock"
     clock.write_bytes(bytes(8))

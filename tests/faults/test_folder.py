@@ -50,9 +50,6 @@ def no_descriptors(hub: Hub, spare: int = 0) -> Iterator[None]:
 def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
     own_hub: Hub,
 ) -> None:
-    """Fails when `Log._create`'s error is not caught, and when it is taken for success; when
-    `server._crash_report` has a traceback for each connection that could not be accepted.
-    """
     with Wire(own_hub) as wire:
         assert wire.post("/open-already", b"1").status == 201
         with no_descriptors(own_hub):
@@ -97,7 +94,6 @@ def immutable(path: Path) -> Iterator[None]:
 def test_a_folder_that_becomes_read_only_refuses_new_channels_until_it_is_writable(
     own_hub: Hub,
 ) -> None:
-    """Fails when `Log._create`'s error is not caught, and when it is taken for success."""
     own_hub.publish("/there", "1")
     with immutable(own_hub.folder):
         answer = own_hub.post("/not-there", "1")
@@ -111,7 +107,6 @@ def test_a_folder_that_becomes_read_only_refuses_new_channels_until_it_is_writab
 
 
 def test_a_file_that_becomes_read_only_refuses_events_until_it_is_writable(own_hub: Hub) -> None:
-    """Fails when `Channel._commit` does not `_reopen` a read-only log."""
     own_hub.publish("/orders", "1")
     with immutable(own_hub.file("orders")):
         for _ in range(3):
@@ -123,7 +118,6 @@ def test_a_file_that_becomes_read_only_refuses_events_until_it_is_writable(own_h
 
 
 def test_a_file_that_is_read_only_is_no_fault_of_the_hub(own_hub: Hub) -> None:
-    """Fails when the health or the metrics count a log that is `read_only` as one that failed."""
     own_hub.publish("/orders", "1")
     own_hub.stop()
     with immutable(own_hub.file("orders")):
@@ -163,9 +157,6 @@ def quiet_hub(tmp_path: Path) -> Iterator[Hub]:
 def test_files_that_are_taken_away_under_load_lose_and_repeat_nothing(
     quiet_hub: Hub, change: Callable[[Path, Path], None]
 ) -> None:
-    """Fails when `Log.append` leaves out `check_unchanged`, when `_reopen` does not give the
-    readers their successor, and when it logs nothing.
-    """
     random.seed(4)
     path = quiet_hub.file("orders")
     publishers = [Publisher(quiet_hub, f"p{n}", "orders") for n in range(4)]
@@ -203,7 +194,6 @@ def test_files_that_are_taken_away_under_load_lose_and_repeat_nothing(
 def test_a_file_that_is_truncated_under_load_takes_whole_rows_and_says_what_is_gone(
     own_hub: Hub, to: str
 ) -> None:
-    """Fails when `Log.append` leaves out `check_unchanged`, and when `_reopen` does not repair."""
     random.seed(5)
     path = own_hub.file("orders")
     publishers = [Publisher(own_hub, f"p{n}", "orders") for n in range(4)]
@@ -241,9 +231,6 @@ def test_a_file_that_is_truncated_under_load_takes_whole_rows_and_says_what_is_g
 def test_a_file_that_is_cut_while_it_is_written_never_gets_zeros(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when `Log._cut_back` makes a file longer than it is, and when
-    `Log._start_of_append` takes rows that begin before `end` for appended ones.
-    """
     path = tmp_path / "orders.tsv"
     log = Log(path)
     log.append(b"1\t\tone\n2\t\ttwo\n")
@@ -270,7 +257,6 @@ def test_a_file_that_is_cut_while_it_is_written_never_gets_zeros(
 def test_rows_that_went_into_a_removed_file_are_not_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when `Log.append` does not look, after writing, whether the file has a name."""
     path = tmp_path / "orders.tsv"
     log = Log(path)
     log.append(b"1\t\tone\n")

@@ -47,9 +47,6 @@ class Book:
 def test_kills_under_load_lose_no_acknowledged_event_and_repeat_and_tear_none(
     tmp_path: Path,
 ) -> None:
-    """Fails when `Log._open` takes all of the file for whole rows (a torn row and the next one
-    become one), and when `Channel._write` answers the publishers before `_commit`.
-    """
     random.seed(1)
     hub = Hub(tmp_path, **QUIET)
     hub.folder.mkdir()

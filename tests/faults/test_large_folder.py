@@ -40,7 +40,6 @@ def small_requests(hub: Hub) -> Iterator[list[float]]:
 
 
 def test_a_list_of_many_files_delays_nobody_else(tmp_path: Path) -> None:
-    """Fails when `ops.channels` reads names or ends of files in the loop's thread."""
     # Without fsync: this is about the loop, and the disk has thousands of new files to write down.
     with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub:
         for n in range(FILES):

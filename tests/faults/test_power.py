@@ -155,10 +155,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
 def test_power_cuts_lose_no_acknowledged_event_with_always_and_some_with_never(
     tmp_path: Path, shim: Build, fsync: str
 ) -> None:
-    """`always` fails when `log._sync` does nothing, when `Log._sync_all` leaves out the
-    folder, when `Log.append` moves `end` without `flush`, and when `_write` wakes and answers
-    before `_commit`. `never` shows that the test can see a loss.
-    """
+    """`never` shows that the test can see a loss."""
     random.seed(2)
     hub = Hub(tmp_path, ESOURCE_FSYNC=fsync)
     hub.folder.mkdir()
@@ -180,10 +177,7 @@ def test_power_cuts_lose_no_acknowledged_event_with_always_and_some_with_never(
 
 
 def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: Build) -> None:
-    """Fails when `Log._open` leaves out `_cut_torn_row`.
-
-    A hub with `never` makes a file of which nothing is synced; so every size is possible.
-    """
+    """A hub with `never` makes a file of which nothing is synced; so every size is possible."""
     hub = Hub(tmp_path, ESOURCE_FSYNC="never")
     hub.folder.mkdir()
     power = Power(hub, shim("power"))
@@ -207,7 +201,6 @@ def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: 
 
 
 def test_the_new_folder_itself_survives_a_power_cut(tmp_path: Path, shim: Build) -> None:
-    """Fails when the folder that holds the events folder is not synced after making it."""
     hub = Hub(tmp_path)
     power = Power(hub, shim("power"))
     power.begin()
@@ -222,7 +215,7 @@ def test_the_new_folder_itself_survives_a_power_cut(tmp_path: Path, shim: Build)
 
 @pytest.mark.parametrize("fsync", ["always", "never"])
 def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) -> None:
-    """`always` fails when `log._sync` does nothing. `never` shows that events can be lost."""
+    """`never` shows that events can be lost."""
     random.seed(3)
     image = tmp_path / "disk"
     with image.open("wb") as file:

@@ -22,7 +22,6 @@ TYPICAL_CHANNELS = 2 * KEEP_OPEN
 def test_slow_publishers_and_idle_connections_keep_nobody_from_being_served(
     own_hub: Hub,
 ) -> None:
-    """Fails with gunicorn's `sync` or `gthread` worker, and when `worker_connections` is 1000."""
     with ExitStack() as stack:
         connections: list[socket.socket] = []
 
@@ -79,9 +78,6 @@ def files_open(hub: Hub) -> int:
 def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_were(
     tmp_path: Path, method: str
 ) -> None:
-    """Fails when `Hub` keeps its channels in a plain dict, when a channel's greenlet outlives
-    its work by long, and when `Log` does not close its file.
-    """
     with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub, Wire(hub) as wire:
 
         def touch(first: int, last: int) -> int:

@@ -84,9 +84,6 @@ def checksums(connections: list[socket.socket], length: int) -> set[int]:
 
 
 def test_readers_who_read_nothing_cost_nothing_and_get_everything_later(tmp_path: Path) -> None:
-    """Fails when `read._tune` leaves the send buffer to the kernel, and when readers are given
-    a queue each.
-    """
     with running_hub(tmp_path, **QUIET) as hub, ExitStack() as stack:
         publish_megabytes(hub, "warm-up", 4)
         alone = statistics.median(publish_megabytes(hub, "nobody", MEGABYTES // 4))
@@ -130,9 +127,6 @@ def test_readers_who_read_nothing_cost_nothing_and_get_everything_later(tmp_path
 
 
 def test_idle_subscribers_cost_at_most_20_kb_each(tmp_path: Path) -> None:
-    """Fails when each reader gets a thread, a queue or a buffer (try `bytearray(30_000)` in
-    `Reader.__init__`).
-    """
     with running_hub(tmp_path, **QUIET) as hub, ExitStack() as stack:
         hub.publish("/idle", "1")
         with Stream(hub, "/idle"):
@@ -211,9 +205,6 @@ def publish_singly(hub: Hub, channel: str, count: int, pause: float) -> list[flo
 
 
 def test_thousands_at_the_tail_do_not_delay_a_publisher(tmp_path: Path) -> None:
-    """Fails when `Channel._write` wakes the readers before it answers, and when
-    `Readers._wake` does not give way between cohorts.
-    """
     with (
         running_hub(tmp_path, **QUIET) as hub,
         crowd(hub, AT_THE_TAIL, "/tail") as readers,
@@ -240,9 +231,6 @@ def test_thousands_at_the_tail_do_not_delay_a_publisher(tmp_path: Path) -> None:
 def test_a_position_or_filter_of_others_does_not_delay_a_publisher(
     long_history: Hub, query: str
 ) -> None:
-    """Fails when `Channel._search` or `Channel._batch` reads in the loop instead of a thread, or
-    the whole file at a time; and when more than one reader encodes in a round of the loop.
-    """
     hub, count = long_history, size(200, 400)
     with crowd(hub, count, f"/long?{query}"):
         publish_singly(hub, "another", 5, 0.01)  # until all of them are at work
@@ -255,7 +243,6 @@ def test_a_position_or_filter_of_others_does_not_delay_a_publisher(
 
 
 def test_a_stop_does_not_wait_for_reads_whose_client_has_gone(long_history: Hub) -> None:
-    """Fails when `Connections._drain` leaves them alone: each searches on to its end."""
     for _ in range(READS_GIVEN_UP):
         with long_history.connect() as connection:
             connection.sendall(b"GET /long?tail=1000000&event=none HTTP/1.0\r\nHost: h\r\n\r\n")

@@ -183,7 +183,6 @@ def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_n
 def test_a_place_that_was_found_before_the_file_was_replaced_leads_into_the_new_one(
     tmp_path: Path,
 ) -> None:
-    """Fails if only those who wait already learn where the new file goes on."""
     path = tmp_path / "orders.tsv"
     channel = Channel(path).open()
     channel.publish(Event(b"1", b"", b"seen"))

@@ -36,7 +36,6 @@ def follow(
 def test_readers_with_small_buffers_who_read_late_get_exactly_the_file(
     hub: Hub, version: str
 ) -> None:
-    """Fails if what a socket did not take of a push is lost (`_rest` left empty)."""
     channel = f"late-{version[-1]}"
     followers = [follow(hub, channel, version=version, buffer=2048) for _ in range(6)]
     quick = follow(hub, channel, version=version)
@@ -54,7 +53,6 @@ def test_readers_with_small_buffers_who_read_late_get_exactly_the_file(
 
 
 def test_readers_of_every_format_and_filter_at_one_tail_get_exactly_theirs(hub: Hub) -> None:
-    """Fails if what is new is cached without `direct`: for all formats, chunked or not."""
     followers = {
         (format, version): follow(hub, "formats", f"format={format}", version)
         for format in ENCODE
@@ -86,7 +84,6 @@ def test_readers_of_every_format_and_filter_at_one_tail_get_exactly_theirs(hub: 
 
 
 def test_more_than_one_push_takes_comes_at_once(hub: Hub) -> None:
-    """Fails if a reader who was sent a part is not woken for the rest: that came 10 s later."""
     hub.publish("/much", "first")
     followers = [follow(hub, "much", "format=raw&tail=1", v) for v in ("1.0", "1.1")]
     for follower in followers:
@@ -101,7 +98,6 @@ def test_more_than_one_push_takes_comes_at_once(hub: Hub) -> None:
 
 
 def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(hub: Hub) -> None:
-    """Fails if `wait` does not send what is left of a push."""
     for version in ("1.0", "1.1"):
         channel = f"pauses-{version[-1]}"
         follower = follow(hub, channel, version=version, buffer=2048)
@@ -115,7 +111,6 @@ def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(
 
 
 def test_what_a_socket_did_not_take_goes_before_anything_else() -> None:
-    """Fails if `push` does not look for a rest first: the frames would run into each other."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -129,7 +124,6 @@ def test_what_a_socket_did_not_take_goes_before_anything_else() -> None:
 
 
 def test_a_defect_while_the_waker_encodes_wakes_the_reader_who_will_report_it() -> None:
-    """Fails if `push` lets it end the waker: nobody would be woken any more."""
     ours, theirs = socket.socketpair()
 
     def broken(reader: Reader) -> News:
@@ -145,7 +139,6 @@ def test_a_defect_while_the_waker_encodes_wakes_the_reader_who_will_report_it() 
 
 
 def test_there_are_no_heartbeats_while_pushes_go_on(tmp_path: Path) -> None:
-    """Fails if a push does not count as a sign of life."""
     with running_hub(tmp_path, ESOURCE_HEARTBEAT_SECONDS="0.3") as hub:
         follower = follow(hub, "silence", version="1.0")
         follower.read_until(b":\n")
@@ -164,7 +157,6 @@ def test_there_are_no_heartbeats_while_pushes_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_timeout_ends_a_follow_while_pushes_go_on(hub: Hub, version: str) -> None:
-    """Fails if each push begins the time anew."""
     channel = f"timeout-{version[-1]}"
     with Publishers(hub, channel, count=2) as publishers:
         publishers.reach(1)
@@ -184,7 +176,6 @@ def test_a_timeout_ends_a_follow_while_pushes_go_on(hub: Hub, version: str) -> N
 
 @pytest.mark.parametrize("how", ["other", "copy"])
 def test_a_file_that_is_replaced_under_readers_at_the_tail(own_hub: Hub, how: str) -> None:
-    """Fails if readers of the old file begin at the start of the new one."""
     followers = [follow(own_hub, "replaced", "format=tsv", v) for v in ("1.0", "1.1") * 3]
     file = own_hub.file("replaced")
     old = own_hub.folder / "old"
@@ -223,7 +214,6 @@ def test_a_file_that_is_replaced_under_readers_at_the_tail(own_hub: Hub, how: st
 def test_a_stop_under_load_ends_every_stream_with_a_whole_frame_and_a_retry(
     tmp_path: Path,
 ) -> None:
-    """Fails if `wait` does not send what is left of a push."""
     with running_hub(tmp_path) as hub:
         followers = [
             follow(hub, "stop", version=version, buffer=buffer)
@@ -257,7 +247,6 @@ def test_a_stop_under_load_ends_every_stream_with_a_whole_frame_and_a_retry(
 
 
 def test_a_reader_who_leaves_in_the_middle_of_pushes_hurts_nobody(hub: Hub) -> None:
-    """Fails if the waker dies of a socket that is gone: nobody would hear of anything again."""
     with Stream(hub, "/leaves") as stays:
         leaving = [follow(hub, "leaves") for _ in range(10)]
         with Publishers(hub, "leaves", count=2) as publishers:

@@ -114,6 +114,13 @@ def test_the_stream_decoder_follows_the_standard(stream: bytes, expected: list[E
     assert sse.Decoder().feed(stream) == expected
 
 
+def test_a_byte_order_mark_may_come_byte_by_byte() -> None:
+    decoder = sse.Decoder()
+    stream = b"\xef\xbb\xbfdata: x\n\n"
+    decoded = [event for n in range(len(stream)) for event in decoder.feed(stream[n : n + 1])]
+    assert decoded == [Event(b"", b"", b"x")]
+
+
 @given(st.lists(events), st.data())
 def test_frames_decode_alike_however_they_are_cut(many: list[Event], data: st.DataObject) -> None:
     stream = sse.HEARTBEAT + sse.encode(b"".join(map(tsv.encode, many)), [])

@@ -29,7 +29,6 @@ def ids(hub: Hub, channel: str) -> list[str]:
 def test_a_worker_that_has_served_enough_is_replaced_though_a_reader_follows(
     tmp_path: Path,
 ) -> None:
-    """Fails without `begin_drain` in `end_request`: the worker's end is no signal to it."""
     acknowledged: list[str] = []
     received: list[str] = []
     done = threading.Event()
@@ -71,7 +70,6 @@ def test_a_worker_that_has_served_enough_is_replaced_though_a_reader_follows(
 def test_a_second_master_that_is_asked_for_by_signal_refuses_and_the_first_serves_on(
     own_hub: Hub,
 ) -> None:
-    """Fails if USR2's new master does not ask for the folder's lock, as any other hub must."""
     assert own_hub.process
     master, worker = own_hub.process.pid, own_hub.worker
     first = own_hub.publish("/upgrade", "before")
@@ -123,7 +121,6 @@ def searching(hub: Hub) -> list[socket.socket]:
 def test_a_stop_does_not_wait_for_a_finite_read(
     own_hub: Hub, clients: Callable[[Hub], list[socket.socket]]
 ) -> None:
-    """Fails if `_drain` leaves reads alone whose client is there, or sockets that are full."""
     long_channel(own_hub)
     connections = clients(own_hub)
     started = time.monotonic()
@@ -138,7 +135,6 @@ def test_a_stop_does_not_wait_for_a_finite_read(
 def test_a_reload_does_not_wait_for_a_finite_read_and_nor_do_publishers(
     own_hub: Hub, clients: Callable[[Hub], list[socket.socket]]
 ) -> None:
-    """Fails if `_drain` leaves reads alone: the folder is their worker's until they end."""
     long_channel(own_hub)
     connections = clients(own_hub)
     assert own_hub.process
@@ -166,9 +162,8 @@ def test_a_reload_does_not_wait_for_a_finite_read_and_nor_do_publishers(
 def test_small_commits_to_channels_that_are_followed_cost_little_memory(
     tmp_path: Path, channels: int, rounds: int
 ) -> None:
-    """Fails if the last commits are kept though nobody lacks them, and without `TAIL_BATCHES`.
-
-    A batch that is kept costs some 600 bytes more than its short row. All of them would be 12 MB.
+    """A batch that is kept costs some 600 bytes more than its short row. All of them would be 12
+    MB.
     """
     with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub:
         followers = [hub.connect() for _ in range(channels)]
@@ -207,10 +202,7 @@ def publish_at_once(hub: Hub, numbers: range, rounds: int) -> None:
 def test_direct_readers_and_one_who_selects_each_get_exactly_their_events_at_once(
     tmp_path: Path,
 ) -> None:
-    """Fails if `_Cohort.tell` wakes nobody where nobody can be written to.
-
-    The next heartbeat would make up for it, so there is none.
-    """
+    """The next heartbeat would make up for it, so there is none."""
     with running_hub(tmp_path, ESOURCE_HEARTBEAT_SECONDS="60") as hub:
         selects = Stream(hub, "/cohort?follow=1&format=ndjson&event=p1&event=last", version="1.1")
         direct = [Stream(hub, "/cohort", version=("1.0", "1.1")[n % 2]) for n in range(63)]

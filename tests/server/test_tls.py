@@ -49,7 +49,6 @@ def encrypted_hub(tmp_path: Path) -> Iterator[EncryptedHub]:
 
 
 def test_publishers_are_answered_one_request_after_the_other(encrypted_hub: EncryptedHub) -> None:
-    """Fails if encrypted connections get the fast path (`cfg.is_ssl` in `server`)."""
     request = b"POST /orders HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n"
     with encrypted_hub.connect() as connection:
         for n in range(100, 105):
@@ -66,7 +65,6 @@ def test_publishers_are_answered_one_request_after_the_other(encrypted_hub: Encr
 def test_events_that_come_while_a_reader_waits_are_encrypted(
     encrypted_hub: EncryptedHub, version: str
 ) -> None:
-    """Fails if the waker writes to encrypted sockets itself (`SSLSocket` in `read`)."""
     request = f"GET /live?format=sse HTTP/{version}\r\nHost: h\r\n\r\n".encode()
     with encrypted_hub.connect() as connection:
         connection.sendall(request)
@@ -87,7 +85,6 @@ def test_events_that_come_while_a_reader_waits_are_encrypted(
 
 
 def test_a_download_and_a_part_of_one_are_encrypted(encrypted_hub: EncryptedHub) -> None:
-    """Fails if the file goes to encrypted sockets by `sendfile` (`SSLSocket` in `channel`)."""
     for n in range(3):
         encrypted_hub.publish("/large", f"{n}" * 1_000_000)
     file = encrypted_hub.file("large").read_bytes()
@@ -105,7 +102,6 @@ def test_a_download_and_a_part_of_one_are_encrypted(encrypted_hub: EncryptedHub)
 def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
     encrypted_hub: EncryptedHub,
 ) -> None:
-    """Fails without `connections.begin_drain`: of itself gunicorn waits for streams for 30 s."""
     with encrypted_hub.connect() as idle:
         idle.sendall(b"GET /quiet HTTP/1.1\r\nHost: h\r\n\r\n")
         assert idle.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -123,7 +119,6 @@ def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
 def test_a_stop_does_not_wait_for_who_has_not_begun_to_encrypt(
     encrypted_hub: EncryptedHub,
 ) -> None:
-    """Fails if the handshake is made before the hub knows of the connection."""
     with Hub.connect(encrypted_hub):
         encrypted_hub.publish("/silent", "x")  # the hub has accepted both
         assert encrypted_hub.process
