@@ -26,6 +26,11 @@ def cpu_seconds(hub: Hub) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def bytes_read(hub: Hub) -> int:
+    """Return how many bytes the worker has read until now, of files above all."""
+    return int(Path(f"/proc/{hub.worker}/io").read_text().split()[1])
+
+
 def p99(times: list[float]) -> float:
     """Return the time that 99 of 100 are below."""
     return sorted(times)[len(times) * 99 // 100]

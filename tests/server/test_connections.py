@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 
 from esource.rows import ndjson
-from tests.harness import Hub, Publishers, Stream, encoded, eventually, running_hub
+from tests.harness import (
+    PATIENCE_SECONDS,
+    Hub,
+    Publishers,
+    Stream,
+    encoded,
+    eventually,
+    running_hub,
+)
 from tests.harness.hub import children
-from tests.harness.measures import memory
-
-STOP_SECONDS = 6.0  # a bound on a fault: of itself gunicorn waits for 30 s
+from tests.harness.measures import bytes_read, memory
+from tests.harness.waiting import AT_ONCE_SECONDS
 
 
 def ids(hub: Hub, channel: str) -> list[str]:
@@ -47,8 +54,8 @@ def test_a_worker_that_has_served_enough_is_replaced_though_a_reader_follows(
                 with stream:
                     assert re.search(rb"\nretry: \d+\n\Z", stream.read_to_end())
                     received += [event.id.decode() for event in stream.events]
-                eventually(lambda count=count: hub.log.count("channels in") >= count, 15.0)  # type: ignore[misc]
-                assert time.monotonic() - started < 15.0
+                eventually(lambda count=count: hub.log.count("channels in") >= count)  # type: ignore[misc]
+                assert time.monotonic() - started < PATIENCE_SECONDS
                 stream = Stream(hub, "/many", Last_Event_ID=received[-1] if received else "0")
             reached = len(acknowledged)
             eventually(lambda: len(acknowledged) > reached)
@@ -108,12 +115,12 @@ def stuck(hub: Hub) -> list[socket.socket]:
 
 def searching(hub: Hub) -> list[socket.socket]:
     """Clients who wait for an event of a type that a long channel has not."""
-    connections = []
+    connections, before = [], bytes_read(hub)
     for _ in range(12):
         connection = hub.connect()
         connection.sendall(b"GET /long?format=ndjson&event=none HTTP/1.1\r\nHost: h\r\n\r\n")
         connections.append(connection)
-    time.sleep(0.3)  # there is nothing to see of a search that has begun
+    eventually(lambda: bytes_read(hub) > before + (1 << 20))
     return connections
 
 
@@ -125,7 +132,7 @@ def test_a_stop_does_not_wait_for_a_finite_read(
     connections = clients(own_hub)
     started = time.monotonic()
     assert own_hub.stop() == 0
-    assert time.monotonic() - started < STOP_SECONDS
+    assert time.monotonic() - started < AT_ONCE_SECONDS
     assert "Traceback" not in own_hub.log
     for connection in connections:
         connection.close()
@@ -145,8 +152,8 @@ def test_a_reload_does_not_wait_for_a_finite_read_and_nor_do_publishers(
     while own_hub.log.count("channels in") < 2:
         before = time.monotonic()
         published.append(own_hub.publish("/meanwhile", "x"))
-        assert time.monotonic() - before < STOP_SECONDS
-        assert time.monotonic() - started < STOP_SECONDS
+        assert time.monotonic() - before < AT_ONCE_SECONDS
+        assert time.monotonic() - started < AT_ONCE_SECONDS
     published.append(own_hub.publish("/meanwhile", "x"))
     eventually(lambda: not os.path.exists(f"/proc/{old}"))
     assert ids(own_hub, "meanwhile") == published

@@ -16,6 +16,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from esource import server
 from tests.harness import ROOT, Hub, Stream, eventually, running_hub
+from tests.harness.waiting import AT_ONCE_SECONDS
 
 # -- starting ----------------------------------------------------------------------------------
 
@@ -142,9 +143,7 @@ def test_preload_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_ends_200_streams_properly_and_in_under_two_seconds(
-    tmp_path: Path, signal_number: int
-) -> None:
+def test_a_stop_ends_200_streams_properly_and_at_once(tmp_path: Path, signal_number: int) -> None:
     with running_hub(tmp_path) as hub:
         request = b"GET /stop HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n"
         streams = [hub.connect() for _ in range(200)]
@@ -157,7 +156,7 @@ def test_a_stop_ends_200_streams_properly_and_in_under_two_seconds(
                 text += stream.recv(65536)
         started = time.monotonic()
         assert hub.stop(signal_number) == 0
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < AT_ONCE_SECONDS
         retries = set()
         for stream in streams:
             rest = b"".join(iter(lambda stream=stream: stream.recv(65536), b""))  # type: ignore[misc]
@@ -179,7 +178,7 @@ def test_a_stop_does_not_wait_for_a_reader_that_is_stuck(own_hub: Hub) -> None:
             own_hub.publish("/stuck", "x" * 1_000_000)
         started = time.monotonic()
         assert own_hub.stop() == 0
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < AT_ONCE_SECONDS
         assert "Traceback" not in own_hub.log
 
 
@@ -189,7 +188,7 @@ def test_a_stop_lets_go_of_idle_keep_alive_connections(own_hub: Hub) -> None:
         connection.recv(65536)
         started = time.monotonic()
         own_hub.stop()
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < AT_ONCE_SECONDS
         assert connection.recv(65536) == b""
 
 

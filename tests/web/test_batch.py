@@ -35,6 +35,7 @@ from tests.harness import (
 )
 from tests.harness.measures import memory
 from tests.harness.upload import CONTENT_TYPES
+from tests.harness.waiting import AT_ONCE_SECONDS
 from tests.harness.wire import chunk
 
 DEFAULT_ID = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -378,7 +379,7 @@ def test_any_format_can_be_sent_byte_by_byte(hub: Hub, name: str) -> None:
 
 def test_chunks_may_arrive_in_any_pieces(hub: Hub) -> None:
     def wait_for(*data: bytes) -> None:
-        eventually(lambda: hub.data("pieces") == [*data], seconds=2.0)
+        eventually(lambda: hub.data("pieces") == [*data], AT_ONCE_SECONDS)
 
     # A size can arrive without its chunk; that it has arrived, the event before it says.
     with Upload(hub, "/pieces?each=line") as upload:
@@ -562,7 +563,7 @@ def test_a_hub_that_stops_says_how_much_of_a_stream_is_stored(own_hub: Hub) -> N
         stream.read(3)
         started = time.monotonic()
         assert own_hub.stop() == 0
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < AT_ONCE_SECONDS
         answer = upload.answer()
         assert answer.status == 503
         assert "3 events" in answer.text

@@ -10,6 +10,7 @@ import pytest
 from esource.event import Event
 from esource.rows import tsv
 from tests.harness import Hub, Stream, eventually, running_hub
+from tests.harness.waiting import AT_ONCE_SECONDS
 from tests.harness.wire import reset
 
 
@@ -276,7 +277,7 @@ def test_a_client_that_goes_away_is_noticed_at_once(own_hub: Hub) -> None:
     for stream in streams:
         stream.close()
     # The heartbeat is 10 s away.
-    eventually(lambda: own_hub.descriptors() <= followed - 20, seconds=1.0)
+    eventually(lambda: own_hub.descriptors() <= followed - 20, AT_ONCE_SECONDS)
 
 
 def test_a_client_that_only_stops_sending_is_not_gone(own_hub: Hub) -> None:
@@ -299,7 +300,7 @@ def test_a_reset_connection_is_gone_without_a_word_in_the_log(own_hub: Hub) -> N
     stream = Stream(own_hub, "/reset")
     reset(stream.connection)
     stream.close()
-    eventually(lambda: own_hub.descriptors() <= before, seconds=1.0)
+    eventually(lambda: own_hub.descriptors() <= before, AT_ONCE_SECONDS)
     assert "Traceback" not in own_hub.log
 
 
