@@ -1,11 +1,19 @@
-"""What every test may ask for."""
+"""What every test may ask for, and what holds for all of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.harness import Hub, running_hub
+from tests.harness.machine import heed_sigint
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("esource", deadline=None)
+hypothesis.settings.load_profile("esource")
+
+heed_sigint()
 
 
 @pytest.fixture(scope="module")

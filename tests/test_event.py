@@ -1,7 +1,7 @@
 import pytest
 
 from esource.errors import BadInput
-from esource.event import check_data, check_id, default_id, micros_of, time_of
+from esource.event import MAX_ID_BYTES, check_data, check_id, default_id, micros_of, time_of
 
 NANO = 1_000_000_000
 
@@ -79,3 +79,11 @@ def test_spaces_at_the_edge_of_an_id_are_refused_and_within_are_not(space: str) 
     for text in (space + "a", "a" + space, space):
         with pytest.raises(BadInput):
             check_id(text)
+
+
+@pytest.mark.parametrize("text", ["x", "ä"])
+def test_the_limit_of_an_id_is_in_bytes(text: str) -> None:
+    most = text * (MAX_ID_BYTES // len(text.encode()))
+    assert check_id(most) == most.encode()
+    with pytest.raises(BadInput, match="over the limit"):
+        check_id(most + "x")

@@ -23,13 +23,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from esource import errors
 from esource.config import Config, variable
-from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually
+from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually, started
 
 README = (ROOT / "README.md").read_text()
 START, TEST = re.findall(r"^```sh\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL)[:2]
@@ -72,13 +72,11 @@ def table(heading: str) -> list[list[str]]:
 class Checkout(Hub):
     """Plain `gunicorn` in the repository, in a terminal of its own."""
 
-    def launch(self, *options: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "gunicorn", *options]
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                command, env=self.environ, stderr=log, cwd=ROOT, start_new_session=True
-            )
-        return self.process
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "gunicorn"]
+
+    def launch(self, *options: str, **popen: Any) -> "subprocess.Popen[bytes]":
+        return super().launch(*options, cwd=ROOT, start_new_session=True, **popen)
 
     def interrupt(self) -> None:
         """Press Ctrl-C: all processes of the terminal get the signal."""
@@ -88,7 +86,7 @@ class Checkout(Hub):
         assert process.wait(PATIENCE_SECONDS) == 0, self.log
 
 
-class Follower:
+class Background:
     """A command that goes on printing."""
 
     def __init__(self, command: str, folder: Path, environ: dict[str, str], output: Path) -> None:
@@ -122,7 +120,7 @@ class Walk:
 
     def __init__(self, hub: Checkout) -> None:
         self.hub = hub
-        self.followers: list[Follower] = []
+        self.followers: list[Background] = []
         self._followed = 0
         self._real_ids: dict[str, str] = {}
         # As in a terminal, where curl shows no progress next to what it prints.
@@ -139,7 +137,7 @@ class Walk:
             if step.command:
                 self._followed += 1
                 output = self.hub.home / f"follower-{self._followed}"
-                self.followers.append(Follower(command, self.hub.home, self._environ, output))
+                self.followers.append(Background(command, self.hub.home, self._environ, output))
             printed = self.followers[-1].take(step.shown.count("\n"))
         else:
             run = subprocess.run(
@@ -175,12 +173,8 @@ def blurred(text: str) -> str:
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
     # Heartbeats depend on how long the walk takes.
     hub = Checkout(tmp_path, ESOURCE_HEARTBEAT_SECONDS="3600")
-    try:
-        hub.start()
+    with started(hub):
         yield hub
-    finally:
-        if hub.process:
-            hub.stop()
 
 
 def test_the_walk_prints_what_the_readme_says(checkout: Checkout) -> None:

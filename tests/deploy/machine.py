@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import PATIENCE_SECONDS, ROOT, do_without, eventually, needs
+from tests.harness.hub import children
 
 SCRIPT = Path(__file__).parent / "machine.sh"
 NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--cgroup")
@@ -157,11 +158,10 @@ def booted(home: Path) -> Iterator[Machine]:
 
 
 def _wait_until_booted(process: "subprocess.Popen[bytes]", printed: list[bytes]) -> Machine:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError, IndexError):
-            pid = int(children.read_text().split()[0])
+            pid = children(process.pid)[0]
             if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
                 machine = Machine(pid, printed)
                 if (

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.load import Load, ids_of, load_on, rows_of
 from tests.harness import ROOT, Hub, Stream, eventually, needs, running_hub
+from tests.harness.load import Load, load_on
+from tests.harness.rows import ids_of, rows_of
 
 TEXT = (ROOT / "deploy" / "backup.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -83,7 +84,6 @@ def by_curl(hub: Hub, away: Path) -> Path:
 def test_a_backup_of_a_busy_hub_has_all_that_was_acknowledged_before(
     own_hub: Hub, away: Path, back_up: Callable[[Hub, Path], Path]
 ) -> None:
-    """Fails if a download ends before the last commit, or a copy is not continued."""
     with load_on(own_hub, "orders") as load:
         for n in range(ROUNDS):
             load.goes_on()
@@ -100,7 +100,6 @@ def test_a_backup_of_a_busy_hub_has_all_that_was_acknowledged_before(
 def test_a_download_that_is_refused_does_not_become_the_copy(
     own_hub: Hub, away: Path, line: str
 ) -> None:
-    """Fails if a recipe has no `-f`."""
     copy = away / re.findall(r"-o (\S+)", line)[0]
     own_hub.file("orders").mkdir()
     assert own_hub.get("/orders").status == 503
@@ -133,7 +132,6 @@ def rotate(hub: Hub, away: Path, load: Load, year: int) -> Path:
 def test_a_rotation_of_a_busy_channel_loses_no_event_and_no_follower_misses_one(
     own_hub: Hub, away: Path
 ) -> None:
-    """Fails if the hub goes on in the file that was moved, or followers stay behind with it."""
     final: dict[Path, bytes] = {}
     with load_on(own_hub, "orders") as load:
         for year in range(2017, 2017 + 4 * ROUNDS):

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.harness import PATIENCE_SECONDS, ROOT, Hub, free_port
+from tests.harness import PATIENCE_SECONDS, ROOT, Hub, free_port, started
 
 WORKDIR = "/opt/docker"
 SETUP = configparser.ConfigParser()
@@ -159,16 +159,12 @@ class Container(Hub):
         }  # fmt: skip
         self.environ.pop("ESOURCE_DIR", None)
 
-    def launch(self, *options: str) -> "subprocess.Popen[bytes]":
+    def command(self) -> list[str]:
         # `Popen` looks for the program in the PATH of the tests.
         [program, *arguments] = json.loads(SETTINGS["CMD"])
         found = shutil.which(program, path=self.environ["PATH"])
         assert found
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                [found, *arguments, *options], env=self.environ, stderr=log, cwd=self.home
-            )
-        return self.process
+        return [found, *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +182,8 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
 @contextmanager
 def running(rehearsal: Rehearsal) -> Iterator[Container]:
     container = Container(rehearsal)
-    try:
-        container.start()
+    with started(container):
         yield container
-    finally:
-        if container.process:
-            container.stop()
 
 
 def health(rehearsal: Rehearsal, port: int) -> int:

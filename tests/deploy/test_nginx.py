@@ -3,7 +3,6 @@
 Only the lines that are marked `# yours` differ: addresses, the certificate, the archive's folder.
 """
 
-import http.client
 import os
 import re
 import socket
@@ -12,14 +11,13 @@ import subprocess
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy.load import load_on
 from tests.harness import (
     PATIENCE_SECONDS,
     ROOT,
@@ -30,6 +28,8 @@ from tests.harness import (
     needs,
     running_hub,
 )
+from tests.harness.hub import answer_on
+from tests.harness.load import load_on
 from tests.harness.nginx import Nginx, running_nginx
 
 SITE = (ROOT / "deploy" / "nginx" / "esource.conf").read_text()
@@ -115,13 +115,8 @@ class Site:
 
     def answer_of(self, method: str, path: str, user: str, body: bytes | None = None) -> Answer:
         """Send one request, without curl."""
-        connection = http.client.HTTPConnection(HOST, self.port)
-        with closing(connection):
-            connection.sock = self.connect()
-            headers = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+        basic = f"Basic {b64encode(user.encode()).decode()}"
+        return answer_on(self.connect(), method, path, body, Host=HOST, Authorization=basic)
 
 
 def ours(site: str, hub_port: int, auth_port: int, port: int, plain_port: int, home: Path) -> str:
@@ -174,7 +169,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_stranger_may_nothing_a_reader_read_and_a_writer_write(site: Site, protocol: str) -> None:
-    """Fails without `auth_request`, or if it is not told which right is wanted."""
     name = f"rights{PROTOCOLS.index(protocol)}"
     for user, reads, writes in (("", 401, 401), ("eve:e", 401, 401), ("rita:r", 200, 403)):
         assert site.status(f"/{name}", f"--{protocol}", user=user) == reads
@@ -199,7 +193,6 @@ def test_who_is_not_known_is_told_how_to_be(site: Site) -> None:
      "/archive/secrets.tsv", "/archive/x/..%2fsecrets.tsv"],
 )  # fmt: skip
 def test_the_service_is_told_the_path_that_is_meant(site: Site, path: str) -> None:
-    """Fails if it is told the path of its own request, or that of the client as it is written."""
     for options in ([], ["-d", "x"]):
         assert site.status(path, *options, user="wanda:w") == 403
     assert site.status("/secrets-of-others", user="wanda:w") == 200
@@ -213,7 +206,6 @@ def test_nobody_passes_while_the_service_is_down(site: Site) -> None:
 
 
 def test_a_browsers_preflight_needs_no_right_and_grants_none(site: Site) -> None:
-    """Fails if OPTIONS is asked for a right: browsers send no credentials with it."""
     ask = ["-X", "OPTIONS", "-H", "Origin: https://evil.example"]
     assert site.status("/orders", *ask) == 204
     assert site.status("/orders", *ask, "-H", "Access-Control-Request-Method: POST") == 403
@@ -245,7 +237,6 @@ def at_stranger(site: Site) -> list[str]:
 
 @pytest.mark.parametrize("path", MONITORING + DISGUISES)
 def test_monitoring_is_for_this_machine_alone(site: Site, path: str) -> None:
-    """Fails without `deny all`; and if a path is looked at before it is made plain."""
     far = [*at_stranger(site)]
     assert site.status(path, *far, user="wanda:w") == 403
     assert site.status(path, *far) == 403
@@ -256,7 +247,6 @@ def test_monitoring_is_for_this_machine_alone(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/-/", "/-/auth", "/-/other", "/-/metrics/x"])
 def test_the_rest_of_the_hubs_own_is_for_nobody(site: Site, path: str) -> None:
-    """Fails if it is the hub that answers: what it has there tomorrow is nobody's, either."""
     for user in ("", "rita:r", "wanda:w"):
         done = site.curl(path, "-o", "/dev/null", "-w", "%{http_code} %{content_type}", user=user)
         assert done.stdout == b"404 text/html"
@@ -275,7 +265,6 @@ def test_the_page_is_for_those_who_may_read(site: Site, path: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("format", ["sse", "ndjson", "raw"])
 def test_an_event_arrives_at_once(site: Site, protocol: str, format: str, tmp_path: Path) -> None:
-    """Fails if nginx waits for more: it must not buffer, and the hub tells it so, too."""
     name = f"live-{format}{PROTOCOLS.index(protocol)}"
     head = tmp_path / "head"
     options = ("-N", "-D", str(head), f"--{protocol}")
@@ -300,7 +289,6 @@ def test_an_event_arrives_at_once(site: Site, protocol: str, format: str, tmp_pa
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_chunked_upload_streams_through(site: Site, protocol: str) -> None:
-    """Fails with `proxy_request_buffering on`: nothing is committed before the end."""
     name = f"shipped{PROTOCOLS.index(protocol)}"
     command = site.command(
         f"/{name}?each=line", "-T", "-", "-X", "POST", "-N", f"--{protocol}", user="wanda:w"
@@ -350,7 +338,6 @@ def test_a_large_download_is_the_file_and_can_be_continued(
 
 
 def test_an_archived_channel_is_served_from_the_folder(site: Site) -> None:
-    """Fails without `auth_request`; links lead nowhere, folders are not listed."""
     folder = site.archive / "2017"
     folder.mkdir()
     (folder / "orders.tsv").write_bytes(b"1\t\tone\n2\t\ttwo\n")
@@ -370,7 +357,6 @@ def test_an_archived_channel_is_served_from_the_folder(site: Site) -> None:
 
 @pytest.mark.parametrize(("method", "burst"), [("POST", 200), ("GET", 100)])
 def test_too_many_requests_of_one_address_are_refused(site: Site, method: str, burst: int) -> None:
-    """Fails without `limit_req`. (From another address than the other tests'.)"""
     urls = f"/flood?[1-{3 * burst}]"
     options = ["-w", "%{http_code}\n", "-Z", "-X", method, "--no-progress-meter"]
     done = site.curl(urls, *at_stranger(site), *options)
@@ -381,7 +367,6 @@ def test_too_many_requests_of_one_address_are_refused(site: Site, method: str, b
 
 
 def test_too_many_connections_of_one_address_are_refused(site: Site) -> None:
-    """Fails without `limit_conn`. Uploads without end stay open; the one too many is refused."""
     credentials = b64encode(b"wanda:w").decode()
     head = (
         f"POST /many-connections?each=line HTTP/1.1\r\nHost: {HOST}\r\n"

@@ -8,15 +8,14 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esource.config import Config, variable
-from tests.deploy.load import load_on
 from tests.deploy.machine import Machine, booted
 from tests.harness import (
     PATIENCE_SECONDS,
@@ -28,6 +27,7 @@ from tests.harness import (
     needs,
     running_hub,
 )
+from tests.harness.load import load_on
 
 UNITS = ROOT / "deploy" / "systemd"
 README = (ROOT / "deploy" / "README.md").read_text()
@@ -69,9 +69,7 @@ def systemd_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdHub
 def test_four_commands_install_it_and_it_serves_as_a_user_of_its_own(
     systemd_hub: SystemdHub,
 ) -> None:
-    """Fails if something in the sandbox is in the hub's way.
-
-    The first of the four is not run, as it would fetch packages and compile one: `_prepare` of
+    """The first of the four is not run, as it would fetch packages and compile one: `_prepare` of
     `tests/deploy/machine.py` lays out what it leaves.
     """
     assert len(INSTALL) == 4
@@ -95,13 +93,12 @@ def test_systemd_finds_nothing_wrong_with_the_units(systemd_hub: SystemdHub) -> 
 
 
 def test_under_load_a_restart_refuses_nobody_and_loses_nothing(systemd_hub: SystemdHub) -> None:
-    """Fails without `esource.socket`: connections are refused between the two hubs."""
     with load_on(systemd_hub, "restart") as load:
         before = systemd_hub.property("MainPID")
         systemd_hub.machine.run("systemctl restart esource")
         assert systemd_hub.property("MainPID") != before
         load.goes_on()
-    assert load.refused == 0
+    assert load.nobody == 0
     load.check(systemd_hub.rows("restart"))
 
 
@@ -114,7 +111,7 @@ def test_under_load_a_reload_refuses_nobody_and_loses_nothing(systemd_hub: Syste
         eventually(lambda: "Worker exiting" in systemd_hub.machine.run(journal))
         load.goes_on()
         assert systemd_hub.property("MainPID") == master
-    assert load.refused == 0
+    assert load.nobody == 0
     load.check(systemd_hub.rows("reload"))
 
 
@@ -125,7 +122,7 @@ def test_after_a_kill_it_is_started_again_and_nobody_was_refused(systemd_hub: Sy
         systemd_hub.machine.run("systemctl kill --signal=KILL esource")
         eventually(lambda: systemd_hub.property("MainPID") not in (before, "0"))
         load.goes_on()
-    assert load.refused == 0
+    assert load.nobody == 0
     load.check(systemd_hub.rows("killed"))
 
 
@@ -222,22 +219,18 @@ class Activated(Hub):
         super().__init__(home, **settings)
         self.listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
 
-    def launch(self, *options: str) -> "subprocess.Popen[bytes]":
-        fd = self.listener.fileno()
-        script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
-        command = ["bash", "-c", script, "-", sys.executable, "-m", "esource", *options]
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                command, env=self.environ, stderr=log, cwd=self.home, pass_fds=[fd]
-            )
-        return self.process
+    def command(self) -> list[str]:
+        script = f'exec 3<&{self.listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+        return ["bash", "-c", script, "-", *super().command()]
+
+    def launch(self, *options: str, **popen: Any) -> "subprocess.Popen[bytes]":
+        return super().launch(*options, pass_fds=[self.listener.fileno()], **popen)
 
 
 @pytest.mark.parametrize("bind", ["", "another port", "unix"])
 def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
     tmp_path: Path, bind: str
 ) -> None:
-    """Fails if the hub closes more than its own copy of the socket, or binds an address too."""
     other = free_port()
     address = {"another port": f"127.0.0.1:{other}", "unix": f"unix:{tmp_path}/hub.sock"}
     hub = Activated(tmp_path, ESOURCE_BIND=address.get(bind, ""))
@@ -254,7 +247,7 @@ def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
             assert not (tmp_path / "hub.sock").exists()
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", other))
-        assert load.refused == 0
+        assert load.nobody == 0
         load.check(hub.rows("kept-open"))
         assert "Traceback" not in hub.log
     finally:
@@ -263,7 +256,6 @@ def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
 
 
 def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) -> None:
-    """Fails if `LISTEN_FDS` alone counts: it may have been for a shell above the hub."""
     variables = {"LISTEN_FDS": "1", "LISTEN_PID": "1"}
     with running_hub(tmp_path, **variables) as hub:
         second = Hub(tmp_path / "second", ESOURCE_BIND=f"127.0.0.1:{hub.port}", **variables)
@@ -273,16 +265,19 @@ def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) 
         assert f"127.0.0.1:{hub.port} is in use; stop who has it" in second.log
 
 
+class Waiting(Hub):
+    """A hub that systemd's own starter starts, at the first connection."""
+
+    def command(self) -> list[str]:
+        [starter] = needs("systemd-socket-activate")
+        names = [name for name in self.environ if name.startswith("ESOURCE_")]
+        settings = [f"--setenv={name}" for name in names]
+        return [starter, f"--listen=127.0.0.1:{self.port}", *settings, *super().command()]
+
+
 def test_systemds_own_starter_starts_it_at_the_first_connection(tmp_path: Path) -> None:
-    [starter] = needs("systemd-socket-activate")
-    hub = Hub(tmp_path)
-    names = [name for name in hub.environ if name.startswith("ESOURCE_")]
-    command = [
-        starter, f"--listen=127.0.0.1:{hub.port}", *(f"--setenv={name}" for name in names),
-        sys.executable, "-m", "esource",
-    ]  # fmt: skip
-    with hub.log_path.open("wb") as log:
-        hub.process = subprocess.Popen(command, env=hub.environ, stderr=log, cwd=tmp_path)
+    hub = Waiting(tmp_path)
+    hub.launch()
     try:
         eventually(lambda: "Listening on" in hub.log)
         assert not hub.folder.exists()
@@ -293,7 +288,6 @@ def test_systemds_own_starter_starts_it_at_the_first_connection(tmp_path: Path) 
 
 
 def test_systemd_is_told_of_the_start_and_of_the_end(tmp_path: Path) -> None:
-    """Fails without `server.on_exit`, or if gunicorn no longer tells of the start."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(PATIENCE_SECONDS)

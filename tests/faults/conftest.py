@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import rig
+from tests.harness import shims
 
 
 @pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> rig.Build:
+def shim(tmp_path_factory: pytest.TempPathFactory) -> shims.Build:
     """The function that compiles a shim, once each."""
     folder = tmp_path_factory.mktemp("shims")
 
     def build(name: str) -> Path:
-        return rig.build(name, folder)
+        return shims.build(name, folder)
 
     return build

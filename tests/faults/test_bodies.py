@@ -52,9 +52,6 @@ WHOLE = {
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_request_that_is_cut_at_any_place_stores_nothing(hub: Hub, kind: str) -> None:
-    """Fails when `body.read` does not compare with the declared length, and when `_guarded`
-    takes an error for the end of the body.
-    """
     good = declared(f"/good-{kind}", b"good")
     whole = WHOLE[kind].replace(b"CHANNEL", f"cut-{kind}".encode())
     head = whole.index(b"\r\n\r\n") + 4
@@ -74,10 +71,6 @@ def test_a_request_that_is_cut_at_any_place_stores_nothing(hub: Hub, kind: str) 
 
 @pytest.mark.parametrize("kind", [*WHOLE, "stream"])
 def test_a_request_that_pauses_at_any_place_is_stored_whole(hub: Hub, kind: str) -> None:
-    """Fails when `body.pieces` takes an empty piece for the end: gunicorn yields one when a
-    chunk's size has come and its data has not. (What came then was lost, with a `200`, and
-    taken for the next request.)
-    """
     stream = chunked("/CHANNEL?each=line", b"line one\n", b"line two\nline three\n")
     request = WHOLE.get(kind, stream)
     rows = {"batch": 3, "stream": 3}.get(kind, 1)
@@ -98,9 +91,6 @@ def test_a_request_that_pauses_at_any_place_is_stored_whole(hub: Hub, kind: str)
 
 
 def test_a_stream_that_is_cut_at_any_place_stores_its_complete_lines(hub: Hub) -> None:
-    """Fails when `publish._append_stream` drops the window on an error, and when
-    `ingest.LineDecoder.end` is fed what was cut off.
-    """
     chunks = [b"line one\n", b"line two\nli", b"ne three\nline four"]
     whole = chunked("/CHANNEL?each=line", *chunks)
     ends = [whole.index(chunk) + len(chunk) for chunk in chunks]
@@ -146,7 +136,6 @@ BAD = {
 def test_a_malformed_body_is_refused_and_nothing_after_it_is_taken_for_a_request(
     hub: Hub, kind: str
 ) -> None:
-    """Fails when `body.close_afterwards` does nothing, and when `body.read` cuts at the limit."""
     request, status = BAD[kind]
     channel = re.sub("[^a-z]+", "-", kind)
     request = request.replace(b"CHANNEL", channel.encode())
@@ -162,7 +151,6 @@ def test_a_malformed_body_is_refused_and_nothing_after_it_is_taken_for_a_request
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "deflate, chunked"])
 def test_a_transfer_coding_besides_chunked_is_refused(hub: Hub, coding: str) -> None:
-    """Fails when `body._size` takes every coding that has chunked in it."""
     request = post("/another", f"Transfer-Encoding: {coding}", body=b"5\r\nhello\r\n0\r\n\r\n")
     (status,) = statuses(hub.raw(request, half_close=True))
     assert status in (400, 415, 501)
@@ -170,9 +158,6 @@ def test_a_transfer_coding_besides_chunked_is_refused(hub: Hub, coding: str) -> 
 
 
 def test_a_body_that_is_whole_but_bad_leaves_the_connection_usable(hub: Hub) -> None:
-    """Fails when a body that is refused is not read to its end: what is left of it would be
-    taken for the next request.
-    """
     bad = [
         (declared("/usable", b"\xff\xfe"), 400),
         (declared("/usable", b"nul \0"), 400),

@@ -3,25 +3,16 @@
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.faults.rig import (
-    QUIET,
-    Build,
-    Disk,
-    Publisher,
-    Wire,
-    increases,
-    mounted,
-    numbers,
-    size,
-)
-from tests.harness import Hub, Stream, eventually
+from tests.harness import QUIET, Hub, Publisher, Stream, Wire, eventually, increases, numbers, size
+from tests.harness.machine import mounted
+from tests.harness.shims import Build, Disk
 
 PLACES = range(size(16, 60))  # n
 
@@ -135,11 +126,6 @@ def check_a_fault(hub: Hub, disk: Disk, fault: Fault, channel: str, place: int) 
 def test_a_fault_at_the_nth_call_is_told_to_its_publishers_and_hurts_nobody_else(
     broken: tuple[Hub, Disk], name: str
 ) -> None:
-    """Fails when `Log.append` does not `_cut_back` after a failed write or sync, when it
-    writes no more than once, when `StorageFull` is not told from `StorageError`, when
-    `Channel._commit` moves `committed` before `log.append`, and when `_reopen` is left out
-    after a failure.
-    """
     hub, disk = broken
     channel = re.sub("[^a-z]+", "-", name.lower())
     for place in PLACES:
@@ -151,9 +137,6 @@ def test_a_fault_at_the_nth_call_is_told_to_its_publishers_and_hurts_nobody_else
 def test_a_fault_in_making_the_file_is_told_and_the_next_event_makes_it(
     broken: tuple[Hub, Disk], name: str
 ) -> None:
-    """Fails when `Log._sync_all` takes a failed `_sync_folder` for a good one, and when
-    `_storage_error` takes every error for one kind.
-    """
     hub, disk = broken
     channel = re.sub("[^a-z]+", "-", name.lower())
     check_a_fault(hub, disk, FIRST_FAULTS[name], channel, 0)
@@ -164,9 +147,6 @@ def test_a_fault_in_making_the_file_is_told_and_the_next_event_makes_it(
 def test_after_a_failed_sync_nothing_is_acknowledged_until_the_file_was_reopened_and_read(
     broken: tuple[Hub, Disk], reads_fail: bool
 ) -> None:
-    """Fails when `Log.flush` does not set `failed`, and when `Channel._commit` resets it
-    without `_reopen`.
-    """
     hub, disk = broken
     for place in range(1, 1 + PLACES.stop):
         disk.heal()
@@ -200,7 +180,6 @@ def test_after_a_failed_sync_nothing_is_acknowledged_until_the_file_was_reopened
 def test_refused_rows_that_could_not_be_cut_off_are_never_shown(
     broken: tuple[Hub, Disk],
 ) -> None:
-    """Fails when `Channel._follow_change` calls `take_in` on a log that has failed."""
     hub, disk = broken
     disk.heal()
     hub.publish("/shown", "first")
@@ -219,7 +198,6 @@ def test_refused_rows_that_could_not_be_cut_off_are_never_shown(
 def test_a_batch_that_meets_a_fault_is_stored_whole_or_not_at_all(
     broken: tuple[Hub, Disk],
 ) -> None:
-    """Fails when `Log.append` leaves what a failed write has written."""
     hub, disk = broken
     batch = b"".join(b"row %d\n" % n for n in range(2000))
     stored = 0
@@ -257,7 +235,6 @@ def small_disk(home: Path) -> Iterator[tuple[Hub, Path]]:
 
 
 def test_a_full_disk_makes_the_hub_unhealthy_until_there_is_space(tmp_path: Path) -> None:
-    """Fails when `ops._folder_problems` writes nothing."""
     with small_disk(tmp_path) as (hub, ballast):
         hub.publish("/orders", "x")
         assert hub.get("/-/health").status == 200
@@ -277,11 +254,13 @@ def test_a_full_disk_makes_the_hub_unhealthy_until_there_is_space(tmp_path: Path
 
 
 def test_a_full_disk_is_told_and_forgotten_once_there_is_space(tmp_path: Path) -> None:
-    """Fails when `Log.append` does not `_cut_back`, or answers before it has written."""
     with small_disk(tmp_path) as (hub, ballast):
-        publishers = [Publisher(hub, f"p{n}", f"orders-{n}") for n in range(4)]
-        for number, publisher in enumerate(publishers):
-            publisher.padding = b"x" * (700 * (number + 1))
+
+        def padding(kind: int) -> Callable[[int], bytes]:
+            return lambda _: b"x" * (700 * (kind + 1))
+
+        publishers = [Publisher(hub, f"p{n}", f"orders-{n}", padding=padding(n)) for n in range(4)]
+        for publisher in publishers:
             publisher.start()
         eventually(lambda: all(len(publisher.refused) > 3 for publisher in publishers))
         assert hub.post("/a-new-one", "x" * 20_000).status == 507

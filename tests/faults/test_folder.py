@@ -13,9 +13,22 @@ from pathlib import Path
 import pytest
 
 from esource.errors import StorageError
-from esource.log.file import Log
-from tests.faults.rig import QUIET, Publisher, Wire, command, increases, numbers, size
-from tests.harness import Hub, Stream, eventually, running_hub
+from esource.log import Moved, Replaced
+from esource.log.file import FileLog
+from tests.harness import (
+    QUIET,
+    Hub,
+    Publisher,
+    Stream,
+    Wire,
+    eventually,
+    increases,
+    numbers,
+    running_hub,
+    size,
+)
+from tests.harness.machine import command
+from tests.harness.measures import cpu_seconds
 
 ROUNDS = size(30, 300)
 
@@ -38,9 +51,6 @@ def no_descriptors(hub: Hub, spare: int = 0) -> Iterator[None]:
 def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
     own_hub: Hub,
 ) -> None:
-    """Fails when `Log._create`'s error is not caught, and when it is taken for success; when
-    `server._crash_report` has a traceback for each connection that could not be accepted.
-    """
     with Wire(own_hub) as wire:
         assert wire.post("/open-already", b"1").status == 201
         with no_descriptors(own_hub):
@@ -51,9 +61,9 @@ def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
             assert wire.post("/open-already", b"2").status == 201
             late = own_hub.connect()  # stays in the listen queue
             late.sendall(b"GET /up__ HTTP/1.0\r\n\r\n")
-            cpu = cpu_seconds(own_hub.worker)
+            cpu = cpu_seconds(own_hub)
             time.sleep(1)
-            assert cpu_seconds(own_hub.worker) - cpu < 0.5  # does not spin
+            assert cpu_seconds(own_hub) - cpu < 0.5  # does not spin
         with late:
             assert late.recv(100).startswith(b"HTTP/1.0 200")
         for n in range(20):
@@ -64,11 +74,6 @@ def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
     [warning] = [line for line in own_hub.log.splitlines() if "Too many open files" in line]
     assert re.search(r"\[WARNING\] Too many open files \(this process may have \d+\)", warning)
     assert "Traceback" not in own_hub.log
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # -- rights ------------------------------------------------------------------------------------
@@ -90,7 +95,6 @@ def immutable(path: Path) -> Iterator[None]:
 def test_a_folder_that_becomes_read_only_refuses_new_channels_until_it_is_writable(
     own_hub: Hub,
 ) -> None:
-    """Fails when `Log._create`'s error is not caught, and when it is taken for success."""
     own_hub.publish("/there", "1")
     with immutable(own_hub.folder):
         answer = own_hub.post("/not-there", "1")
@@ -104,7 +108,6 @@ def test_a_folder_that_becomes_read_only_refuses_new_channels_until_it_is_writab
 
 
 def test_a_file_that_becomes_read_only_refuses_events_until_it_is_writable(own_hub: Hub) -> None:
-    """Fails when `Channel._commit` does not `_reopen` a read-only log."""
     own_hub.publish("/orders", "1")
     with immutable(own_hub.file("orders")):
         for _ in range(3):
@@ -116,7 +119,6 @@ def test_a_file_that_becomes_read_only_refuses_events_until_it_is_writable(own_h
 
 
 def test_a_file_that_is_read_only_is_no_fault_of_the_hub(own_hub: Hub) -> None:
-    """Fails when the health or the metrics count a log that is `read_only` as one that failed."""
     own_hub.publish("/orders", "1")
     own_hub.stop()
     with immutable(own_hub.file("orders")):
@@ -156,9 +158,6 @@ def quiet_hub(tmp_path: Path) -> Iterator[Hub]:
 def test_files_that_are_taken_away_under_load_lose_and_repeat_nothing(
     quiet_hub: Hub, change: Callable[[Path, Path], None]
 ) -> None:
-    """Fails when `Log.append` leaves out `check_unchanged`, when `_reopen` does not give the
-    readers their successor, and when it logs nothing.
-    """
     random.seed(4)
     path = quiet_hub.file("orders")
     publishers = [Publisher(quiet_hub, f"p{n}", "orders") for n in range(4)]
@@ -196,7 +195,6 @@ def test_files_that_are_taken_away_under_load_lose_and_repeat_nothing(
 def test_a_file_that_is_truncated_under_load_takes_whole_rows_and_says_what_is_gone(
     own_hub: Hub, to: str
 ) -> None:
-    """Fails when `Log.append` leaves out `check_unchanged`, and when `_reopen` does not repair."""
     random.seed(5)
     path = own_hub.file("orders")
     publishers = [Publisher(own_hub, f"p{n}", "orders") for n in range(4)]
@@ -234,12 +232,9 @@ def test_a_file_that_is_truncated_under_load_takes_whole_rows_and_says_what_is_g
 def test_a_file_that_is_cut_while_it_is_written_never_gets_zeros(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when `Log._cut_back` makes a file longer than it is, and when
-    `Log._start_of_append` takes rows that begin before `end` for appended ones.
-    """
     path = tmp_path / "orders.tsv"
-    log = Log(path)
-    log.append(b"1\t\tone\n2\t\ttwo\n")
+    log = FileLog(path)
+    log.append(None, [b"1\t\tone\n2\t\ttwo\n"])
     write = os.write
 
     def cut_and_write(fd: int, data: bytes) -> int:
@@ -248,13 +243,12 @@ def test_a_file_that_is_cut_while_it_is_written_never_gets_zeros(
 
     monkeypatch.setattr(os, "write", cut_and_write)
     with pytest.raises(StorageError):
-        log.append(b"3\t\tthree\n")
+        log.append(None, [b"3\t\tthree\n"])
     monkeypatch.undo()
-    try:
-        log.append(b"4\t\tfour\n")
-    except StorageError:  # as a channel does
-        log = log.reopened()
-        log.append(b"4\t\tfour\n")
+    assert isinstance(log.append(None, [b"4\t\tfour\n"]), Moved)
+    change = log.refresh()
+    assert isinstance(change, Replaced)
+    change.by.append(None, [b"4\t\tfour\n"])
     content = path.read_bytes()
     assert b"\0" not in content
     assert content.endswith(b"4\t\tfour\n")
@@ -263,10 +257,9 @@ def test_a_file_that_is_cut_while_it_is_written_never_gets_zeros(
 def test_rows_that_went_into_a_removed_file_are_not_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when `Log.append` does not look, after writing, whether the file has a name."""
     path = tmp_path / "orders.tsv"
-    log = Log(path)
-    log.append(b"1\t\tone\n")
+    log = FileLog(path)
+    log.append(None, [b"1\t\tone\n"])
     write = os.write
 
     def remove_and_write(fd: int, data: bytes) -> int:
@@ -274,5 +267,4 @@ def test_rows_that_went_into_a_removed_file_are_not_acknowledged(
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", remove_and_write)
-    with pytest.raises(StorageError):  # `LogStale`: the channel writes them to the new file
-        log.append(b"2\t\ttwo\n")
+    assert isinstance(log.append(None, [b"2\t\ttwo\n"]), Moved)  # and goes into the new one

@@ -28,14 +28,12 @@ from esource.event import (
 from esource.rows import find, formats, ingest, ndjson, sse, tsv
 from esource.web import body, query
 from esource.web.origin import Origins
-from tests.faults.rig import size
-from tests.harness import PATIENCE_SECONDS, Hub, running_hub
+from tests.harness import PATIENCE_SECONDS, Hub, running_hub, size
 
 LIMIT = 300  # bytes of an event's data, so that examples get over it
 
 parsers = settings(
     max_examples=size(300, 30_000),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -80,7 +78,6 @@ def allowed(function: Callable[..., Any], *arguments: Any) -> Any:
 @parsers
 @given(st.lists(st.tuples(st.sampled_from(query.READ_PARAMETERS) | words, words), max_size=6))
 def test_a_query_is_a_selection_or_bad_input(pairs: list[tuple[str, str]]) -> None:
-    """Fails if `query` gives to `int` or `float` what no pattern has looked at."""
     wanted = allowed(query.parse, pairs, formats.FORMATS)
     if isinstance(wanted, query.Selection):
         assert wanted.limit is None or wanted.limit >= 0
@@ -94,7 +91,6 @@ def test_a_query_is_a_selection_or_bad_input(pairs: list[tuple[str, str]]) -> No
 @example(b"9999-12-31T23:59:59-99:99")
 @example(b"0001-01-01T00:00+99:99")
 def test_an_id_is_a_time_or_none(id: bytes) -> None:
-    """Fails if `time_of` computes with `datetime` what its range does not hold."""
     time = time_of(id)
     micros = micros_of(id)
     assert time is None or micros in (None, time // 1000)
@@ -106,7 +102,6 @@ def test_an_id_is_a_time_or_none(id: bytes) -> None:
 @given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))
 @example(-60_000_000_000_000_000)
 def test_default_ids_are_in_the_order_of_time_and_of_one_width(micros: int) -> None:
-    """Fails if `default_id` leaves out a zero: a reader `since` then would get nothing."""
     assert len(default_id(micros)) == 27
     assert time_of(default_id(micros)) == micros * 1000
     if micros > -62_135_596_800_000_000:
@@ -116,7 +111,6 @@ def test_default_ids_are_in_the_order_of_time_and_of_one_width(micros: int) -> N
 @parsers
 @given(st.text(max_size=30) | ids.map(lambda id: id.decode(errors="replace")))
 def test_a_field_is_kept_as_it_is_or_refused(text: str) -> None:
-    """Fails if `_check_field` changes a value, or lets through what ends a field or a row."""
     for check in (check_id, check_type):
         field = allowed(check, text)
         if isinstance(field, bytes):
@@ -131,7 +125,6 @@ def test_a_field_is_kept_as_it_is_or_refused(text: str) -> None:
 @given(texts, st.lists(st.integers(0, 300), max_size=5))
 @example(b"data: x\r\ndata: y\r\n\r\n", [8])
 def test_an_event_stream_decodes_alike_however_it_is_cut(text: bytes, places: list[int]) -> None:
-    """Fails if the decoder forgets at the end of a piece what it is in: a line, a CR, a mark."""
     whole = sse.Decoder()
     events = whole.feed(text)
     pieces = sse.Decoder()
@@ -155,7 +148,6 @@ DECODERS: dict[str, Callable[[], ingest.LineDecoder | ingest.StreamDecoder]] = {
 def test_a_batch_is_whole_rows_and_then_at_most_one_error(
     name: str, text: bytes, places: list[int]
 ) -> None:
-    """Fails if a decoder of `ingest` raises and does not set `error`, or drafts what is no row."""
     decoder = DECODERS[name]()
     drafts = []
     for piece in cut(text, places):
@@ -180,7 +172,6 @@ def test_a_batch_is_whole_rows_and_then_at_most_one_error(
 @parsers
 @given(rows)
 def test_any_file_is_read_in_every_format(text: bytes) -> None:
-    """Fails if a format raises at a row that others wrote, or counts an event another does not."""
     count = len(list(tsv.decode(text)))
     for format in formats.FORMATS.values():
         malformed: list[bytes] = []
@@ -202,7 +193,6 @@ def test_any_file_is_read_in_every_format(text: bytes) -> None:
 def test_places_in_any_file_are_the_beginnings_of_rows(
     text: bytes, id: bytes, time: int, count: int
 ) -> None:
-    """Fails if a search takes a part of a row for a row, or a zone denies what is in it."""
     starts = {0, *(match.end() for match in re.finditer(rb"\n", text))}
     after, later = find.after_id(text, id), find.later_than(text, time)
     assert after is None or after in starts
@@ -225,7 +215,6 @@ def test_places_in_any_file_are_the_beginnings_of_rows(
 @parsers
 @given(st.dictionaries(st.sampled_from([variable(name) for name in Config.__annotations__]), words))
 def test_settings_are_good_or_stop_the_start_with_a_line(environ: dict[str, str]) -> None:
-    """Fails if `from_env` does not catch what a cast raises, or does not name the variable."""
     result = allowed(Config.from_env, environ)
     if isinstance(result, EsourceError):
         assert any(name in str(result) for name in environ)
@@ -235,7 +224,6 @@ def test_settings_are_good_or_stop_the_start_with_a_line(environ: dict[str, str]
 @given(texts, st.sampled_from(["", "text/plain; charset="]), st.text(max_size=8))
 @example(b"+2AA-", "text/plain; charset=", "utf-7")
 def test_a_body_of_any_charset_is_utf8_or_refused(data: bytes, kind: str, charset: str) -> None:
-    """Fails if `body.decode` lets out what a codec raises, or text that UTF-8 does not hold."""
     for name in (charset, "utf-16", "utf-7", "latin-1", "cp037", "big5"):
         decoded = allowed(body.decode, data, {"CONTENT_TYPE": kind + name if kind else ""})
         if isinstance(decoded, bytes):
@@ -246,7 +234,6 @@ def test_a_body_of_any_charset_is_utf8_or_refused(data: bytes, kind: str, charse
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20), st.none() | words)
 @example("http://[", None)
 def test_any_origin_is_allowed_or_forbidden(origin: str, site: str | None) -> None:
-    """Fails if `Origins` lets out what the parser of an address raises."""
     environ = {"HTTP_ORIGIN": origin, "HTTP_HOST": origin}
     if site is not None:
         environ["HTTP_SEC_FETCH_SITE"] = site
@@ -264,7 +251,6 @@ EXPECTED = {
 
 https = settings(
     max_examples=size(600, 40_000),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -419,8 +405,6 @@ ORIGIN = b"POST /fuzz2 HTTP/1.1\r\nHost: h\r\nOrigin: http://[\r\nContent-Length
 def test_requests_that_are_nearly_in_order_are_answered_or_refused(
     fuzzed_hub: Hub, data: bytes, places: list[int], ending: str
 ) -> None:
-    """Fails if a header's parser raises (`If-Modified-Since` in another calendar, an `Origin` that
-    is no URL), or gunicorn finds a malformed chunk in a body that nobody has read."""
     check_exchange(fuzzed_hub, cut(data, places), ending)
 
 
@@ -430,7 +414,6 @@ def test_requests_that_are_nearly_in_order_are_answered_or_refused(
 def test_any_bytes_are_answered_or_refused(
     fuzzed_hub: Hub, pieces: list[bytes], ending: str
 ) -> None:
-    """Fails if what is no request gets further than gunicorn's parser, or stops the worker."""
     check_exchange(fuzzed_hub, pieces, ending)
 
 
@@ -440,7 +423,6 @@ def test_any_bytes_are_answered_or_refused(
 def test_a_request_that_is_cut_off_anywhere_is_answered_or_refused(
     fuzzed_hub: Hub, data: bytes, place: int
 ) -> None:
-    """Fails if `pre_request` does not guard gunicorn's parser of chunks."""
     check_exchange(fuzzed_hub, [data[: place % (len(data) + 1)]])
 
 
@@ -451,8 +433,6 @@ def test_a_request_that_is_cut_off_anywhere_is_answered_or_refused(
 def test_an_event_that_is_cut_off_anywhere_is_not_stored(
     fuzzed_hub: Hub, pieces: list[bytes], is_chunked: bool, place: int
 ) -> None:
-    """Fails if `body._guarded` does not catch what the parser raises, or `body.read` does not
-    compare how many bytes came with how many were declared."""
     text = b"".join(pieces)
     if is_chunked:
         framing = b"Transfer-Encoding: chunked"
@@ -478,8 +458,6 @@ def test_an_event_that_is_cut_off_anywhere_is_not_stored(
 def test_a_chunked_body_is_what_was_in_its_chunks(
     fuzzed_hub: Hub, sizes: list[int], places: list[int], kind: str
 ) -> None:
-    """Fails if a reader of bodies takes the end of a piece for the end of the body, or loses or
-    adds a byte at one."""
     lines = [b"%d %b" % (n, b"x" * size) for n, size in enumerate(sizes)]
     text = b"\n".join(lines)
     payload = b"".join(

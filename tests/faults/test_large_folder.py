@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.rig import Wire, size
-from tests.faults.test_readers import p99
-from tests.harness import Hub, running_hub
-from tests.web.test_ops import metric
+from tests.harness import Hub, Wire, running_hub, size
+from tests.harness.measures import metric, p99
 
 FILES = size(50_000, 100_000)
 LIST_SECONDS = 5.0  # a page takes a tenth of one
@@ -42,7 +40,6 @@ def small_requests(hub: Hub) -> Iterator[list[float]]:
 
 
 def test_a_list_of_many_files_delays_nobody_else(tmp_path: Path) -> None:
-    """Fails when `ops.channels` reads names or ends of files in the loop's thread."""
     # Without fsync: this is about the loop, and the disk has thousands of new files to write down.
     with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub:
         for n in range(FILES):

@@ -14,19 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from esource.log.file import Log
-from tests.faults.rig import (
-    Build,
-    Publisher,
-    command,
-    increases,
-    kill,
-    mounted,
-    numbers,
-    preload,
-    size,
-)
-from tests.harness import Hub, Stream, eventually, needs
+from esource.log.file import FileLog
+from tests.harness import Hub, Publisher, Stream, eventually, increases, needs, numbers, size
+from tests.harness.machine import command, mounted
+from tests.harness.shims import Build, preload
 
 CYCLES = size(8, 60)
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
@@ -136,7 +127,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
 
         wanted = random.randrange(1, 40)
         eventually(lambda wanted=wanted, done=done: done() >= wanted)  # type: ignore[misc]
-        kill(hub)
+        hub.kill()
         for publisher in [*publishers, *fresh]:
             publisher.join()
         seen = watcher.join()
@@ -154,7 +145,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
             lost += len(set(answered) - set(found))
         rows = {row.split(b"\t", 2)[2] for row in hub.get("/shared").body.split(b"\n")[:-1]}
         shown_and_lost += len(seen - rows)
-        kill(hub)
+        hub.kill()
         yield acknowledged, lost
     if hub.environ["ESOURCE_FSYNC"] == "always":
         assert shown_and_lost == 0
@@ -164,10 +155,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
 def test_power_cuts_lose_no_acknowledged_event_with_always_and_some_with_never(
     tmp_path: Path, shim: Build, fsync: str
 ) -> None:
-    """`always` fails when `log._sync` does nothing, when `Log._sync_all` leaves out the
-    folder, when `Log.append` moves `end` without `flush`, and when `_write` wakes and answers
-    before `_commit`. `never` shows that the test can see a loss.
-    """
+    """`never` shows that the test can see a loss."""
     random.seed(2)
     hub = Hub(tmp_path, ESOURCE_FSYNC=fsync)
     hub.folder.mkdir()
@@ -189,10 +177,7 @@ def test_power_cuts_lose_no_acknowledged_event_with_always_and_some_with_never(
 
 
 def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: Build) -> None:
-    """Fails when `Log._open` leaves out `_cut_torn_row`.
-
-    A hub with `never` makes a file of which nothing is synced; so every size is possible.
-    """
+    """A hub with `never` makes a file of which nothing is synced; so every size is possible."""
     hub = Hub(tmp_path, ESOURCE_FSYNC="never")
     hub.folder.mkdir()
     power = Power(hub, shim("power"))
@@ -200,23 +185,22 @@ def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: 
     hub.start()
     for n in range(4):
         hub.publish(f"/orders?event=type{n}", f"data {n}\nof two lines")
-    kill(hub)
+    hub.kill()
     path = hub.file("orders")
     whole = path.read_bytes()
     assert power.synced()[0].get(path.stat().st_ino, 0) == 0
     for kept in range(len(whole) + 1):
         path.write_bytes(whole[:kept])
         rows = whole[: whole.rfind(b"\n", 0, kept) + 1]
-        log = Log(path)
-        assert log.read(0, 1 << 20) == rows
-        log.append(b"next\t\t\n")
+        log = FileLog(path)
+        assert log.pread(0, log.end) == rows
+        log.append(None, [b"next\t\t\n"])
         assert path.read_bytes() == rows + b"next\t\t\n"
         for torn in path.parent.glob("*.torn-*"):
             torn.unlink()
 
 
 def test_the_new_folder_itself_survives_a_power_cut(tmp_path: Path, shim: Build) -> None:
-    """Fails when the folder that holds the events folder is not synced after making it."""
     hub = Hub(tmp_path)
     power = Power(hub, shim("power"))
     power.begin()
@@ -231,7 +215,7 @@ def test_the_new_folder_itself_survives_a_power_cut(tmp_path: Path, shim: Build)
 
 @pytest.mark.parametrize("fsync", ["always", "never"])
 def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) -> None:
-    """`always` fails when `log._sync` does nothing. `never` shows that events can be lost."""
+    """`never` shows that events can be lost."""
     random.seed(3)
     image = tmp_path / "disk"
     with image.open("wb") as file:
@@ -268,7 +252,7 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
                     os.close(fd)
                 # What the disk refuses from now on is refused to publishers, too.
                 eventually(lambda p=publishers: all(a.refused for a in p) or fsync == "never")  # type: ignore[misc]
-                kill(hub)
+                hub.kill()
                 for publisher in publishers:
                     publisher.join()
             with mounted(tmp_path / f"mnt-{2 * cycle + 1}", "-o", "loop", image) as mount:
@@ -285,10 +269,10 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
                         lost += len(set(answered) - set(found))
                         assert {status for _, status in publisher.refused} <= {503}
                 finally:
-                    kill(hub)
+                    hub.kill()
         finally:
             if hub.process:
-                kill(hub)
+                hub.kill()
     print(f"{fsync}: {acknowledged} acknowledged, {lost} lost")
     assert acknowledged > 0
     if fsync == "always":

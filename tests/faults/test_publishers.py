@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from esource.hub.hub import KEEP_OPEN
-from tests.faults.rig import Wire, size
-from tests.faults.test_readers import p99, rss
-from tests.harness import Hub, eventually, running_hub
+from tests.harness import Hub, Wire, eventually, running_hub, size
+from tests.harness.measures import memory, p99
 
 SLOW = size(500, 3000)  # in headers, and as many in bodies
 IDLE = size(1000, 6000)  # connections that say nothing, and as many that have said something
@@ -23,7 +22,6 @@ TYPICAL_CHANNELS = 2 * KEEP_OPEN
 def test_slow_publishers_and_idle_connections_keep_nobody_from_being_served(
     own_hub: Hub,
 ) -> None:
-    """Fails with gunicorn's `sync` or `gthread` worker, and when `worker_connections` is 1000."""
     with ExitStack() as stack:
         connections: list[socket.socket] = []
 
@@ -80,9 +78,6 @@ def files_open(hub: Hub) -> int:
 def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_were(
     tmp_path: Path, method: str
 ) -> None:
-    """Fails when `Hub` keeps its channels in a plain dict, when a channel's greenlet outlives
-    its work by long, and when `Log` does not close its file.
-    """
     with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub, Wire(hub) as wire:
 
         def touch(first: int, last: int) -> int:
@@ -103,9 +98,9 @@ def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_we
             for n in range(CHANNELS):
                 (hub.folder / f"channel-{n}.tsv").write_bytes(b"1\t\tx\n")
         touch(0, TYPICAL_CHANNELS)
-        memory = rss(hub)
+        before = memory(hub)
         most = touch(TYPICAL_CHANNELS, CHANNELS)
-        grown = rss(hub) - memory
+        grown = memory(hub) - before
         print(f"{method}: at most {most} files open, RSS +{grown / 1e6:.1f} MB")
         assert most <= KEEP_OPEN + 350  # those that were just published to stay for a moment
         assert grown < 8e6

@@ -19,6 +19,7 @@ import pytest
 from esource.hub.hub import KEEP_OPEN
 from esource.rows import sse
 from tests.harness import PATIENCE_SECONDS, Hub, Stream, eventually, free_port, running_hub
+from tests.harness.measures import cpu_seconds, memory
 from tests.harness.nginx import running_nginx
 
 PAGE = "https://page.example"
@@ -166,8 +167,6 @@ WRITES = {
 
 @pytest.mark.parametrize("case", list(WRITES))
 def test_a_page_of_another_site_writes_in_vain(door: Door, case: str) -> None:
-    """Fails if `views.post` does not call `origins.check_write`, or that looks at less than both
-    headers, or takes an origin for a substring."""
     fields, status = WRITES[case]
     rows = door.hub.rows("written")
     answer = door.send(request("POST", "/written", *fields, body=b"x"))
@@ -198,8 +197,6 @@ HOSTS = {
 def test_a_name_that_was_pointed_at_the_hub_is_not_its_name(
     door: Door, case: str, method: str
 ) -> None:
-    """Fails if a view does not call `origins.check_host`, or that compares less than all of the
-    name, or believes a header other than Host."""
     fields, direct, nginx = HOSTS[case]
     status = door.status(direct, nginx)
     body = b"x" if method == "POST" else None
@@ -214,7 +211,6 @@ def test_a_name_that_was_pointed_at_the_hub_is_not_its_name(
 
 @pytest.mark.parametrize(("origin", "status"), [(PAGE, 204), ("https://evil.example", 403)])
 def test_a_preflight_goes_through(door: Door, origin: str, status: int) -> None:
-    """Fails if `views` has no route for OPTIONS, or `Origins.preflight` asks for no origin."""
     asked = ("Access-Control-Request-Method: POST", "Access-Control-Request-Headers: if-match")
     answer = door.send(request("OPTIONS", "/known", f"Origin: {origin}", *asked))
     assert statuses(answer) == [status]
@@ -278,7 +274,6 @@ PATHS: dict[str, tuple[str, int, int | None]] = {
     list(PATHS),
 )
 def test_a_path_is_a_name_of_a_channel_or_nothing(door: Door, case: str, method: str) -> None:
-    """Fails if `hub.NAME` is matched with `match` or `$`, or a route takes more than a segment."""
     target, direct, nginx = PATHS[case]
     before = {path.name for path in door.hub.folder.iterdir()}
     outside = {path.name for path in door.hub.home.iterdir()}
@@ -348,7 +343,6 @@ THINGS = [
 def test_what_is_no_file_of_the_folder_is_neither_read_nor_written(
     door: Door, make: Any, name_is_known: bool
 ) -> None:
-    """Fails if `log.FLAGS` loses O_NOFOLLOW, or `_open` goes on after an error of the open."""
     hub = door.hub
     name = f"thing-{make.__name__}-{int(name_is_known)}-{int(door.is_nginx)}"
     secret = hub.home / "secret.tsv"
@@ -373,7 +367,6 @@ def test_what_is_no_file_of_the_folder_is_neither_read_nor_written(
 
 
 def test_a_follower_is_not_led_out_of_the_folder_by_a_link(strange_hub: Hub) -> None:
-    """Fails if `log.FLAGS` loses O_NOFOLLOW: the follower would read the other file."""
     with Stream(strange_hub, "/led-out") as stream:
         strange_hub.publish("/led-out", "one")
         stream.read(1)
@@ -386,7 +379,6 @@ def test_a_follower_is_not_led_out_of_the_folder_by_a_link(strange_hub: Hub) -> 
 
 
 def test_the_lock_does_not_write_through_a_link(tmp_path: Path) -> None:
-    """Fails if `FolderLock.acquire` loses O_NOFOLLOW: the pid would replace the file's content."""
     precious = tmp_path / "precious"
     precious.write_text("precious")
     hub = Hub(tmp_path)
@@ -403,7 +395,6 @@ def test_the_lock_does_not_write_through_a_link(tmp_path: Path) -> None:
 
 
 def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
-    """Fails if the hub asks the folder for what it asks its files."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "events").symlink_to("volume")
     with running_hub(tmp_path) as hub:
@@ -422,7 +413,6 @@ BREAKS = {
 @pytest.mark.parametrize("field", ["id", "event"])
 @pytest.mark.parametrize("name", BREAKS)
 def test_no_line_break_gets_into_an_id_or_a_type(door: Door, field: str, name: str) -> None:
-    """Fails if `event._check_field` lets a control character through."""
     value = f"a{BREAKS[name]}X-Evil: 1".replace(" ", "%20")
     answer = door.send(request("POST", f"/split?{field}={value}", body=b"x"))
     assert statuses(answer) == [400]
@@ -438,7 +428,6 @@ def test_no_line_break_gets_into_an_id_or_a_type(door: Door, field: str, name: s
     ],
 )  # fmt: skip
 def test_no_line_break_gets_into_them_by_a_batch(door: Door, field: str, kind: str) -> None:
-    """Fails if a decoder of `ingest` does not call `check_id` and `check_type`."""
     escaped = "a\\r\\nX-Evil: 1"
     target, content_type, body = {
         "ndjson": ("/split", "application/x-ndjson", f'{{"{field}":"{escaped}","data":"x"}}'),
@@ -459,7 +448,6 @@ HAND_WRITTEN = (
 
 
 def test_a_file_that_others_wrote_splits_no_header_and_no_frame(door: Door) -> None:
-    """Fails if `read.HEADER_VALUE` lets CR through, or `sse._encode_any` does not replace it."""
     name = f"hand-written-{int(door.is_nginx)}"
     door.hub.file(name).write_bytes(HAND_WRITTEN)
     answer = door.send(request("GET", f"/{name}"))
@@ -476,7 +464,6 @@ def test_a_file_that_others_wrote_splits_no_header_and_no_frame(door: Door) -> N
 
 
 def test_an_id_is_shown_and_never_obeyed(door: Door) -> None:
-    """Fails if the answers to POST lose `text/plain` or `nosniff`: the id is the sender's own."""
     script = "%3Cscript%3Ealert(1)%3C/script%3E"
     answer = door.send(request("POST", f"/shown?id={script}", body=b"x"))
     assert statuses(answer) == [201]
@@ -601,9 +588,6 @@ SMUGGLING: dict[str, tuple[bytes, int, int | tuple[int, ...] | None]] = {
 
 @pytest.mark.parametrize("case", SMUGGLING)
 def test_what_is_not_one_clear_message_ends_the_connection(door: Door, case: str) -> None:
-    """Fails if `body._guarded` or `_size` raises without `close_afterwards`, `_size` takes another
-    coding for chunks, or gunicorn is told to permit what RFC 9112 forbids; and if
-    `Connections.refuse` leaves the answer to gunicorn, whose page a browser may sniff."""
     data, direct, nginx = SMUGGLING[case]
     door.hub.file("smuggled").unlink(missing_ok=True)
     answer = door.send(data)
@@ -634,7 +618,6 @@ CODINGS = {
 
 @pytest.mark.parametrize("case", CODINGS)
 def test_a_coding_that_the_hub_cannot_undo_is_refused(strange_hub: Hub, case: str) -> None:
-    """Fails if `body._size` takes another coding than `chunked` alone, or one with a length."""
     strange_hub.file("smuggled").unlink(missing_ok=True)
     door = Door(strange_hub, strange_hub.port, False)
     assert statuses(door.send(CODINGS[case])) == [400]
@@ -645,7 +628,6 @@ def test_a_coding_that_the_hub_cannot_undo_is_refused(strange_hub: Hub, case: st
 def test_nginx_refuses_such_a_coding_by_itself(
     strange_hub: Hub, nginx_port: int, case: str
 ) -> None:
-    """Fails if nginx comes to pass on what the hub takes for another message than nginx does."""
     strange_hub.file("smuggled").unlink(missing_ok=True)
     assert statuses(Door(strange_hub, nginx_port, True).send(CODINGS[case])) == [501]
     assert not strange_hub.file("smuggled").exists()
@@ -673,8 +655,6 @@ MALFORMED = {
 def test_a_malformed_body_that_nobody_wants_ends_the_connection_quietly(
     strange_hub: Hub, case: str, body: str
 ) -> None:
-    """Fails if `pre_request` does not guard the parser: gunicorn reads the rest of the body before
-    the next request, and its parser's errors are tracebacks or a second answer."""
     line, status = UNREAD[case]
     strange_hub.file("smuggled").unlink(missing_ok=True)
     door = Door(strange_hub, strange_hub.port, False)
@@ -685,7 +665,6 @@ def test_a_malformed_body_that_nobody_wants_ends_the_connection_quietly(
 
 
 def test_a_well_formed_pipeline_is_served_whole(door: Door) -> None:
-    """Fails if a guard against smuggling closes connections that are in order."""
     one = POST + TE + b"\r\n1;extension=x\r\na\r\n0\r\nX-Sum: x\r\n\r\n"
     two = b"GET /known HTTP/1.1\r\nHost: hub\r\nContent-Length: 3\r\n\r\nabc"
     answer = door.send(one + two + one + request("GET", "/known"))
@@ -706,8 +685,6 @@ def unread(hub: Hub, connection: socket.socket) -> int:
 def test_a_chunk_whose_size_comes_alone_is_not_the_end_of_the_body(
     strange_hub: Hub, query: str
 ) -> None:
-    """Fails if `body.pieces` takes an empty piece for the end: gunicorn's parser yields one after a
-    size line at the end of what has arrived. What is in the chunk would be the next request."""
     strange_hub.file("smuggled").unlink(missing_ok=True)
     strange_hub.file("alone").unlink(missing_ok=True)
     line = SMUGGLED + b"\n"
@@ -740,8 +717,6 @@ ENDLESS = {
 def test_a_line_of_a_chunked_body_that_does_not_end_is_cut_off(
     strange_hub: Hub, case: str, target: str
 ) -> None:
-    """Fails if `body.guard_chunks` has no limit: gunicorn would keep all of it, and look through
-    all of it again with each piece."""
     head = f"POST {target} HTTP/1.1\r\nHost: hub\r\n".encode() + TE + b"\r\n"
     with strange_hub.connect() as connection:
         connection.sendall(head + ENDLESS[case])
@@ -774,13 +749,11 @@ LIMITS: dict[str, tuple[bytes, int, int | None]] = {
 
 @pytest.mark.parametrize("case", LIMITS)
 def test_heads_have_limits(door: Door, case: str) -> None:
-    """Fails if `server` sets gunicorn's limits of lines and fields to 0, or below what ids need."""
     data, direct, nginx = LIMITS[case]
     assert statuses(door.send(data)) == [door.status(direct, nginx)]
 
 
 def test_a_head_that_does_not_end_is_cut_off(strange_hub: Hub) -> None:
-    """Fails if `server` lifts gunicorn's limit of fields or of their size."""
     door = Door(strange_hub, strange_hub.port, False)
     end = b"X: y\r\n" * 200
     assert statuses(door.send(b"GET /known HTTP/1.1\r\nHost: hub\r\n" + end + b"\r\n")) == [431]
@@ -803,8 +776,6 @@ def retry_after(answer: bytes) -> int:
 
 
 def test_one_subscriber_too_many_is_told_to_come_back_and_then_may(tmp_path: Path) -> None:
-    """Fails if `read._follow` does not call `admit_subscriber`, or `subscribing` does not count
-    down when a subscriber goes."""
     with running_hub(tmp_path, ESOURCE_MAX_SUBSCRIBERS="3") as hub:
         door = Door(hub, hub.port, False)
         streams = [Stream(hub, f"/full{n % 2}") for n in range(3)]
@@ -831,7 +802,6 @@ def test_one_subscriber_too_many_is_told_to_come_back_and_then_may(tmp_path: Pat
 
 
 def test_one_channel_too_many_gets_503_and_those_there_are_go_on(tmp_path: Path) -> None:
-    """Fails if `publish` does not call `admit_channel`, or that counts anew never or too rarely."""
     with running_hub(tmp_path, ESOURCE_MAX_CHANNELS="3") as hub:
         for n in range(3):
             hub.publish(f"/room{n}", "x")
@@ -853,7 +823,6 @@ def test_one_channel_too_many_gets_503_and_those_there_are_go_on(tmp_path: Path)
 
 
 def test_a_refused_event_does_not_take_a_channels_place(tmp_path: Path) -> None:
-    """Fails if `admit_channel` counts a channel more than once, or one without a file for good."""
     with running_hub(tmp_path, ESOURCE_MAX_CHANNELS="1") as hub:
         assert hub.post("/refused", b"\xff").status == 400
         assert hub.post("/refused", b"x").status == 201
@@ -863,38 +832,23 @@ def test_a_refused_event_does_not_take_a_channels_place(tmp_path: Path) -> None:
 
 
 def test_idle_channels_are_closed_and_cost_nothing(tmp_path: Path) -> None:
-    """Fails if `Hub._channels` holds more than weak references, or a writer greenlet never ends
-    its wait, or `KEEP_OPEN` is lifted."""
     with running_hub(tmp_path) as hub:
         for n in range(3 * KEEP_OPEN):
             hub.file(f"idle{n:04}").write_bytes(b"1\t\tx\n")
         before = hub.descriptors()
         for n in range(KEEP_OPEN + 100):
             assert hub.get(f"/idle{n:04}?format=raw").body == b"x\n"
-        memory = resident(hub)
+        held = memory(hub)
         for n in range(KEEP_OPEN + 100, 3 * KEEP_OPEN):
             assert hub.get(f"/idle{n:04}?format=raw").body == b"x\n"
         assert hub.descriptors() <= before + KEEP_OPEN + 8
-        assert resident(hub) < memory + (8 << 20)
+        assert memory(hub) < held + (8 << 20)
         for n in range(50):  # and of those that were published to
             hub.publish(f"/idle{n:04}", "y")
         assert hub.get("/idle0000?format=raw").body == b"x\ny\n"
 
 
-def resident(hub: Hub) -> int:
-    """Return how much memory the worker has, in bytes."""
-    status = Path(f"/proc/{hub.worker}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) << 10
-
-
-def cpu_seconds(hub: Hub) -> float:
-    """Return how much time the worker has used."""
-    fields = Path(f"/proc/{hub.worker}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def test_a_subscriber_who_talks_costs_no_more_than_one_who_listens(tmp_path: Path) -> None:
-    """Fails if `Reader` goes on watching a socket after its first byte: the loop would spin."""
     with running_hub(tmp_path) as hub, Stream(hub, "/talk") as stream:
         stream.connection.sendall(b"GET /talk HTTP/1.1\r\n" * 100)
         used = cpu_seconds(hub)
@@ -917,7 +871,6 @@ STREAM_LINES = {
     list(STREAM_LINES),
 )
 def test_an_event_that_does_not_end_is_refused_at_the_limit(strange_hub: Hub, case: str) -> None:
-    """Fails if `sse.Decoder.pending` leaves out line breaks: the event would grow for ever."""
     lines = STREAM_LINES[case]
     chunk = b"%x\r\n%b\r\n" % (len(lines), lines)
     fields = b"Content-Type: text/event-stream\r\n"
@@ -934,7 +887,6 @@ SHORT_PIECES = {"of a line": (b"x", 60_000), "of a line each": (b"\ndata:x", 40_
 
 @pytest.mark.parametrize("case", list(SHORT_PIECES))
 def test_a_long_event_in_short_pieces_does_not_stop_the_others(tmp_path: Path, case: str) -> None:
-    """Fails if what is kept of an event is counted anew with each piece of it."""
     piece, count = SHORT_PIECES[case]
     with running_hub(tmp_path) as hub, hub.connect() as connection:
         fields = b"Content-Type: text/event-stream\r\n"

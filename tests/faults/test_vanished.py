@@ -7,9 +7,8 @@ from pathlib import Path
 
 from esource.event import Event
 from esource.rows import sse
-from tests.faults.network import HUB, PEER, inside, network
-from tests.faults.rig import size
-from tests.harness import Hub, eventually
+from tests.harness import Hub, eventually, size
+from tests.harness.network import HUB, PEER, inside, network
 
 PAUSE_SECONDS = size(5, 30)
 GONE_SECONDS = 10.0
@@ -48,10 +47,6 @@ def sockets(hub: Hub) -> int:
 def test_peers_who_vanish_are_gone_within_10_s_and_a_paused_reader_gets_everything(
     tmp_path: Path,
 ) -> None:
-    """Fails without keep-alive probes (those with nothing in flight stay), without a look at
-    what is unacknowledged (those with data in flight stay for 15 minutes), and with
-    TCP_USER_TIMEOUT (the reader who pauses is cut off).
-    """
     with network() as net:
         hub = Hub(tmp_path)
         hub.environ["ESOURCE_BIND"] = f"0.0.0.0:{hub.port}"

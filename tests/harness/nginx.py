@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.harness import PATIENCE_SECONDS, eventually, needs
+from tests.harness.hub import children
+from tests.harness.machine import needs
+from tests.harness.waiting import PATIENCE_SECONDS, eventually
 
 # What the machine's own nginx.conf is to a site.
 FRAME = """\
@@ -46,8 +48,7 @@ class Nginx:
 
     def workers(self) -> set[int]:
         """Return the process ids of its workers, those on their way out included."""
-        pid = self.process.pid
-        return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+        return set(children(self.process.pid))
 
     def reload(self) -> None:
         """Reload (`systemctl reload nginx`); return when a new worker is there."""

@@ -97,9 +97,7 @@ class PublishCrashResume(RuleBasedStateMachine):
         assert fresh == sorted(set(fresh))
 
 
-PublishCrashResume.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None
-)
+PublishCrashResume.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
 TestPublishCrashResume = PublishCrashResume.TestCase
 
 

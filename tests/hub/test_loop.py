@@ -15,7 +15,6 @@ ROUNDS = 600
 
 
 def test_a_party_that_never_blocks_takes_turns_with_one_that_does() -> None:
-    """Fails if `turn` lets go and goes on: who waited is told of it, but not run."""
     turns = {"never blocks": 0, "blocks": 0}
 
     def take(name: str) -> None:
@@ -30,7 +29,6 @@ def test_a_party_that_never_blocks_takes_turns_with_one_that_does() -> None:
 
 
 def test_three_parties_that_never_block_take_turns() -> None:
-    """Fails if `turn` lets go and goes on, or if the newest who waits comes first."""
     turns = [0, 0, 0]
 
     def take(number: int) -> None:
@@ -84,10 +82,7 @@ def endless_upload(hub: Hub, channel: str, kind: str, size: int) -> Iterator[Non
 def test_everybody_else_gets_answers_while_an_endless_upload_goes_on(
     hub: Hub, kind: str, size: int
 ) -> None:
-    """Fails if `turn` lets go and goes on, and if small chunks never give way.
-
-    What was sent is committed and seen meanwhile, not at the end.
-    """
+    """What was sent is committed and seen meanwhile, not at the end."""
     channel, history = f"endless-{kind.replace('=', '-')}-{size}", f"hist-{size}"
     hub.file(history).write_bytes(b"".join([b"%d\t\t%b\n" % (n, b"x" * 90) for n in range(10_000)]))
     with Stream(hub, f"/{channel}?limit=1000") as stream, endless_upload(hub, channel, kind, size):

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from tests.harness import Hub, eventually
-from tests.page.conftest import Person
+from tests.page.person import Person
 
 PAGE = 200  # channels
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Route
 
 from tests.harness import Hub, eventually
-from tests.page.conftest import Person
+from tests.page.person import Person
 
 TSV = "text/tab-separated-values"
 MOST_ROWS = 1000  # in the document

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, ViewportSize
 
 from tests.harness import Hub, eventually, needs, running_hub
-from tests.page.conftest import Person
+from tests.page.person import Person
 
 FOLDER = Path(__file__).parent
 PHONE = ViewportSize(width=390, height=844)

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page
 
 from tests.harness import eventually, running_hub
-from tests.page.conftest import Person
+from tests.page.person import Person
 
 MARKUP = [
     "<script>window.broken = 1</script>",

@@ -267,6 +267,16 @@ def test_a_line_without_an_end_is_given_up_before_it_fills_the_memory(name: str)
     assert fed <= MORE_THAN_ANY_LINE + 1000
 
 
+def test_lines_of_data_without_data_count_too() -> None:
+    decoder = decoder_of("sse")
+    lines = 0
+    while not decoder.error and lines < 10 * MORE_THAN_ANY_LINE:
+        decoder.feed(b"data\n" * 100)
+        lines += 100
+    assert isinstance(decoder.error, TooLarge)
+    assert lines <= MORE_THAN_ANY_LINE + 100
+
+
 @pytest.mark.parametrize("name", LINES)
 def test_a_line_that_is_given_up_is_named_by_its_own_number(name: str) -> None:
     good = body_of(name, b"good")

@@ -131,9 +131,7 @@ def test_a_service_writes_to_the_journal_as_journald_likes_it(tmp_path: Path) ->
         with theirs:
             status = os.fstat(theirs.fileno())
             hub.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
-            hub.process = subprocess.Popen(
-                [sys.executable, "-m", "esource"], env=hub.environ, stderr=theirs.fileno()
-            )
+            hub.launch(stderr=theirs.fileno())
         try:
             hub.wait_until_up()
         finally:

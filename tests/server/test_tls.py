@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from esource.rows import sse
-from tests.harness import PATIENCE_SECONDS, Answer, Hub, Stream
-from tests.hub.test_followers import unchunked
+from tests.harness import Hub, Stream, encoded, started
+from tests.harness.waiting import AT_ONCE_SECONDS
+from tests.harness.wire import unchunked
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes certificates")
 
@@ -41,35 +41,15 @@ class EncryptedHub(Hub):
     def connect(self) -> ssl.SSLSocket:
         return self.trust.wrap_socket(super().connect(), server_hostname="127.0.0.1")
 
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.port, timeout=PATIENCE_SECONDS, context=self.trust
-        )
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-
 
 @pytest.fixture
 def encrypted_hub(tmp_path: Path) -> Iterator[EncryptedHub]:
     hub = EncryptedHub(tmp_path)
-    try:
-        hub.start(*hub.options)
+    with started(hub, *hub.options):
         yield hub
-    finally:
-        if hub.process:
-            hub.stop()
-
-
-def encoded(hub: Hub, channel: str) -> bytes:
-    return sse.encode(hub.file(channel).read_bytes(), [])
 
 
 def test_publishers_are_answered_one_request_after_the_other(encrypted_hub: EncryptedHub) -> None:
-    """Fails if encrypted connections get the fast path (`cfg.is_ssl` in `server`)."""
     request = b"POST /orders HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n"
     with encrypted_hub.connect() as connection:
         for n in range(100, 105):
@@ -86,7 +66,6 @@ def test_publishers_are_answered_one_request_after_the_other(encrypted_hub: Encr
 def test_events_that_come_while_a_reader_waits_are_encrypted(
     encrypted_hub: EncryptedHub, version: str
 ) -> None:
-    """Fails if the waker writes to encrypted sockets itself (`SSLSocket` in `read`)."""
     request = f"GET /live?format=sse HTTP/{version}\r\nHost: h\r\n\r\n".encode()
     with encrypted_hub.connect() as connection:
         connection.sendall(request)
@@ -97,7 +76,7 @@ def test_events_that_come_while_a_reader_waits_are_encrypted(
         assert head.startswith(f"HTTP/{version} 200 OK\r\n".encode())
         for n in range(5):
             encrypted_hub.publish("/live", f"event {n}\nof two lines")
-            frames = b":\n" + encoded(encrypted_hub, "live")
+            frames = b":\n" + encoded(encrypted_hub, "live", "sse")
             while (unchunked(received)[0] if version == "1.1" else received) != frames:
                 piece = connection.recv(65536)
                 assert piece, received
@@ -107,7 +86,6 @@ def test_events_that_come_while_a_reader_waits_are_encrypted(
 
 
 def test_a_download_and_a_part_of_one_are_encrypted(encrypted_hub: EncryptedHub) -> None:
-    """Fails if the file goes to encrypted sockets by `sendfile` (`SSLSocket` in `channel`)."""
     for n in range(3):
         encrypted_hub.publish("/large", f"{n}" * 1_000_000)
     file = encrypted_hub.file("large").read_bytes()
@@ -125,7 +103,6 @@ def test_a_download_and_a_part_of_one_are_encrypted(encrypted_hub: EncryptedHub)
 def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
     encrypted_hub: EncryptedHub,
 ) -> None:
-    """Fails without `connections.begin_drain`: of itself gunicorn waits for streams for 30 s."""
     with encrypted_hub.connect() as idle:
         idle.sendall(b"GET /quiet HTTP/1.1\r\nHost: h\r\n\r\n")
         assert idle.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -134,8 +111,8 @@ def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
             stream.read(1)
             started = time.monotonic()
             assert encrypted_hub.stop() == 0
-            assert time.monotonic() - started < 5.0
-            frames = re.escape(encoded(encrypted_hub, "quiet"))
+            assert time.monotonic() - started < AT_ONCE_SECONDS
+            frames = re.escape(encoded(encrypted_hub, "quiet", "sse"))
             assert re.fullmatch(rb":\n%bretry: \d+\n" % frames, stream.read_to_end())
     assert "Traceback" not in encrypted_hub.log
 
@@ -143,11 +120,10 @@ def test_a_stop_ends_encrypted_streams_properly_and_does_not_wait(
 def test_a_stop_does_not_wait_for_who_has_not_begun_to_encrypt(
     encrypted_hub: EncryptedHub,
 ) -> None:
-    """Fails if the handshake is made before the hub knows of the connection."""
     with Hub.connect(encrypted_hub):
         encrypted_hub.publish("/silent", "x")  # the hub has accepted both
         assert encrypted_hub.process
         encrypted_hub.process.terminate()
         started = time.monotonic()
         encrypted_hub.process.wait(40.0)
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < AT_ONCE_SECONDS

@@ -4,15 +4,24 @@ import http.client
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 import pytest
 
-from tests.harness import PATIENCE_SECONDS, Answer, Hub, eventually, running_hub
-from tests.web.test_batch import Upload, post_chunked, post_whole
+from tests.harness import (
+    PATIENCE_SECONDS,
+    Answer,
+    Hub,
+    Upload,
+    eventually,
+    post_chunked,
+    post_whole,
+    running_hub,
+)
+from tests.harness.waiting import together
 
 TSV = "tsv"
 NEVER = '"never-an-etag"'
@@ -23,27 +32,6 @@ def small_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """A hub that knows three events back."""
     with running_hub(tmp_path_factory.mktemp("small"), ESOURCE_DEDUP_EVENTS="3") as hub:
         yield hub
-
-
-def together(count: int, work: Callable[[int], None]) -> None:
-    """Do some work in many threads at once; fail if it fails in one of them."""
-    failures: list[BaseException] = []
-    barrier = threading.Barrier(count)
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait(PATIENCE_SECONDS)
-            work(number)
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=[number]) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def result_of(answer: Answer) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Batches and streams into a channel, and mirrors from hub to hub: SPEC, section 6."""
 
-import http.client
 import os
 import re
 import signal
@@ -23,29 +22,26 @@ from esource.rows import tsv
 from tests.harness import (
     AWKWARD,
     PATIENCE_SECONDS,
+    QUIET,
     Answer,
     Hub,
     Stream,
+    Upload,
     eventually,
     kept,
+    post_chunked,
+    post_whole,
     running_hub,
 )
+from tests.harness.measures import memory
+from tests.harness.upload import CONTENT_TYPES
+from tests.harness.waiting import AT_ONCE_SECONDS
+from tests.harness.wire import chunk
 
-CONTENT_TYPES = {
-    "tsv": "text/tab-separated-values",
-    "ndjson": "application/x-ndjson",
-    "sse": "text/event-stream",
-    "each=line": "text/plain",
-}
 DEFAULT_ID = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 # Less than what is sent; `python -m bench upload` sends a gigabyte and shows that it stays so.
 STREAM_BYTES = 100_000_000
 STREAM_MEMORY_BYTES = 80_000_000
-
-
-# Defects; strict, so that who mends one finds this line.
-# No heartbeat comes before a test's patience with an event has ended.
-QUIET = {"ESOURCE_HEARTBEAT_SECONDS": str(PATIENCE_SECONDS * 2)}
 
 
 @pytest.fixture(scope="module")
@@ -66,67 +62,11 @@ def path_of(channel: str, name: str) -> str:
     return f"/{channel}?each=line" if name == "each=line" else f"/{channel}"
 
 
-def chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)
-
-
-class Upload:
-    """A chunked POST on its way."""
-
-    def __init__(self, hub: Hub, path: str, name: str = "each=line", **headers: str) -> None:
-        """Send the head of the request."""
-        self.connection = hub.connect()
-        lines = [f"POST {path} HTTP/1.1", "Host: hub", "Transfer-Encoding: chunked"]
-        lines += [f"Content-Type: {CONTENT_TYPES[name]}"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self.raw("\r\n".join([*lines, "", ""]).encode())
-
-    def raw(self, piece: bytes) -> None:
-        """Send bytes as they are."""
-        self.connection.sendall(piece)
-
-    def send(self, *pieces: bytes) -> None:
-        """Send pieces of the body, each a chunk of its own, all at once."""
-        self.raw(b"".join(map(chunk, pieces)))
-
-    def end(self) -> Answer:
-        """End the body; return what the hub says to it."""
-        self.raw(b"0\r\n\r\n")
-        return self.answer()
-
-    def answer(self) -> Answer:
-        """Wait for the answer."""
-        response = http.client.HTTPResponse(self.connection, method="POST")
-        response.begin()
-        return Answer(response.status, response.headers, response.read())
-
-    def __enter__(self) -> "Upload":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-
-
 def result_of(answer: Answer) -> dict[str, Any]:
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.body.count(b"\n") == 1
     result: dict[str, Any] = orjson.loads(answer.body)
     return result
-
-
-def data_of(hub: Hub, channel: str) -> list[bytes]:
-    return [row.split(b"\t", 2)[2] for row in hub.rows(channel)]
-
-
-def post_whole(hub: Hub, path: str, name: str, body: bytes) -> Answer:
-    return hub.post(path, body, Content_Type=CONTENT_TYPES[name])
-
-
-def post_chunked(hub: Hub, path: str, name: str, body: bytes) -> Answer:
-    with Upload(hub, path, name) as upload:
-        size = max(7, len(body) // 500)
-        upload.send(*(body[n : n + size] for n in range(0, len(body), size)))
-        return upload.end()
 
 
 WAYS = {"whole": post_whole, "chunked": post_chunked}
@@ -157,7 +97,7 @@ def test_what_the_hub_emits_it_accepts(hub: Hub, name: str, way: str) -> None:
 def test_every_line_of_a_plain_body_is_an_event(hub: Hub, way: str) -> None:
     body = "plain\r\n\n  edge spaces  \ntab\there\ngrün\nno line end".encode()
     answer = WAYS[way](hub, f"/lines-{way}?each=line", "each=line", body)
-    assert data_of(hub, f"lines-{way}") == [
+    assert hub.data(f"lines-{way}") == [
         b"plain", b"", b"  edge spaces  ", b"tab\there", "grün".encode(), b"no line end",
     ]  # fmt: skip
     ids = [row.split(b"\t")[0] for row in hub.rows(f"lines-{way}")]
@@ -216,7 +156,7 @@ def test_rows_are_kept_byte_for_byte(hub: Hub) -> None:
 def test_blank_lines_of_ndjson_are_skipped(hub: Hub) -> None:
     answer = post_whole(hub, "/blank", "ndjson", b'\n{"data":"a"}\n\r\n  \n{"data":"b"}\n\n')
     assert result_of(answer)["count"] == 2
-    assert data_of(hub, "blank") == [b"a", b"b"]
+    assert hub.data("blank") == [b"a", b"b"]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +343,7 @@ def test_an_event_over_the_limit_is_413_and_names_its_line(small_hub: Hub, name:
     answer = post_chunked(small_hub, path_of(channel, name), name, body)
     assert answer.status == 413
     assert "2 events" in answer.text
-    assert data_of(small_hub, channel) == [b"good"] * 2
+    assert small_hub.data(channel) == [b"good"] * 2
 
 
 # -- chunked: a stream -------------------------------------------------------------------------
@@ -439,7 +379,7 @@ def test_any_format_can_be_sent_byte_by_byte(hub: Hub, name: str) -> None:
 
 def test_chunks_may_arrive_in_any_pieces(hub: Hub) -> None:
     def wait_for(*data: bytes) -> None:
-        eventually(lambda: data_of(hub, "pieces") == [*data], seconds=2.0)
+        eventually(lambda: hub.data("pieces") == [*data], AT_ONCE_SECONDS)
 
     # A size can arrive without its chunk; that it has arrived, the event before it says.
     with Upload(hub, "/pieces?each=line") as upload:
@@ -477,7 +417,7 @@ def test_the_end_of_a_stream_may_have_trailers_and_the_connection_goes_on(hub: H
         for n in range(2):
             upload.raw(b"POST /goes_on HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n%d" % n)
             assert upload.answer().status == 201
-    assert data_of(hub, "goes_on") == [b"a", b"0", b"1"]
+    assert hub.data("goes_on") == [b"a", b"0", b"1"]
 
 
 def test_requests_that_wait_behind_a_batch_are_served_in_turn(hub: Hub) -> None:
@@ -489,7 +429,7 @@ def test_requests_that_wait_behind_a_batch_are_served_in_turn(hub: Hub) -> None:
         + single.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
     )  # fmt: skip
     assert answer.count(b"HTTP/1.1 201 ") == 4
-    assert data_of(hub, "in_turn") == [b"a", b"b", b"x", b"c", b"d", b"x"]
+    assert hub.data("in_turn") == [b"a", b"b", b"x", b"c", b"d", b"x"]
 
 
 @pytest.mark.parametrize("before", [0, 3, 10_000])
@@ -508,14 +448,14 @@ def test_a_bad_line_ends_a_stream_and_what_was_good_before_is_stored(
     assert number
     assert int(number[1]) in lines_of_the_bad_one(name, before)
     assert re.search(rf"\b{before} events", answer.text)
-    assert data_of(hub, channel) == [b"good"] * before
+    assert hub.data(channel) == [b"good"] * before
 
 
 def test_a_sender_who_does_not_stop_gets_to_the_answer(hub: Hub) -> None:
     body = b"good\n" * 3 + b"bad\0\n" + b"more\n" * 2_000_000
     done = hub.curl("-X", "POST", "-T", "-", f"{hub.url}/not_stop?each=line", body=body)
     assert b"line 4" in done.stdout
-    assert data_of(hub, "not_stop") == [b"good"] * 3
+    assert hub.data("not_stop") == [b"good"] * 3
 
 
 CUT = {
@@ -536,7 +476,7 @@ def test_a_stream_that_is_cut_off_has_stored_its_complete_lines(hub: Hub, case: 
         answer = upload.answer()
         assert answer.status == 400
         assert upload.connection.recv(1) == b""  # nobody knows where the next request begins
-    stored = data_of(hub, channel)
+    stored = hub.data(channel)
     assert re.search(rf"\b{len(stored)} events", answer.text)
     assert stored == ([b"a", b"b", b"cd"] if case == "in a chunk" else [b"a", b"b"])
 
@@ -548,14 +488,14 @@ def test_a_stream_that_is_cut_off_after_a_size_is_cut_off(hub: Hub) -> None:
         answer = upload.answer()
     assert answer.status == 400
     assert "2 events" in answer.text
-    assert data_of(hub, "after_size") == [b"a", b"b"]
+    assert hub.data("after_size") == [b"a", b"b"]
 
 
 def test_what_follows_a_size_is_never_taken_for_a_request(hub: Hub) -> None:
     inner = b"POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx"
     with Upload(hub, "/outer?each=line", Connection="close") as upload:
         upload.raw(chunk(b"a\n") + b"%x\r\n" % len(inner))
-        eventually(lambda: data_of(hub, "outer") == [b"a"])
+        eventually(lambda: hub.data("outer") == [b"a"])
         upload.raw(inner + b"\r\n")
         upload.end()
     assert not hub.file("smuggled").exists()
@@ -594,7 +534,7 @@ def test_a_frame_that_is_not_ended_is_a_400_also_in_a_stream(
         answer = upload.end()
     assert answer.status == 400
     assert "1 events" in answer.text
-    assert data_of(hub, channel) == [b"a"]
+    assert hub.data(channel) == [b"a"]
 
 
 def test_a_pipe_through_curl_is_seen_line_by_line(hub: Hub) -> None:
@@ -623,11 +563,11 @@ def test_a_hub_that_stops_says_how_much_of_a_stream_is_stored(own_hub: Hub) -> N
         stream.read(3)
         started = time.monotonic()
         assert own_hub.stop() == 0
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < AT_ONCE_SECONDS
         answer = upload.answer()
         assert answer.status == 503
         assert "3 events" in answer.text
-    assert data_of(own_hub, "stopped") == [b"a", b"b", b"c"]
+    assert own_hub.data("stopped") == [b"a", b"b", b"c"]
 
 
 def test_what_a_subscriber_has_seen_of_a_stream_survives_a_crash(own_hub: Hub) -> None:
@@ -636,18 +576,10 @@ def test_what_a_subscriber_has_seen_of_a_stream_survives_a_crash(own_hub: Hub) -
         seen = [event.data for event in stream.read(100)]
         own_hub.kill()
     own_hub.start()
-    assert data_of(own_hub, "crash") == seen == [b"%d" % n for n in range(100)]
+    assert own_hub.data("crash") == seen == [b"%d" % n for n in range(100)]
 
 
 # -- memory and back-pressure ------------------------------------------------------------------
-
-
-def peak_of(hub: Hub) -> int:
-    """Return the most memory that the worker has ever had, in bytes."""
-    status = Path(f"/proc/{hub.worker}/status").read_text()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert peak
-    return int(peak[1]) * 1024
 
 
 @pytest.mark.parametrize("chunks", ["many chunks", "one chunk"])
@@ -656,7 +588,7 @@ def test_memory_does_not_grow_with_the_length_of_a_stream(tmp_path: Path, chunks
     count = STREAM_BYTES // len(lines) // (1 if chunks == "many chunks" else 5)
     with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub:
         hub.publish("/long_stream?id=begin", "x")
-        before = peak_of(hub)
+        before = memory(hub, "VmHWM")
         started = time.monotonic()
         with Upload(hub, "/long_stream?each=line") as upload:
             if chunks == "one chunk":
@@ -670,7 +602,7 @@ def test_memory_does_not_grow_with_the_length_of_a_stream(tmp_path: Path, chunks
             upload.connection.settimeout(None)
             answer = upload.end()
         seconds = time.monotonic() - started
-        peak = peak_of(hub)
+        peak = memory(hub, "VmHWM")
         size = count * len(lines)
         print(
             f"{size / 1e6:.0f} MB in {chunks}: {seconds:.1f} s, "
@@ -700,7 +632,7 @@ def test_a_slow_disk_makes_the_sender_wait_and_takes_no_memory(tmp_path: Path) -
     piece = chunk(lines * 100)
     with running_hub(tmp_path, PYTHONPATH=paths, HANG=str(hang)) as hub:
         hub.publish("/slow_disk", "x")
-        before = peak_of(hub)
+        before = memory(hub, "VmHWM")
         with Upload(hub, "/slow_disk?each=line") as upload:
             hang.touch()
             upload.connection.settimeout(1.0)  # that long nobody takes anything: it waits
@@ -709,7 +641,7 @@ def test_a_slow_disk_makes_the_sender_wait_and_takes_no_memory(tmp_path: Path) -
                 while sent < 60_000_000:
                     sent += upload.connection.send(piece[sent % len(piece) :])
             assert sent < 60_000_000
-            grown = peak_of(hub) - before
+            grown = memory(hub, "VmHWM") - before
             print(f"the sender waits after {sent / 1e6:.1f} MB, {grown / 1e6:.1f} MB of memory")
             assert grown < STREAM_MEMORY_BYTES
             hang.unlink()
@@ -839,7 +771,7 @@ events = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(events, min_size=1, max_size=20))
 def test_a_round_trip_of_any_events_gives_the_same_file(hub: Hub, many: list[Event]) -> None:
     rows = b"".join(map(tsv.encode, many))

@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from esource.config import Config
 from esource.web.app import create_app
 from tests.harness import Hub, Stream, eventually, needs, running_hub
-
-
-def metric(hub: Hub, name: str, **labels: str) -> float:
-    """Return a sample of a hub's metrics; 0 if it is not there."""
-    for family in text_string_to_metric_families(hub.get("/-/metrics").text):
-        for sample in family.samples:
-            if sample.name == name and sample.labels == labels:
-                return float(sample.value)
-    return 0.0
+from tests.harness.measures import metric
 
 
 def listed(hub: Hub, query: str = "") -> dict[str, Any]:

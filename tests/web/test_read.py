@@ -10,20 +10,21 @@ import json
 import random
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.harness import PATIENCE_SECONDS, Answer, Hub, eventually, running_hub
+from tests.harness import PATIENCE_SECONDS, Answer, Hub, Stream, eventually, running_hub
+from tests.harness.measures import bytes_read
+from tests.harness.waiting import AT_ONCE_SECONDS
+from tests.harness.wire import reset
 
 Pairs = list[tuple[str, str]]
 
@@ -345,85 +346,8 @@ def test_more_finite_selections_are_what_a_list_gives(hub: Hub) -> None:
 # -- following -----------------------------------------------------------------------------
 
 
-def unchunked(body: bytes) -> tuple[bytes, bool]:
-    """Return what has come of a chunked body, and whether it has ended properly."""
-    pieces: list[bytes] = []
-    while b"\r\n" in body:
-        size, _, rest = body.partition(b"\r\n")
-        length = int(size, 16)
-        if not length:
-            assert rest in (b"", b"\r\n")
-            return b"".join(pieces), rest == b"\r\n"
-        if len(rest) < length + 2:
-            pieces.append(rest[:length])
-            break
-        assert rest[length : length + 2] == b"\r\n"
-        pieces.append(rest[:length])
-        body = rest[length + 2 :]
-    return b"".join(pieces), False
-
-
-class Follower:
-    """One who follows in any format: a raw connection, and what has come on it."""
-
-    def __init__(self, hub: Hub, path: str, **headers: str) -> None:
-        """Ask; `wait` for the headers, or read on."""
-        self.connection = hub.connect()
-        lines = [f"GET {path} HTTP/1.1", "Host: hub", "Connection: close"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self.connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        self._received = b""
-
-    def _take(self) -> bool:
-        piece = self.connection.recv(1 << 16)
-        self._received += piece
-        return bool(piece)
-
-    def wait(self) -> "Follower":
-        """Return when the headers are there."""
-        while b"\r\n\r\n" not in self._received:
-            assert self._take(), self._received
-        return self
-
-    @property
-    def status(self) -> int:
-        return int(self._received.split()[1])
-
-    @property
-    def headers(self) -> dict[str, str]:
-        _, *fields = self._received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-        return dict(field.split(": ", 1) for field in fields)
-
-    @property
-    def body(self) -> bytes:
-        return unchunked(self._received.partition(b"\r\n\r\n")[2])[0]
-
-    def read(self, wanted: bytes) -> bytes:
-        """Return the body until now, as soon as `wanted` is in it."""
-        while wanted not in self.body:
-            assert self._take(), self._received
-        return self.body
-
-    def read_bytes(self, count: int) -> bytes:
-        """Return the body until now, as soon as it has so many bytes."""
-        while len(self.body) < count:
-            assert self._take(), self._received
-        return self.body
-
-    def read_to_end(self) -> bytes:
-        """Return the body, once the hub has ended it, which it must do properly."""
-        with suppress(ConnectionResetError):
-            while self._take():
-                pass
-        body, ended = unchunked(self.wait()._received.partition(b"\r\n\r\n")[2])
-        assert ended, body[-200:]
-        return body
-
-    def __enter__(self) -> "Follower":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
+def following(hub: Hub, path: str, **headers: str) -> Stream:
+    return Stream(hub, path, version="1.1", **headers)
 
 
 FOLLOW_CHOICES = product(
@@ -440,7 +364,7 @@ BATCH = 405  # connections at a time; a soft limit of 1024 descriptors is common
 
 def follow_all(
     hub: Hub, channel: str, cases: list[tuple[Choice, str]], more: Pairs
-) -> tuple[list[tuple[Choice, str, str, Follower]], list[Row], list[Row]]:
+) -> tuple[list[tuple[Choice, str, str, Stream]], list[Row], list[Row]]:
     """Follow in all these ways, and publish then; return who follows, history and live events."""
     rows = history()
     write(hub, channel, rows)
@@ -449,16 +373,14 @@ def follow_all(
         # An event stream follows by itself.
         follow = [] if format == "sse" and number % 3 else [("follow", "1")]
         query, headers = asking_for(format, number % 2 == 0, choice, follow + more)
-        followers.append((choice, format, query, Follower(hub, f"/{channel}?{query}", **headers)))
-    for *_, follower in followers:
-        follower.wait()
+        followers.append((choice, format, query, following(hub, f"/{channel}?{query}", **headers)))
     live = [
         Row(hub.publish(f"/{channel}?event={quote(type)}", data), type, data) for type, data in LIVE
     ]
     return followers, rows, live
 
 
-def check_follow(follower: Follower, verdict: str, format: str, choice: Choice) -> None:
+def check_follow(follower: Stream, verdict: str, format: str, choice: Choice) -> None:
     assert follower.status == 200
     assert follower.headers["Content-Type"] == content_type(format)
     assert follower.headers["Cache-Control"] == "no-store"
@@ -486,10 +408,10 @@ def test_ways_to_follow_until_the_hub_stops_are_what_a_list_gives(own_hub: Hub) 
             stack.enter_context(follower)
             expected, _ = select(rows, choice, live)
             if expected and len(expected) != choice.limit:
-                follower.read(expected[-1].data.partition("\t")[0].encode())  # four, or five
+                follower.read_until(expected[-1].data.partition("\t")[0].encode())  # four, or five
         began = time.monotonic()
         assert own_hub.stop() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < AT_ONCE_SECONDS
         with gathered() as case:
             for choice, format, query, follower in followers:
                 with case(query):
@@ -585,8 +507,8 @@ def test_head_has_the_headers_of_get_and_no_body(hub: Hub, format: str, query: s
             head = client.get(path, "HEAD")
             assert (head.status, head.body) == (200, b"")
         if "follow" in query:
-            with Follower(hub, path) as follower:
-                get = follower.wait().headers
+            with following(hub, path) as follower:
+                get = follower.headers
         else:
             get = dict(client.get(path).headers)
         for headers in (ours := dict(head.headers)), get:
@@ -783,7 +705,7 @@ def test_foreign_rows_at_the_end_of_a_large_file_do_not_make_its_tail_slow(own_h
     def read() -> None:
         assert own_hub.get("/long?format=raw&tail=2").body == b"x" * 970 + b"\nlast\n"
 
-    assert bytes_read(own_hub, read) < 60 << 20  # once for all of them will do
+    assert cost(own_hub, read) < 60 << 20  # once for all of them will do
 
 
 def test_a_range_is_one_of_what_the_answer_is_without_it(hub: Hub) -> None:
@@ -813,9 +735,8 @@ def test_a_limit_ends_a_follow_by_itself(hub: Hub, format: str) -> None:
     hub.publish(f"/{channel}?id=1", "one")
     path = f"/{channel}?format={format}&follow=1&limit=2"
     one, two = Row("1", "", "one"), Row("2", "", "two")
-    with Follower(hub, f"{path}&tail=1") as follower, Follower(hub, path) as live:
-        follower.read(b"one")
-        live.wait()
+    with following(hub, f"{path}&tail=1") as follower, following(hub, path) as live:
+        follower.read_until(b"one")
         hub.publish(f"/{channel}?id=2", "two")
         hub.publish(f"/{channel}?id=3", "three")
         body = follower.read_to_end()
@@ -827,7 +748,7 @@ def test_a_limit_ends_a_follow_by_itself(hub: Hub, format: str) -> None:
     assert hub.get(f"{path}&after=0").status == 200
     assert hub.get(f"{path}&tail=3").status == 200
     assert hub.get(f"/{channel}?format={format}&follow=1&limit=0").body == EMPTY[format]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < AT_ONCE_SECONDS
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -838,7 +759,7 @@ def test_a_timeout_ends_a_follow(hub: Hub, format: str) -> None:
         for timeout in (0.3, 0.3):
             began = time.monotonic()
             answer = client.get(f"{path}&timeout={timeout}")
-            assert timeout <= time.monotonic() - began < timeout + 1
+            assert timeout <= time.monotonic() - began < AT_ONCE_SECONDS
             assert FORMATS[format].parse(answer.body) == seen_in(format, [])
         answer = client.get(f"{path}&timeout=0&after=0")  # what there is, and no waiting
         expected = seen_in(format, [Row("1", "", "one")])
@@ -859,7 +780,7 @@ def test_a_timeout_ends_a_follow_of_a_busy_channel(hub: Hub) -> None:
         began = time.monotonic()
         assert hub.get("/busy?event=signal&format=json&follow=1&timeout=0.5").body == b"[\n]\n"
         assert hub.get("/busy?event=noise&format=raw&follow=1&timeout=0.5").body.startswith(b"x\n")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < AT_ONCE_SECONDS
     finally:
         done.set()
         for thread in threads:
@@ -881,12 +802,12 @@ def test_a_shell_script_waits_for_a_deploy(hub: Hub) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_headers_leave_before_the_first_event(hub: Hub, format: str) -> None:
-    with Follower(hub, f"/at-once?format={format}&follow=1") as follower:
-        assert follower.wait().status == 200
+    with following(hub, f"/at-once?format={format}&follow=1") as follower:
+        assert follower.status == 200
         id = hub.publish("/at-once", "one")
-        follower.read(b"one")  # at once, not with the next
+        follower.read_until(b"one")  # at once, not with the next
         hub.publish("/at-once", "two")
-        follower.read(b"two")
+        follower.read_until(b"two")
         assert format == "raw" or id in follower.body.decode()
 
 
@@ -894,15 +815,14 @@ def test_headers_leave_before_the_first_event(hub: Hub, format: str) -> None:
 def test_a_follower_that_goes_away_is_noticed_at_once(own_hub: Hub, way: str) -> None:
     for format in ("tsv", "ndjson", "json", "raw"):
         path = f"/go_away?format={format}&follow=1"
-        followers = [Follower(own_hub, path).wait() for _ in range(20)]
+        followers = [following(own_hub, path) for _ in range(20)]
         most = own_hub.descriptors()
         for follower in followers:
             if way == "reset":
-                linger = b"\1\0\0\0\0\0\0\0"  # 0 s: close sends RST
-                follower.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            follower.connection.close()
+                reset(follower.connection)
+            follower.close()
         # No heartbeat would tell: there is none.
-        eventually(lambda most=most: own_hub.descriptors() <= most - 20, seconds=1.0)  # type: ignore[misc]
+        eventually(lambda most=most: own_hub.descriptors() <= most - 20, AT_ONCE_SECONDS)  # type: ignore[misc]
     assert "Traceback" not in own_hub.log
 
 
@@ -910,11 +830,11 @@ def test_a_follower_that_sends_more_and_goes_away_is_noticed(own_hub: Hub) -> No
     own_hub.publish("/sends_more", "one")
     with ExitStack() as stack:
         for _ in range(10):
-            follower = Follower(own_hub, "/sends_more?format=raw&follow=1&tail=1")
-            stack.enter_context(follower).read(b"one")
+            follower = following(own_hub, "/sends_more?format=raw&follow=1&tail=1")
+            stack.enter_context(follower).read_until(b"one")
             follower.connection.sendall(b"\r\n")
         most = own_hub.descriptors()
-    eventually(lambda: own_hub.descriptors() <= most - 10, seconds=2.0)
+    eventually(lambda: own_hub.descriptors() <= most - 10, AT_ONCE_SECONDS)
 
 
 def test_a_request_after_a_follow_is_answered_when_it_has_ended(hub: Hub) -> None:
@@ -936,14 +856,13 @@ def test_a_stop_or_reload_ends_each_follow_properly(own_hub: Hub, stop: signal.S
         followers = []
         for format, query in itertools.product(FORMATS, queries):
             path = f"/drain?format={format}&follow=1&tail=1{query}"
-            followers.append((format, stack.enter_context(Follower(own_hub, path))))
-        silent = stack.enter_context(Follower(own_hub, "/silent?format=json&follow=1"))
+            followers.append((format, stack.enter_context(following(own_hub, path))))
+        silent = stack.enter_context(following(own_hub, "/silent?format=json&follow=1"))
         for _, follower in followers:
-            follower.read(b"one")
+            follower.read_until(b"one")
         own_hub.publish("/drain?id=2", "two")
         for _, follower in followers:
-            follower.read(b"two")
-        silent.wait()
+            follower.read_until(b"two")
         assert own_hub.process
         began = time.monotonic()
         own_hub.process.send_signal(stop)
@@ -952,7 +871,7 @@ def test_a_stop_or_reload_ends_each_follow_properly(own_hub: Hub, stop: signal.S
             assert FORMATS[format].parse(body) == seen_in(format, rows)
             assert (b"\nretry: " in body) == (format == "sse")
         assert silent.read_to_end() == b"[\n]\n"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < AT_ONCE_SECONDS
     if stop != signal.SIGHUP:
         assert own_hub.process.wait(PATIENCE_SECONDS) == 0
         own_hub.process = None
@@ -992,15 +911,11 @@ def another_large(hub: Hub, channel: str) -> None:
     hub.file(channel).hardlink_to(hub.file("large"))
 
 
-def bytes_read(hub: Hub, read: Callable[[], object]) -> int:
-    """Return how many bytes the hub reads, of files above all, for something."""
-
-    def rchar() -> int:
-        return int(Path(f"/proc/{hub.worker}/io").read_text().split()[1])
-
-    before = rchar()
+def cost(hub: Hub, read: Callable[[], object]) -> int:
+    """Return how many bytes the hub reads for something."""
+    before = bytes_read(hub)
     read()
-    return rchar() - before
+    return bytes_read(hub) - before
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -1014,7 +929,7 @@ def test_the_tail_of_a_large_file_is_read_from_its_end(large_hub: Hub, format: s
             found = FORMATS[format].parse(large_hub.get(path).body)
             assert not expected or found == seen_in(format, expected)
 
-        assert bytes_read(large_hub, read) < SMALL
+        assert cost(large_hub, read) < SMALL
 
 
 @pytest.mark.parametrize(
@@ -1040,7 +955,7 @@ def test_a_place_near_the_end_of_a_large_file_is_found_without_reading_it_all(
         assert from_ndjson(large_hub.get(path, **headers).body) == rows
 
     read()  # which maps the file; maybe not all of it until the answer is there
-    eventually(lambda: bytes_read(large_hub, read) < SMALL, seconds=2.0)
+    eventually(lambda: cost(large_hub, read) < SMALL)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import pytest
 from esource.event import Event
 from esource.rows import tsv
 from tests.harness import Hub, Stream, eventually, running_hub
+from tests.harness.waiting import AT_ONCE_SECONDS
+from tests.harness.wire import reset
 
 
 def events_of(hub: Hub, channel: str) -> list[Event]:
@@ -21,12 +23,12 @@ def events_of(hub: Hub, channel: str) -> list[Event]:
 
 def test_headers_and_a_comment_come_at_once(hub: Hub) -> None:
     with Stream(hub, "/at_once") as stream:
-        assert stream.status.endswith(" 200 OK")
+        assert stream.status == 200
         assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert stream.headers["Cache-Control"] == "no-store"
         assert stream.headers["X-Accel-Buffering"] == "no"
         assert stream.headers["Esource-Resume"] == "live"
-        assert stream.read_text(b"\n") == b":\n"
+        assert stream.read_until(b"\n") == b":\n"
     assert not hub.file("at_once").exists()
 
 
@@ -35,7 +37,7 @@ def test_frames_have_the_type_then_the_id_then_the_lines_of_data(hub: Hub) -> No
         hub.publish("/frames?id=1&event=deploy", "one\ntwo")
         hub.publish("/frames?id=2", "three")
         stream.read(2)
-        assert stream.text == (
+        assert stream.body == (
             b":\nevent: deploy\nid: 1\ndata: one\ndata: two\n\nid: 2\ndata: three\n\n"
         )
 
@@ -89,9 +91,9 @@ def test_silence_is_filled_with_bare_comment_lines(tmp_path: Path) -> None:
         running_hub(tmp_path, ESOURCE_HEARTBEAT_SECONDS="0.05") as hub,
         Stream(hub, "/silence") as stream,
     ):
-        stream.read_text(b":\n" * 5)
+        stream.read_until(b":\n" * 5)
         hub.publish("/silence?id=1", "x")
-        text = stream.read_text(b"data: x\n\n:\n:\n")
+        text = stream.read_until(b"data: x\n\n:\n:\n")
         assert re.fullmatch(rb"(:\n)+id: 1\ndata: x\n\n(:\n)+", text)
 
 
@@ -107,7 +109,7 @@ def test_foreign_rows_are_served_as_they_are(own_hub: Hub) -> None:
     )
     with Stream(own_hub, "/foreign?lastEventId=0") as stream:
         stream.read(4)
-        assert stream.text == (
+        assert stream.body == (
             b":\nevent: news\nid: 2017-04-05T11:40:10.793Z\ndata: scala\ndata: was here\n\n"
             b"data: no id\n\n"
             b"event: x\nid: dos\ndata: line\n\n"
@@ -228,12 +230,10 @@ def test_readers_that_start_anywhere_while_publishers_run_see_exactly_the_file(h
         resume_id = hub.rows("anywhere")[start - 1].split(b"\t")[0] if start else b"0"
         with Stream(hub, "/anywhere", Last_Event_ID=resume_id.decode()) as stream:
             while True:
-                stream.read_text(b"\n\n")
+                stream.read_until(b"\n\n")
                 if stream.events and stream.events[-1].data == b"the end":
                     break
-                piece = stream.connection.recv(777)  # slowly, in odd pieces
-                assert piece
-                stream._take(piece)
+                assert stream.read_more(777)  # slowly, in odd pieces
         seen.append((resume_id, stream.events))
 
     threads = [threading.Thread(target=publish, args=[n]) for n in range(publishers)]
@@ -277,13 +277,13 @@ def test_a_client_that_goes_away_is_noticed_at_once(own_hub: Hub) -> None:
     for stream in streams:
         stream.close()
     # The heartbeat is 10 s away.
-    eventually(lambda: own_hub.descriptors() <= followed - 20, seconds=1.0)
+    eventually(lambda: own_hub.descriptors() <= followed - 20, AT_ONCE_SECONDS)
 
 
 def test_a_client_that_only_stops_sending_is_not_gone(own_hub: Hub) -> None:
     with Stream(own_hub, "/half") as stream:
         stream.connection.shutdown(1)
-        stream.read_text(b":\n:\n:\n")  # the hub has looked whether anybody is there
+        stream.read_until(b":\n:\n:\n")  # the hub has looked whether anybody is there
         own_hub.publish("/half", "still here")
         assert stream.read(1)[0].data == b"still here"
 
@@ -298,9 +298,9 @@ def test_a_client_that_sends_more_is_not_gone(own_hub: Hub) -> None:
 def test_a_reset_connection_is_gone_without_a_word_in_the_log(own_hub: Hub) -> None:
     before = own_hub.descriptors()
     stream = Stream(own_hub, "/reset")
-    stream.connection.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER, 0 s: close sends RST
+    reset(stream.connection)
     stream.close()
-    eventually(lambda: own_hub.descriptors() <= before, seconds=1.0)
+    eventually(lambda: own_hub.descriptors() <= before, AT_ONCE_SECONDS)
     assert "Traceback" not in own_hub.log
 
 

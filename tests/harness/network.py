@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.faults.rig import command
+from tests.harness.machine import command
 
 T = TypeVar("T")
 
