@@ -31,6 +31,7 @@ from esource.hub.loop import in_thread, reads
 from esource.web import answers, listing, metrics
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
+from esource.web.views import preflight
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
@@ -47,12 +48,11 @@ def register(app: Flask, hub: Hub) -> None:
     origins = Origins(hub.config)
 
     def get(view: str) -> Response:
-        origins.check_host(request.environ)
+        origins.check_host(request.environ.get("HTTP_HOST", ""))
         return views[view](hub, request.environ)
 
     def options(view: str) -> Response:
-        origins.check_host(request.environ)
-        headers = {**origins.preflight(request.environ), "Allow": ALLOWED}
+        headers = {**preflight(origins, request.environ), "Allow": ALLOWED}
         return answers.answer("", 204, headers)
 
     views: dict[str, Callable[[Hub, dict[str, Any]], Response]] = {

@@ -36,6 +36,7 @@ from esource.rows import selection, sse
 from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.rows.selection import Selection
 from esource.web import answers
+from esource.web.environ import client_of
 
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
@@ -143,7 +144,7 @@ def _download(
             headers["Content-Range"] = f"bytes {offset}-{end - 1}/{channel.committed}"
             status = 206
     headers["Content-Length"] = str(end - offset)
-    content = channel.send(Position(start.log, offset), end, environ.get("gunicorn.socket"))
+    content = channel.send(Position(start.log, offset), end, client_of(environ))
     return Response(content, status, headers, direct_passthrough=True)
 
 
@@ -198,7 +199,7 @@ def _follow(
     """Answer with what there is from the start on, and then with what comes."""
     headers["Cache-Control"] = "no-store"
     headers["X-Accel-Buffering"] = "no"  # nginx
-    client = environ.get("gunicorn.socket")
+    client = client_of(environ)
 
     hub.admit_subscriber()
 
@@ -240,7 +241,7 @@ def _direct(wanted: Selection, format: Format, environ: dict[str, Any]) -> Direc
     Where every client gets the same bytes, and the connection is the response's alone. The
     server sends a response without length in chunks, but to HTTP/1.0.
     """
-    client = environ.get("gunicorn.socket")
+    client = client_of(environ)
     version = environ["SERVER_PROTOCOL"]
     if (
         not wanted.is_whole

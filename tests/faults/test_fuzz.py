@@ -28,6 +28,7 @@ from esource.event import (
 from esource.rows import formats, ingest, ndjson, resume, selection, sse, tsv, zones
 from esource.web import body
 from esource.web.origin import Origins
+from esource.web.post import Post
 from tests.faults.rig import size
 from tests.harness import PATIENCE_SECONDS, Hub, running_hub
 
@@ -237,7 +238,7 @@ def test_settings_are_good_or_stop_the_start_with_a_line(environ: dict[str, str]
 def test_a_body_of_any_charset_is_utf8_or_refused(data: bytes, kind: str, charset: str) -> None:
     """Fails if `body.decode` lets out what a codec raises, or text that UTF-8 does not hold."""
     for name in (charset, "utf-16", "utf-7", "latin-1", "cp037", "big5"):
-        decoded = allowed(body.decode, data, {"CONTENT_TYPE": kind + name if kind else ""})
+        decoded = allowed(body.decode, data, Post("name", content_type=kind + name if kind else ""))
         if isinstance(decoded, bytes):
             decoded.decode()
 
@@ -247,13 +248,11 @@ def test_a_body_of_any_charset_is_utf8_or_refused(data: bytes, kind: str, charse
 @example("http://[", None)
 def test_any_origin_is_allowed_or_forbidden(origin: str, site: str | None) -> None:
     """Fails if `Origins` lets out what the parser of an address raises."""
-    environ = {"HTTP_ORIGIN": origin, "HTTP_HOST": origin}
-    if site is not None:
-        environ["HTTP_SEC_FETCH_SITE"] = site
     for listed in ("", "https://page.example"):
         origins = Origins(Config.from_env({"ESOURCE_CORS_ORIGINS": listed}))
-        for function in (origins.check_write, origins.check_host, origins.headers):
-            allowed(function, environ)
+        allowed(origins.check_write, origin, origin, site)
+        allowed(origins.check_host, origin)
+        allowed(origins.headers, origin)
 
 
 # -- the hub -----------------------------------------------------------------------------------
