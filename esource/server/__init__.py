@@ -25,6 +25,7 @@ import signal
 import socket
 import ssl
 import sys
+from functools import partial
 from importlib.metadata import version
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -75,6 +76,7 @@ forwarder_headers = ""
 # -- the master ----------------------------------------------------------------------------
 
 _lock: "FolderLock | None" = None
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def on_starting(server: Arbiter) -> None:
@@ -84,6 +86,11 @@ def on_starting(server: Arbiter) -> None:
         _refuse(
             f"--workers {server.cfg.workers}: the hub is one process, the only one that writes "
             f"to {_settings.dir} (it holds that folder's lock); start it with one worker"
+        )
+    if server.cfg.preload_app:
+        _refuse(
+            "--preload: gevent must prepare a process before the hub is loaded, and prepares "
+            "the worker alone; start it without"
         )
     from esource.hub.hub import prepare_folder
 
@@ -97,6 +104,11 @@ def on_starting(server: Arbiter) -> None:
     for name in unknown(os.environ):
         server.log.warning("esource: %s is not a setting, and is ignored", name)
     _raise_descriptor_limit()
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOPS),
+        after_in_child=_obey,
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOPS),
+    )
 
 
 def _refuse(line: str) -> None:
@@ -155,10 +167,24 @@ def on_exit(server: Arbiter) -> None:
 _connections: "Connections | None" = None
 
 
+def _obey() -> None:
+    """First in a new process: a stop ends it at once, since there is nothing yet to put in order.
+
+    For a tenth of a second, until gunicorn asks for the signals in the worker as well, it has
+    the master's handlers, which only put them into a queue that a worker does not read.
+    """
+    for number in _STOPS:
+        signal.signal(number, lambda *_: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
 def post_fork(server: Arbiter, worker: Worker) -> None:
     """In a new worker: the server's lock is the master's alone; logs go where gunicorn's go."""
     if _lock:
         _lock.release()
+    # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough. Ignored
+    # it would be until gunicorn sets its own handler, blocked it is for ever.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     logger = logging.getLogger("esource")
     logger.handlers = worker.log.error_log.handlers
     logger.setLevel(worker.log.error_log.level)
@@ -173,7 +199,7 @@ def post_worker_init(worker: Worker) -> None:
     global _connections
     application = worker.app.wsgi()
     hub = _hub(application)
-    hub.open(waiting=worker.notify)
+    hub.open(waiting=partial(_wait, worker))
     watch_lag(hub.stats.lagged)
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
@@ -200,8 +226,13 @@ def post_worker_init(worker: Worker) -> None:
         connections.begin_drain()
 
     signal.signal(signal.SIGTERM, on_sigterm)
-    # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _wait(worker: Worker) -> None:
+    """While another process writes: live on, unless the worker is told to stop meanwhile."""
+    worker.notify()
+    if not worker.alive:
+        sys.exit()
 
 
 def _hub(application: Application) -> "Hub":
