@@ -1,6 +1,6 @@
 """Plain `gunicorn` in this folder starts the hub.
 
-What it is given is in `esource/server.py`, with the reasons, so that the installed `esource`
+What it is given is in `esource/server/`, with the reasons, so that the installed `esource`
 starts the same server: the app, gunicorn's gevent worker (thousands of connections stay
 open), and one worker (one process writes a channel's file). Options on the command line win.
 """
@@ -17,6 +17,7 @@ from esource.server import (  # noqa: F401
     post_fork,
     post_request,
     post_worker_init,
+    pre_fork,
     pre_request,
     ssl_context,
     worker_class,

@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from esource.errors import StartError
 
+T = TypeVar("T")
+N = TypeVar("N", int, float)
 DEFAULT_FOLDER = Path("events")
 LOG_FORMATS = ("text", "json")
 FSYNC_POLICIES = ("always", "interval", "never")
@@ -41,12 +43,12 @@ def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     return cast
 
 
-def _positive(number: type[int] | type[float], unit: str) -> Callable[[str], float]:
-    def cast(text: str) -> float:
+def _positive(number: Callable[[str], N], unit: str) -> Callable[[str], N]:
+    def cast(text: str) -> N:
         try:
             value = number(text)
         except ValueError:
-            value = 0
+            value = number("0")
         if not 0 < value < 1e15:  # also refuses nan and inf
             raise ValueError(f"a number of {unit} greater than 0")
         return value
@@ -60,7 +62,7 @@ def _flag(text: str) -> bool:
     return text == "1"
 
 
-def _setting(default: Any, cast: Callable[[str], Any], meaning: str) -> Any:
+def _setting(default: T, cast: Callable[[str], T], meaning: str) -> T:
     return field(default=default, metadata={"cast": cast, "meaning": meaning})
 
 

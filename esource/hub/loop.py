@@ -11,7 +11,8 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import TypeAlias, TypeVar
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -19,6 +20,7 @@ from gevent.threadpool import ThreadPool
 from greenlet import settrace
 
 T = TypeVar("T")
+Failure: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 LAG_SECONDS = 0.5
 
 
@@ -64,13 +66,16 @@ def watch_lag(note: Callable[[float], None]) -> None:
     gevent.spawn(watch)
 
 
-def report_crashes(report: Callable[[str, Any], None]) -> None:
+def report_crashes(report: Callable[[str, Failure], None]) -> None:
     """Have it told what ends a greenlet: gevent would print it, in no form that a log has.
 
     `report` is given a text and what `sys.exc_info` returns.
     """
 
-    def tell(context: object, kind: Any, error: Any, traceback: Any) -> None:
+    def tell(
+        context: object, kind: type[BaseException], error: BaseException,
+        traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
         report(f"a greenlet has failed: {context!r}", (kind, error, traceback))
 
     gevent.get_hub().print_exception = tell

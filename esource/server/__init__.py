@@ -1,15 +1,18 @@
-"""Gunicorn's settings and hooks for the hub; `gunicorn.conf.py` and `esource` both use them.
+"""Gunicorn's settings and hooks for the hub, in the order of a process's life.
 
-The hooks keep three promises that a worker alone cannot:
+`gunicorn.conf.py` and `esource` both use them. The hooks keep four promises that a worker
+alone cannot:
 
 - one hub on a folder: the master takes the server's lock and refuses to start without it;
+- a start that cannot work is refused before anything serves, in one line that says why;
 - a stop does not wait for streams, which never end by themselves: they are ended, and idle
-  connections are closed, as soon as the worker is told to stop;
+  connections are closed, as soon as the worker is told to stop, at any moment of its life;
 - a reload hands the folder over: the new worker waits for the writer's lock before it
   serves, while connections wait in the listen queue.
 
-Imported by the master before gevent patches anything, so nothing here imports the hub (and
-so gevent) at the top.
+What of gunicorn is not documented is in `gunicorn`. Imported by the master before gevent
+patches anything, so nothing here imports the hub (and so gevent) at the top; and it knows of
+`web` the application's name alone.
 """
 
 import errno
@@ -20,13 +23,18 @@ import platform
 import resource
 import signal
 import socket
+import ssl
 import sys
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from esource import __version__
 from esource.config import Config, unknown
 from esource.errors import StartError
+from esource.server import gunicorn
+from esource.server.gunicorn import Address, Application, Arbiter, Request, Worker
 from esource.server.log_lines import last_line
 
 if TYPE_CHECKING:
@@ -34,21 +42,28 @@ if TYPE_CHECKING:
 
     from esource.hub.hub import Hub
     from esource.log.lock import Lock
+    from esource.server.connections import Connections
     from esource.server.fastpath import FastPath
+    from esource.web.post import Publish
+
+# What `sys.exc_info` returns of an exception.
+Failure: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 try:
     _settings = Config.from_env(os.environ)
 except StartError as error:
     raise SystemExit(last_line(str(error))) from None
 
+# -- settings ------------------------------------------------------------------------------
+
 wsgi_app = "esource.web.app:create_app()"
 # One greenlet, not one thread or process, for each of thousands of connections that stay open.
 worker_class = "gevent"
 # One process writes a channel's file, and knows at once what the readers must be told.
 workers = 1
-# A subscriber is a connection, so this is how many there may be; the descriptors are the limit.
+# A follower is a connection, so this is how many there may be; the descriptors are the limit.
 worker_connections = 65536
-# Longer than the 60 s for which nginx keeps an idle connection, so that it is not the hub who
+# Longer than the 60 s for which nginx keeps an idle connection, so that it is not the hub that
 # closes one just as nginx sends a POST into it.
 keepalive = 75
 bind = _settings.bind
@@ -59,41 +74,49 @@ logger_class = "esource.server.log_lines.Logger"
 # The hub serves at the root, so no header may move it elsewhere.
 forwarder_headers = ""
 
+# -- the master ----------------------------------------------------------------------------
+
 _lock: "Lock | None" = None
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
-def on_starting(server: Any) -> None:
-    """In the master, before it listens: refuse a start that cannot work, in one line."""
+def on_starting(server: Arbiter) -> None:
+    """Before it listens: refuse a start that cannot work, in one line."""
     global _lock
     if server.cfg.workers != 1:
         _refuse(
             f"--workers {server.cfg.workers}: the hub is one process, the only one that writes "
             f"to {_settings.dir} (it holds that folder's lock); start it with one worker"
         )
+    if server.cfg.preload_app:
+        _refuse(
+            "--preload: gevent must prepare a process before the hub is loaded, and prepares "
+            "the worker alone; start it without"
+        )
     from esource.hub.hub import prepare
 
     try:
+        gunicorn.check_master(server)
         _lock = prepare(_settings)
-        if not (server.LISTENERS or _is_given_sockets()):
+        if not gunicorn.is_given_sockets(server):
             _check_addresses(server.cfg.address)
     except StartError as error:
         _refuse(str(error))
     for name in unknown(os.environ):
         server.log.warning("esource: %s is not a setting, and is ignored", name)
     _raise_descriptor_limit()
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOPS),
+        after_in_child=_obey,
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOPS),
+    )
 
 
 def _refuse(line: str) -> None:
     sys.exit(last_line(line))
 
 
-def _is_given_sockets() -> bool:
-    """Return whether somebody else listens already: systemd for us, or gunicorn before USR2."""
-    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())  # it may be for who started us
-    return bool((is_ours and os.environ.get("LISTEN_FDS")) or os.environ.get("GUNICORN_FD"))
-
-
-def _check_addresses(addresses: list[Any]) -> None:
+def _check_addresses(addresses: list[Address]) -> None:
     """Raise `StartError` for an address that cannot be bound: gunicorn would retry for 5 s."""
     for address in addresses:
         if not isinstance(address, tuple):
@@ -108,7 +131,8 @@ def _check_addresses(addresses: list[Any]) -> None:
         except OSError as error:
             what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
             raise StartError(
-                f"{host}:{port} {what}; stop who has it, or set ESOURCE_BIND to another address"
+                f"{host}:{port} {what}; "
+                "stop the process that uses it, or set ESOURCE_BIND to another address"
             ) from None
 
 
@@ -119,30 +143,64 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
+def nworkers_changed(server: Arbiter, new_value: int, old_value: int | None) -> None:
     """Take back a second worker that was asked for by signal (TTIN)."""
     if old_value is not None and new_value > 1:
         server.log.error("esource: the hub is one process; %d workers refused", new_value)
-        server._num_workers = 1
+        server.num_workers = 1
 
 
-def post_fork(server: Any, worker: Any) -> None:
+def pre_fork(server: Arbiter, worker: Worker) -> None:
+    """Before a worker is a process: refuse one that the hub does not know."""
+    try:
+        gunicorn.check_worker(worker)
+    except StartError as error:
+        _refuse(str(error))
+
+
+def on_exit(server: Arbiter) -> None:
+    """At the end of the master: a stop that was not asked of systemd is not a crash to it."""
+    gunicorn.tell_systemd_of_the_stop(server)
+
+
+# -- a worker, until it serves -------------------------------------------------------------
+
+_connections: "Connections | None" = None
+
+
+def _obey() -> None:
+    """First in a new process: a stop ends it at once, since there is nothing yet to put in order.
+
+    For a tenth of a second, until gunicorn asks for the signals in the worker as well, it has
+    the master's handlers, which only put them into a queue that a worker does not read.
+    """
+    for number in _STOPS:
+        signal.signal(number, lambda *_: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+def post_fork(server: Arbiter, worker: Worker) -> None:
     """In a new worker: the server's lock is the master's alone; logs go where gunicorn's go."""
     if _lock:
         _lock.release()
+    # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough. Ignored
+    # it would be until gunicorn sets its own handler, blocked it is for ever.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     logger = logging.getLogger("esource")
     logger.handlers = worker.log.error_log.handlers
     logger.setLevel(worker.log.error_log.level)
     logger.propagate = False
 
 
-def post_worker_init(worker: Any) -> None:
-    """In a worker, before it serves: become the one writer, and learn how to stop."""
+def post_worker_init(worker: Worker) -> None:
+    """Before a worker serves: become the one writer, and learn how to stop."""
     from esource.hub.loop import report_crashes, watch_lag
     from esource.server.connections import Connections
 
-    hub = _hub(worker)
-    hub.open(waiting=worker.notify)
+    global _connections
+    application = worker.app.wsgi()
+    hub = _hub(application)
+    hub.open(waiting=partial(_wait, worker))
     watch_lag(hub.stats.lagged)
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
@@ -157,37 +215,46 @@ def post_worker_init(worker: Any) -> None:
         _settings.fsync,
     )
     report_crashes(_crash_report(log))
-    connections = Connections(worker, hub, _fast_path(worker))
-    worker.connections = connections
+    connections = Connections(worker, hub, _fast_path(worker, application))
     worker.handle = connections.handle
     worker.handle_error = connections.refuse
+    _connections = connections
     stop = signal.getsignal(signal.SIGTERM)
 
-    def on_sigterm(number: int, frame: Any) -> None:
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
         assert callable(stop)
         stop(number, frame)
         connections.begin_drain()
 
     signal.signal(signal.SIGTERM, on_sigterm)
-    # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _crash_report(log: logging.Logger) -> "Callable[[str, Any], None]":
+def _wait(worker: Worker) -> None:
+    """While another process writes: live on, unless the worker is told to stop meanwhile."""
+    worker.notify()
+    if not worker.alive:
+        sys.exit()
+
+
+def _hub(application: Application) -> "Hub":
+    return cast("Hub", application.extensions["esource"])
+
+
+def _crash_report(log: logging.Logger) -> "Callable[[str, Failure], None]":
     """Return what logs why a greenlet has ended, or a connection could not be accepted.
 
     The latter is tried again for as long as there are no descriptors; a traceback each time
-    would tell nobody what to do.
+    would not say what to do.
     """
     from esource.hub.limits import Reminder
 
     descriptors = Reminder()
 
-    def report(text: str, failure: Any) -> None:
+    def report(text: str, failure: Failure) -> None:
         error = failure[1]
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             descriptors.warn(
-                "%s (this process may have %d): who connects has to wait; "
+                "%s (this process may have %d): new connections have to wait; "
                 "raise the limit (LimitNOFILE=, ulimit -n)",
                 error.strerror, resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             )  # fmt: skip
@@ -197,13 +264,8 @@ def _crash_report(log: logging.Logger) -> "Callable[[str, Any], None]":
     return report
 
 
-def _hub(worker: Any) -> "Hub":
-    hub: Hub = worker.app.wsgi().extensions["esource"]
-    return hub
-
-
-def _fast_path(worker: Any) -> "FastPath | None":
-    """Return the fast path; None where somebody wants to see, count or encrypt every request.
+def _fast_path(worker: Worker, application: Application) -> "FastPath | None":
+    """Return the fast path; None where an option wants to see, count or encrypt every request.
 
     Nor where a connection is for one request, or where gunicorn is told to take less of one
     than the fast path does (0 is no limit).
@@ -223,48 +285,51 @@ def _fast_path(worker: Any) -> "FastPath | None":
         or 0 < cfg.limit_request_fields < len(FIELDS)
     ):
         return None
-    return FastPath(worker.app.wsgi().extensions["esource.post"], cfg.keepalive)
+    return FastPath(cast("Publish", application.extensions["esource.post"]), cfg.keepalive)
 
 
-def pre_request(worker: Any, request: Any) -> None:
-    """Before each request of gunicorn's."""
-    worker.connections.begin_request(request)
-
-
-def post_request(worker: Any, request: Any, environ: dict[str, Any], response: Any) -> None:
-    """After each response of gunicorn's."""
-    worker.connections.end_request(request)
-
-
-def worker_int(worker: Any) -> None:
-    """On SIGINT or SIGQUIT, a tenth of a second before the end: streams end properly."""
-    _hub(worker).drain()
-
-
-def on_exit(server: Any) -> None:
-    """At the end of the master: a stop that nobody asked systemd for is not a crash to it.
-
-    That the server is ready, gunicorn tells systemd by itself.
-    """
-    from gunicorn.systemd import sd_notify
-
-    sd_notify("STOPPING=1", server.log)
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    """At the end of a worker: what was committed is on disk."""
-    if worker.booted:
-        _hub(worker).sync()
-
-
-def ssl_context(config: Any, default: Any) -> Any:
+def ssl_context(config: object, default: "Callable[[], ssl.SSLContext]") -> ssl.SSLContext:
     """Leave the handshake to a connection's first read, where a stop can end the wait for it."""
-    import ssl
 
-    class Context(ssl.SSLContext):
-        def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
-            return super().wrap_socket(*arguments, **{**options, "do_handshake_on_connect": False})
+    class Context(ssl.SSLContext):  # not before gevent has patched that one
+        def wrap_socket(
+            self, sock: socket.socket, server_side: bool = False,
+            do_handshake_on_connect: bool = True, suppress_ragged_eofs: bool = True,
+            server_hostname: str | bytes | None = None, session: ssl.SSLSession | None = None,
+        ) -> ssl.SSLSocket:  # fmt: skip
+            return super().wrap_socket(
+                sock, server_side, False, suppress_ragged_eofs, server_hostname, session
+            )
 
     context = default()
     context.__class__ = Context
     return context
+
+
+# -- a worker that serves, and its end -----------------------------------------------------
+
+
+def pre_request(worker: Worker, request: Request) -> None:
+    """Before each request of gunicorn's."""
+    assert _connections
+    _connections.begin_request(request)
+
+
+def post_request(
+    worker: Worker, request: Request, environ: dict[str, object], response: object
+) -> None:
+    """After each response of gunicorn's."""
+    assert _connections
+    _connections.end_request(request)
+
+
+def worker_int(worker: Worker) -> None:
+    """On SIGINT or SIGQUIT, a tenth of a second before the end: streams end properly."""
+    if worker.booted:
+        _hub(worker.app.wsgi()).drain()
+
+
+def worker_exit(server: Arbiter, worker: Worker) -> None:
+    """At the end of a worker: what was committed is on disk."""
+    if worker.booted:
+        _hub(worker.app.wsgi()).sync()

@@ -1,57 +1,64 @@
-"""The worker's connections: who is between two requests, and how each of them ends.
+"""The worker's connections: which are between two requests, and how each of them ends.
 
 Gunicorn's gevent worker serves a connection in one greenlet, from its first request to its
 end. This stands around that: plain publishes go the fast path before gunicorn reads anything,
 what gunicorn cannot parse is refused in the hub's own form, and on a stop every connection is
 let go of as soon as may be:
 
-    at once      streams get their last line; who is between two requests is closed
+    at once      streams get their last line; a connection between two requests is closed
     0.5 s later  streams that could not take it are cut off, and so are downloads, and reads
                  whose client went
     2 s later    so are all other reads, however long their search or slow their client; bodies
-                 that are still coming in, which are thereby refused; and publishers who send on
+                 that are still coming in, which are thereby refused; and publishers that send on
                  and on, and take no answers
 
 A client whose next request is always there already would keep the loop to itself: requests
 that wait for nothing (refused ones, and others than publishes) are followed by a turn of
-everybody else.
+all the others.
 """
 
 import socket
 from contextlib import suppress
-from typing import Any
 
 import gevent
-from gunicorn.util import close_graceful
 
 from esource.hub.clients import is_full, is_gone, shut
 from esource.hub.hub import Hub
 from esource.hub.loop import give_way
 from esource.server.fastpath import FastPath
-from esource.web.body import guard_chunks
+from esource.server.gunicorn import (
+    DEFAULTS,
+    LINGER_SECONDS,
+    Address,
+    Request,
+    RequestBody,
+    Worker,
+    explained,
+    linger,
+)
 
 DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
 UPLOAD_SECONDS = 1.5  # after that, for a body to arrive
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 1 << 24
+# Or the master kills the worker, which then ends nothing properly.
+assert DEFAULTS.graceful_timeout > DRAIN_SECONDS + UPLOAD_SECONDS + LINGER_SECONDS
 
 
 class Connections:
     """The open connections of a worker, which calls `handle` and `refuse` for its own."""
 
-    def __init__(self, worker: Any, hub: Hub, fast_path: FastPath | None) -> None:
+    def __init__(self, worker: Worker, hub: Hub, fast_path: FastPath | None) -> None:
         """Begin with none. Without `fast_path` every request is gunicorn's."""
         self._worker = worker
         self._hub = hub
         self._fast_path = fast_path
-        self._open: set[Any] = set()
-        self._idle: set[Any] = set()  # between two requests
-        self._reading: dict[Any, gevent.Greenlet] = {}  # who serves a GET
+        self._open: set[socket.socket] = set()
+        self._idle: set[socket.socket] = set()  # between two requests
+        self._reading: dict[socket.socket, gevent.Greenlet] = {}  # what serves a GET
         self._draining = False
         self._serve = worker.handle
         self._explain = worker.handle_error
 
-    def handle(self, listener: Any, client: Any, address: Any) -> None:
+    def handle(self, listener: socket.socket, client: socket.socket, address: Address) -> None:
         """Serve one connection (gunicorn's `Worker.handle`)."""
         self._open.add(client)
         self._idle.add(client)
@@ -64,7 +71,7 @@ class Connections:
             self._open.discard(client)
             self._idle.discard(client)
 
-    def _publishes(self, fast_path: FastPath, client: Any) -> bool:
+    def _publishes(self, fast_path: FastPath, client: socket.socket) -> bool:
         """Answer plain publishes; return whether anything else has come, which is gunicorn's."""
         try:
             while request := fast_path.next(client):
@@ -78,16 +85,15 @@ class Connections:
         except OSError:  # silent for too long, or gone
             return False
 
-    def begin_request(self, request: Any) -> None:
+    def begin_request(self, request: Request) -> None:
         """Before gunicorn's request: its connection is busy, its body can ask to be the last."""
         client = request.unreader.sock
         self._idle.discard(client)
         if request.method in ("GET", "HEAD"):
             self._reading[client] = gevent.getcurrent()
-        guard_chunks(request)
-        request.body.close_afterwards = request.force_close
+        request.body = RequestBody(request)
 
-    def end_request(self, request: Any) -> None:
+    def end_request(self, request: Request) -> None:
         """After gunicorn's response: the connection is idle, or, if asked for, closed."""
         client = request.unreader.sock
         self._reading.pop(client, None)
@@ -100,27 +106,27 @@ class Connections:
             request.force_close()  # a stream that was ended, or the last request before the stop
             self.begin_drain()  # gunicorn's `max_requests` stops without a signal
 
-    def refuse(self, request: Any, client: Any, address: Any, error: BaseException) -> None:
-        """Answer a request that gunicorn could not parse (its `Worker.handle_error`).
+    def refuse(
+        self, request: Request | None, client: socket.socket, address: Address, error: BaseException
+    ) -> None:
+        """Answer a request that gunicorn could not parse, and close (its `Worker.handle_error`).
 
-        Gunicorn logs it and chooses the status; its page is HTML, which says less, and may
-        be taken for what it is not.
+        Gunicorn logs it and chooses the status.
         """
-        page = _Page()
-        self._explain(request, page, address, error)
-        if not page.status_line:
+        status_line = explained(self._explain, request, address, error)
+        if not status_line:
             return
         text = "the hub has failed; its log says why"
-        if b" 500 " not in page.status_line:
+        if b" 500 " not in status_line:
             text = " ".join(str(error).split()) or "this is no request that the hub understands"
         body = text.encode() + b"\n"
-        self._hub.stats.refuse(int(page.status_line.split(b" ")[1]))
+        self._hub.stats.refuse(int(status_line.split(b" ")[1]))
         with suppress(OSError):
             client.settimeout(LINGER_SECONDS)
             client.sendall(
                 b"%b\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
                 b"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%b"
-                % (page.status_line, len(body), body)
+                % (status_line, len(body), body)
             )
             linger(client)
 
@@ -131,7 +137,8 @@ class Connections:
             gevent.spawn(self._drain)
 
     def _drain(self) -> None:
-        # Who connects from now on, until gunicorn closes the door, gets this long for a request.
+        # A client that connects from now on, until gunicorn closes the door, gets this long for a
+        # request.
         self._worker.cfg.set("keepalive", 1)
         if self._fast_path:
             self._fast_path.keepalive = 1
@@ -140,35 +147,15 @@ class Connections:
             shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
         gevent.sleep(DRAIN_SECONDS)
         self._hub.cut_off()
-        # Who closed the sending side may still be there, and waits for an answer that may take
-        # a search of minutes. Now that is not worth the doubt.
+        # A client that closed its sending side may still be there, and wait for an answer that may
+        # take a search of minutes. Now that is not worth the doubt.
         self._end_reads([client for client in self._reading if is_gone(client)])
         gevent.sleep(UPLOAD_SECONDS)
         self._end_reads(list(self._reading))
         for client in list(self._open):
-            # Who waits for a commit has sent everything, and is still answered.
+            # A publisher that waits for a commit has sent everything, and is still answered.
             shut(client, socket.SHUT_RDWR if is_full(client) else socket.SHUT_RD)
 
-    def _end_reads(self, clients: list[Any]) -> None:
+    def _end_reads(self, clients: list[socket.socket]) -> None:
         for client in clients:
             self._reading[client].kill(block=False)
-
-
-class _Page:
-    """Stands in for a client to whom gunicorn explains itself."""
-
-    status_line = b""
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def sendall(self, page: bytes) -> None:
-        self.status_line = page.partition(b"\r\n")[0]
-
-
-def linger(client: Any) -> None:
-    """Close, but read on for a while: who is still sending must get to the answer.
-
-    RFC 9112, 9.6.
-    """
-    close_graceful(client, LINGER_SECONDS, LINGER_BYTES)

@@ -4,8 +4,8 @@ Most publishers send the same small `POST` all day, whole in one packet. For tho
 in general, an environment in general and dispatch in general cost several times what the
 publish does. So before gunicorn reads from a connection, this looks at what has arrived
 (`MSG_PEEK`), and if that is a plain publish, whole, takes it and answers it by the same code
-as the view does. At the first request that is anything else the connection is gunicorn's, to
-its end, and nothing of that request has been taken.
+as the view does, to which it gives the same `Post`. At the first request that is anything else
+the connection is gunicorn's, to its end, and nothing of that request has been taken.
 
 A plain publish is strictly this, and a doubt is a no:
 
@@ -21,18 +21,18 @@ no folded or repeated fields, none that a browser sends, and no precondition in 
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from email.utils import formatdate
 from functools import lru_cache
-from io import BytesIO
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flask import Response
+from esource.server.gunicorn import DEFAULTS
+from esource.web.post import Post, Publish
 
 PEEK_BYTES = 1 << 16
-HEAD_BYTES = 4000  # below gunicorn's own limits
+HEAD_BYTES = 4000
 # Not with a `#`: what stands behind it is no part of a query.
-_LINE = re.compile(rb"POST (/[A-Za-z0-9_-]{4,64})(?:\?([!\x22$-~]*))? HTTP/1\.([01])")
+_LINE = re.compile(rb"POST /([A-Za-z0-9_-]{4,64})(?:\?([!\x22$-~]*))? HTTP/1\.([01])")
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[ -~]*[!-~])?)")
 _LENGTH = re.compile(r"[0-9]{1,6}")
 # The fields that a publish may have here; of the others the views and gunicorn know.
@@ -42,24 +42,49 @@ FIELDS = {
 }  # fmt: skip
 
 
+# What gunicorn would refuse is not answered here.
+assert DEFAULTS.limit_request_line > HEAD_BYTES
+assert DEFAULTS.limit_request_field_size > HEAD_BYTES
+assert DEFAULTS.limit_request_fields >= len(FIELDS)
+assert PEEK_BYTES > HEAD_BYTES
+
+
 class _Head(NamedTuple):
     """What a request's head says."""
 
-    environ: dict[str, Any]  # as WSGI has it, without the body
+    post: Post
     size: int  # of the body, in bytes
     is_last: bool  # on its connection
     version: bytes  # of HTTP, behind the point
 
 
+class _Whole:
+    """A body that has arrived, as `post.Body`: so the next request is where it must be."""
+
+    __slots__ = ("_content", "size")
+
+    client = None
+
+    def __init__(self, content: bytes) -> None:
+        self.size = len(content)
+        self._content = content
+
+    def pieces(self) -> Iterator[bytes]:
+        return iter((self._content,) if self.size else ())
+
+    def close_afterwards(self) -> None:
+        pass
+
+
 class FastPath:
     """Plain publishes on the connections of a worker."""
 
-    def __init__(self, post: Callable[[dict[str, Any]], Response], keepalive: float) -> None:
-        """`post` answers a POST; a connection may be silent for `keepalive` seconds."""
+    def __init__(self, publish: Publish, keepalive: float) -> None:
+        """`publish` answers a POST; a connection may be silent for `keepalive` seconds."""
         self.keepalive = keepalive
-        self._post = post
+        self._publish = publish
 
-    def next(self, client: Any) -> "Request | None":
+    def next(self, client: socket.socket) -> "Request | None":
         """Take the next request of a connection if it is a plain publish, else leave it there.
 
         Blocks until something has arrived. Raises `TimeoutError` if nothing does, and `OSError`.
@@ -73,21 +98,21 @@ class FastPath:
         if head is None or len(arrived) < end + head.size:
             return None
         client.recv(end + head.size)  # what has been seen is there, so this is all of it
-        return Request(self._post, client, head, arrived[end : end + head.size])
+        return Request(self._publish, client, head, arrived[end : end + head.size])
 
 
 class Request:
     """A plain publish that was taken from its connection, and must be answered."""
 
-    __slots__ = ("_body", "_client", "_head", "_post", "was_refused")
+    __slots__ = ("_body", "_client", "_head", "_publish", "was_refused")
 
     def __init__(
-        self, post: Callable[[dict[str, Any]], Response], client: Any, head: _Head, body: bytes
+        self, publish: Publish, client: socket.socket, head: _Head, content: bytes
     ) -> None:
-        self._post = post
+        self._publish = publish
         self._client = client
         self._head = head
-        self._body = body
+        self._body = _Whole(content)
         self.was_refused = False  # and so nothing was waited for
 
     def answer(self, is_last: bool) -> bool:
@@ -95,19 +120,18 @@ class Request:
 
         `is_last` ends it in any case. Raises `OSError` if the client has gone.
         """
-        environ = {**self._head.environ, "wsgi.input": BytesIO(self._body)}
-        response = self._post(environ)
-        self.was_refused = response.status_code >= 400
+        answer = self._publish(self._head.post, self._body)
+        self.was_refused = answer.status_code >= 400
         is_last |= self._head.is_last
-        content = response.get_data()
+        content = answer.get_data()
         # The length is among them, since the content is whole.
-        fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        fields = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
         self._client.settimeout(None)
         # In one packet: for gunicorn, head and body are two.
         self._client.sendall(
             b"HTTP/1.%b %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b\r\n%b"
             b"\r\n%b" % (
-                self._head.version, response.status.encode("latin-1"), _date(int(time.time())),
+                self._head.version, answer.status.encode("latin-1"), _date(int(time.time())),
                 b"close" if is_last else b"keep-alive", fields.encode("latin-1"), content,
             )
         )  # fmt: skip
@@ -139,17 +163,14 @@ def parse(head: bytes) -> _Head | None:
         or connection not in ("", "keep-alive", "close")
     ):
         return None
-    environ = {
-        "REQUEST_METHOD": "POST",
-        "PATH_INFO": line[1].decode(),
-        "QUERY_STRING": (line[2] or b"").decode(),
-        "HTTP_HOST": fields["host"],
-        "CONTENT_LENGTH": size,
-    }
-    if "content-type" in fields:
-        environ["CONTENT_TYPE"] = fields["content-type"]
+    post = Post(
+        channel=line[1].decode(),
+        query=(line[2] or b"").decode(),
+        host=fields["host"],
+        content_type=fields.get("content-type", ""),
+    )
     is_last = connection == "close" or (line[3] == b"0" and connection != "keep-alive")
-    return _Head(environ, int(size), is_last, line[3])
+    return _Head(post, int(size), is_last, line[3])
 
 
 @lru_cache(maxsize=1)

@@ -16,12 +16,13 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.instrument.statsd import Statsd
 
 from esource.config import variable
+from esource.server.gunicorn import Settings, is_of_gunicorn
 
 # What could move a terminal's cursor, or end a line for some reader of the log.
 CONTROLS = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u2028\u2029]")
@@ -32,7 +33,7 @@ SETTING = variable("log_format")
 class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's log with the hub's formats; the access log stays as it is."""
 
-    def __new__(cls, cfg: Any) -> "Logger":
+    def __new__(cls, cfg: Settings) -> "Logger":
         """Return a log that also counts for statsd, if gunicorn's options name one.
 
         Gunicorn chooses so by itself, but only between its own two.
@@ -40,12 +41,12 @@ class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
         log: Logger = super().__new__(_Statsd if cfg.statsd_host else cls)
         return log
 
-    def setup(self, cfg: Any) -> None:
+    def setup(self, cfg: Settings) -> None:
         """Configure the log, also when the configuration is read again."""
         super().setup(cfg)
         for handler in self.error_log.handlers:
             # Not those of an operator's own configuration, nor syslog's.
-            if isinstance(handler, logging.StreamHandler) and hasattr(handler, "_gunicorn"):
+            if isinstance(handler, logging.StreamHandler) and is_of_gunicorn(handler):
                 handler.setFormatter(formatter(handler.stream, os.environ))
 
 

@@ -12,10 +12,9 @@ from esource.web import ops, page, views
 def create_app(config: Config | None = None) -> Flask:
     """Return the WSGI application; its hub is `app.extensions["esource"]`.
 
-    What answers a plain publish without it is `app.extensions["esource.post"]`.
+    What answers a POST without it, a `post.Publish`, is `app.extensions["esource.post"]`.
 
-    Nothing is opened or locked yet: that belongs into the process that serves (a `--preload`
-    loads the app in another one). `server` does it at the start of the worker, and without
+    Nothing is opened or locked yet. `server` does it at the start of the worker, and without
     gunicorn the first request does.
     """
     app = Flask("esource", static_folder=None, template_folder=None)

@@ -11,7 +11,7 @@ as for channels.
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 import orjson
@@ -24,8 +24,10 @@ from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
 from esource.log import Logs
 from esource.web import answers, listing, metrics, query
+from esource.web.environ import Environ, query_of
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
+from esource.web.views import preflight
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
@@ -41,15 +43,14 @@ def register(app: Flask, hub: Hub) -> None:
     origins = Origins(hub.config)
 
     def get(view: str) -> Response:
-        origins.check_host(request.environ)
+        origins.check_host(request.environ.get("HTTP_HOST", ""))
         return views[view](hub, request.environ)
 
     def options(view: str) -> Response:
-        origins.check_host(request.environ)
-        headers = {**origins.preflight(request.environ), "Allow": ALLOWED}
+        headers = {**preflight(origins, request.environ), "Allow": ALLOWED}
         return answers.answer("", 204, headers)
 
-    views: dict[str, Callable[[Hub, dict[str, Any]], Response]] = {
+    views: dict[str, Callable[[Hub, Environ], Response]] = {
         "health": health,
         "ready": ready,
         "metrics": prometheus,
@@ -66,9 +67,9 @@ def register(app: Flask, hub: Hub) -> None:
 # -- health --------------------------------------------------------------------------------
 
 
-def health(hub: Hub, environ: dict[str, Any]) -> Response:
+def health(hub: Hub, environ: Environ) -> Response:
     """Answer whether events can be stored. Blocks while that is tried."""
-    parameters = query.parameters(environ, ("format",))
+    parameters = query.parameters(query_of(environ), ("format",))
     problems = in_thread(reads(), hub.logs.problems)
     problems += [refusal for channel in hub.open_channels() if (refusal := channel.refusal)]
     named = problems[:PROBLEMS]
@@ -77,14 +78,14 @@ def health(hub: Hub, environ: dict[str, Any]) -> Response:
     return _state("ok", named, parameters, environ)
 
 
-def ready(hub: Hub, environ: dict[str, Any]) -> Response:
+def ready(hub: Hub, environ: Environ) -> Response:
     """Answer whether new clients are welcome: not while the hub stops."""
     problems = ["the hub is stopping"] if hub.draining else []
-    return _state("ready", problems, query.parameters(environ, ("format",)), environ)
+    return _state("ready", problems, query.parameters(query_of(environ), ("format",)), environ)
 
 
 def _state(
-    good: str, problems: list[str], parameters: dict[str, str], environ: dict[str, Any]
+    good: str, problems: list[str], parameters: dict[str, str], environ: Environ
 ) -> Response:
     status = 503 if problems else 200
     more = {"Retry-After": str(RETRY_SECONDS)} if problems else {}
@@ -97,7 +98,7 @@ def _state(
 # -- metrics -------------------------------------------------------------------------------
 
 
-def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
+def prometheus(hub: Hub, environ: Environ) -> Response:
     """Answer with everything that was counted. Blocks while it is written down."""
     opened = refusing = 0
     subscribers = {}
@@ -115,9 +116,20 @@ def prometheus(hub: Hub, environ: dict[str, Any]) -> Response:
 # -- channels ------------------------------------------------------------------------------
 
 
-def channels(hub: Hub, environ: dict[str, Any]) -> Response:
+class _Row(NamedTuple):
+    """What the list says of a channel; the names are those of its JSON."""
+
+    name: str
+    bytes: int
+    newest_id: str
+    modified: float
+    subscribers: int
+    rate: float
+
+
+def channels(hub: Hub, environ: Environ) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
-    parameters = query.parameters(environ, CHANNELS_PARAMETERS)
+    parameters = query.parameters(query_of(environ), CHANNELS_PARAMETERS)
     after, match = parameters.get("after", ""), parameters.get("match", "")
     limit = query.count_up_to(PAGE_CHANNELS, parameters, "limit")
     page = in_thread(reads(), _page, hub.logs, after, match, limit)
@@ -129,17 +141,19 @@ def channels(hub: Hub, environ: dict[str, Any]) -> Response:
         if channel:  # only it knows what is committed
             _, size, newest_id = channel.view
         rows.append(
+            _Row(
+                name, size, newest_id.decode(errors="replace"), modified,
+                len(channel.followers) if channel else 0, hub.stats.rates.of(name, now),
+            )
+        )  # fmt: skip
+    if _format(parameters, environ) == JSON:
+        content = orjson.dumps(
             {
-                "name": name,
-                "bytes": size,
-                "newest_id": newest_id.decode(errors="replace"),
-                "modified": modified,
-                "subscribers": len(channel.followers) if channel else 0,
-                "rate": hub.stats.rates.of(name, now),
+                "channels": [row._asdict() for row in rows],
+                "total": page.total,
+                "next": page.next,
             }
         )
-    if _format(parameters, environ) == JSON:
-        content = orjson.dumps({"channels": rows, "total": page.total, "next": page.next})
         return _answer(content + b"\n", JSON)
     return _answer(in_thread(reads(), _table, rows, page, match).encode(), TEXT)
 
@@ -148,15 +162,15 @@ def _page(logs: Logs, after: str, match: str, limit: int) -> listing.Page:
     return listing.page(logs.names(), after, match, limit)
 
 
-def _table(rows: list[dict[str, Any]], page: listing.Page, match: str) -> str:
+def _table(rows: list[_Row], page: listing.Page, match: str) -> str:
     """Return the list for people: a line for each channel, its columns one below the other."""
     lines = [("NAME", "BYTES", "EVENTS/S", "SUBSCRIBERS", "MODIFIED".ljust(20), "NEWEST ID")]
     for row in rows:
-        modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["modified"]))
+        modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.modified))
         lines.append(
             (
-                row["name"], str(row["bytes"]), f"{row['rate']:.1f}", str(row["subscribers"]),
-                modified, _printable(row["newest_id"]),
+                row.name, str(row.bytes), f"{row['rate']:.1f}", str(row.subscribers),
+                modified, _printable(row.newest_id),
             )
         )  # fmt: skip
     name, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
@@ -179,7 +193,7 @@ def _printable(id: str) -> str:
 # -- all of them ---------------------------------------------------------------------------
 
 
-def _format(parameters: dict[str, str], environ: dict[str, Any]) -> str:
+def _format(parameters: dict[str, str], environ: Environ) -> str:
     """Return the format that the query names, or the client prefers: text if it does not say."""
     if format := query.word(parameters, "format", (TEXT, JSON)):
         return format

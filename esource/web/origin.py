@@ -12,8 +12,6 @@ person opens, also to a hub on that person's own machine, where no gateway stand
 Sources: the Fetch standard (CORS protocol, `Sec-Fetch-Site`), RFC 6454, RFC 9110, 15.5.20.
 """
 
-from typing import Any
-
 from esource.config import Config
 from esource.errors import Forbidden, Misdirected
 
@@ -35,24 +33,25 @@ class Origins:
         self._origins = config.cors_origins
         self._hosts = config.allowed_hosts
 
-    def check_host(self, environ: dict[str, Any]) -> None:
-        """Raise `Misdirected` if the request is for a host that is not this hub."""
+    def check_host(self, host: str) -> None:
+        """Raise `Misdirected` if a request's `Host` is not this hub; it is empty if not sent."""
         if not self._hosts:
             return
-        host = environ.get("HTTP_HOST", "").lower()
+        host = host.lower()
         if host not in self._hosts and _without_port(host) not in self._hosts:
             raise Misdirected(f"this hub is not {host or 'a hub without a name'!r}")
 
-    def check_write(self, environ: dict[str, Any]) -> None:
-        """Raise `Forbidden` if a page of another origin wants to write."""
-        origin = environ.get("HTTP_ORIGIN")
-        site = environ.get("HTTP_SEC_FETCH_SITE")
+    def check_write(self, host: str, origin: str | None, site: str | None) -> None:
+        """Raise `Forbidden` if a page of another origin wants to write.
+
+        Of a request's `Host`, `Origin` and `Sec-Fetch-Site`; None for those not sent.
+        """
         if origin is None and site is None:
             return  # no browser
         if site is not None:
             if site in ("same-origin", "none"):
                 return
-        elif origin is not None and _is_own(origin, environ):
+        elif origin is not None and _is_own(origin, host):
             return
         if not self._allows(origin):
             raise Forbidden(
@@ -60,9 +59,8 @@ class Origins:
                 "ESOURCE_CORS_ORIGINS lists those that may"
             )
 
-    def headers(self, environ: dict[str, Any]) -> dict[str, str]:
+    def headers(self, origin: str | None) -> dict[str, str]:
         """Return the headers that let a page of a listed origin read the answer."""
-        origin = environ.get("HTTP_ORIGIN")
         if not self._origins:
             return {}
         if origin is None or not self._allows(origin):
@@ -77,12 +75,14 @@ class Origins:
             headers["Access-Control-Allow-Credentials"] = "true"
         return headers
 
-    def preflight(self, environ: dict[str, Any]) -> dict[str, str]:
-        """Return the headers of the answer to OPTIONS; raise `Forbidden` for other origins."""
+    def preflight(self, origin: str | None, method: str | None) -> dict[str, str]:
+        """Return the headers of the answer to OPTIONS; raise `Forbidden` for other origins.
+
+        `method` is the `Access-Control-Request-Method`; it is None if no page is asked for.
+        """
         headers = {"Allow": f"{METHODS}, OPTIONS"}
-        if "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
+        if method is None:
             return headers
-        origin = environ.get("HTTP_ORIGIN")
         if not self._allows(origin):
             raise Forbidden(f"pages of {origin} may not; ESOURCE_CORS_ORIGINS lists those that may")
         return {
@@ -96,10 +96,10 @@ class Origins:
         return origin is not None and (origin.lower() in self._origins or "*" in self._origins)
 
 
-def _is_own(origin: str, environ: dict[str, Any]) -> bool:
-    """Return whether an origin is the host of the request; `null` is nobody's."""
+def _is_own(origin: str, host: str) -> bool:
+    """Return whether an origin is the host of the request; `null` is that of none."""
     scheme, _, authority = origin.lower().partition("://")
-    host = environ.get("HTTP_HOST", "").lower()
+    host = host.lower()
     # An origin leaves out the port that its scheme has anyway.
     default = {"http": ":80", "https": ":443"}.get(scheme, "")
     return bool(authority) and authority in (host, host.removesuffix(default or ":"))

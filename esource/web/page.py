@@ -42,7 +42,7 @@ def register(app: Flask, config: Config) -> None:
     contents = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.is_file()}
 
     def file(name: str = "index.html") -> Response:
-        origins.check_host(request.environ)
+        origins.check_host(request.environ.get("HTTP_HOST", ""))
         content = contents.get(name)
         if content is None:
             raise NotFound

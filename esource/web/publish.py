@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any
 
 import orjson
 from flask import Response
@@ -24,7 +23,9 @@ from esource.hub.view import View
 from esource.rows import ingest, tsv
 from esource.rows.ingest import LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft
-from esource.web import answers, body, query
+from esource.web import answers, query
+from esource.web.body import check_framing, decode, pieces, read, require_utf8
+from esource.web.post import Body, Post
 
 PARAMETERS = ("id", "event", "each", "expect", "unique")
 # Of a stream that is on its way to the disk; then the sender waits.
@@ -34,27 +35,25 @@ PIECE_BYTES = 64  # as so many a piece counts beyond what is in it
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
 
-def publish(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
-    """Answer a POST. Blocks until the events are committed."""
-    channel = hub.channel(name)
-    parameters = query.parameters(environ, PARAMETERS)
-    unique = bool(query.flag(parameters, "unique"))
-    wish = Wish(_precondition(parameters, environ), unique)
-    decoder = _decoder(hub, parameters, environ)
+def publish(hub: Hub, post: Post, body: Body) -> Response:
+    """Answer a POST. Blocks until the events are committed; raises `EsourceError`."""
+    channel = hub.channel(post.channel)
+    parameters = query.parameters(post.query, PARAMETERS)
+    wish = Wish(_precondition(parameters, post), bool(query.flag(parameters, "unique")))
+    decoder = _decoder(hub, parameters, post)
     hub.admit_channel(channel)
+    check_framing(post, body)
     if decoder:
-        return _publish_batch(hub, channel, decoder, wish, environ)
-    return _publish_event(hub, channel, parameters, wish, environ)
-
-
-def _publish_event(
-    hub: Hub, channel: Channel, parameters: dict[str, str], wish: Wish, environ: dict[str, Any]
-) -> Response:
+        return _publish_batch(hub, channel, decoder, wish, body)
     event = Event(
         check_id(parameters.get("id", "")),
         check_type(parameters.get("event", "")),
-        _data(hub, environ),
+        _data(hub, post, body),
     )
+    return _publish_event(channel, event, wish)
+
+
+def _publish_event(channel: Channel, event: Event, wish: Wish) -> Response:
     if wish.unique and not event.id:
         raise BadInput(WITHOUT_ID)
     receipt = channel.append([tsv.draft(event)], wish).wait()
@@ -64,23 +63,21 @@ def _publish_event(
     return answers.answer(receipt.first, 201, {"ETag": etag})
 
 
-def _data(hub: Hub, environ: dict[str, Any]) -> bytes:
-    content = body.read(environ, hub.config.max_event_bytes)
-    data = check_data(body.decode(content, environ))
+def _data(hub: Hub, post: Post, body: Body) -> bytes:
+    data = check_data(decode(read(body, hub.config.max_event_bytes), post))
     return data[:-1] if data.endswith(b"\n") else data
 
 
 # -- what is asked for ---------------------------------------------------------------------
 
 
-def _precondition(parameters: dict[str, str], environ: dict[str, Any]) -> Precondition | None:
+def _precondition(parameters: dict[str, str], post: Post) -> Precondition | None:
     """Return what must hold of the channel for an append (RFC 9110, 13.1), if anything must.
 
     An empty `expect=` expects an empty channel: it is what a script has that found no event.
     """
     expected = parameters.get("expect")
-    match = environ.get("HTTP_IF_MATCH")
-    none_match = environ.get("HTTP_IF_NONE_MATCH")
+    match, none_match = post.if_match, post.if_none_match
     if expected is None and match is None and none_match is None:
         return None
 
@@ -105,10 +102,10 @@ def _precondition(parameters: dict[str, str], environ: dict[str, Any]) -> Precon
 
 
 def _decoder(
-    hub: Hub, parameters: dict[str, str], environ: dict[str, Any]
+    hub: Hub, parameters: dict[str, str], post: Post
 ) -> LineDecoder | StreamDecoder | None:
     """Return the decoder of a batch; None for a body that is one event."""
-    content_type, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
+    content_type, options = parse_options_header(post.content_type)
     limit = hub.config.max_event_bytes
     decoder: LineDecoder | StreamDecoder
     if query.word(parameters, "each", ["line"]):
@@ -128,7 +125,7 @@ def _decoder(
         others = {"id", "event"}
     for name in (name for name in others if parameters.get(name)):
         raise BadInput(f"{name} is for a single event, not for a batch")
-    body.require_utf8(options, environ)
+    require_utf8(options, post)
     return decoder
 
 
@@ -137,17 +134,14 @@ def _decoder(
 
 def _publish_batch(
     hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
-    environ: dict[str, Any],
+    body: Body,
 ) -> Response:  # fmt: skip
-    if body.is_chunked(environ):
-        receipts = _append_stream(hub, channel, decoder, wish, environ)
-    else:
-        receipts = _append_whole(hub, channel, decoder, wish, environ)
-    return _batch_answer(channel, receipts)
+    append = _append_stream if body.size is None else _append_whole
+    return _batch_answer(channel, append(hub, channel, decoder, wish, body))
 
 
 def _batch_answer(channel: Channel, receipts: "_Totals") -> Response:
-    result: dict[str, Any] = {
+    result: dict[str, int | str | None] = {
         "count": receipts.appended,
         "first": receipts.first.decode() or None,
         "last": receipts.last.decode() or None,
@@ -156,8 +150,8 @@ def _batch_answer(channel: Channel, receipts: "_Totals") -> Response:
         result["skipped"] = receipts.skipped
     etag = quote_etag((receipts.view or channel.view).version)
     status = 201 if receipts.appended else 200
-    content = orjson.dumps(result) + b"\n"
-    return answers.answer(content, status, {"ETag": etag}, "application/json")
+    text = orjson.dumps(result) + b"\n"
+    return answers.answer(text, status, {"ETag": etag}, "application/json")
 
 
 class _Totals:
@@ -179,11 +173,11 @@ class _Totals:
 
 
 def _drafts(
-    decoder: LineDecoder | StreamDecoder, pieces: Iterator[bytes], wish: Wish
+    decoder: LineDecoder | StreamDecoder, body: Iterator[bytes], wish: Wish
 ) -> Iterator[Draft]:
     """Yield the events of a body, and after the good ones raise what is wrong with the next."""
     since_turn = 0  # bytes: a body that has arrived, in chunks of any size, is read without a wait
-    for piece in chain(pieces, [None]):
+    for piece in chain(body, [None]):
         since_turn += len(piece or b"") + PIECE_BYTES
         with turn() if since_turn > TURN_BYTES else nullcontext():
             draft = decoder.end() if piece is None else decoder.feed(piece)
@@ -199,14 +193,14 @@ def _drafts(
 
 def _append_whole(
     hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
-    environ: dict[str, Any],
+    body: Body,
 ) -> _Totals:  # fmt: skip
     """Append all of a body of declared length, or raise and append nothing."""
     totals = _Totals()
     try:
-        drafts = list(_drafts(decoder, body.pieces(environ, hub.config.max_batch_bytes), wish))
+        drafts = list(_drafts(decoder, pieces(body, hub.config.max_batch_bytes), wish))
     except EsourceError:
-        body.close_afterwards(environ)  # what has not been read of it is not a request
+        body.close_afterwards()  # what has not been read of it is not a request
         raise
     if drafts:
         totals.add(channel.append(drafts, wish))
@@ -215,7 +209,7 @@ def _append_whole(
 
 def _append_stream(
     hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
-    environ: dict[str, Any],
+    body: Body,
 ) -> _Totals:  # fmt: skip
     """Append the events of a chunked body as they come.
 
@@ -228,8 +222,8 @@ def _append_stream(
     in_window = 0
     stopped: EsourceError | None = None
     try:
-        with hub.clients.receiving(environ.get("gunicorn.socket")):
-            for draft in _drafts(decoder, body.pieces(environ), wish):
+        with hub.clients.receiving(body.client):
+            for draft in _drafts(decoder, pieces(body), wish):
                 before = window[-1][0] if window else None
                 receipt = channel.append([draft], wish, before)
                 window.append((receipt, len(draft.rows)))
@@ -247,7 +241,7 @@ def _append_stream(
         except EsourceError as error:
             stopped = stopped or error
     if stopped:
-        body.close_afterwards(environ)
+        body.close_afterwards()
         if hub.draining:
             stopped = StorageError("the hub is stopping; send the rest again")
         text = f"{stopped}; {totals.appended} events before that are stored"

@@ -15,7 +15,7 @@ error tells a client more than an answer to another question.
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from esource.errors import BadInput
@@ -35,24 +35,25 @@ Parameters = Mapping[str, str]
 # -- names and values ----------------------------------------------------------------------
 
 
-def pairs(environ: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the query's names and values, in order; raise `BadInput` if they are not UTF-8.
+def pairs(query: str) -> list[tuple[str, str]]:
+    """Return a query's names and values, in order; raise `BadInput` if they are not UTF-8.
+
+    `query` is WSGI's text: each character is a byte of the request.
 
     Percent-encoded or not: `curl 'hub/orders?event=größe'` sends the bytes of the terminal.
     """
-    text = environ.get("QUERY_STRING", "")
-    if not text:
+    if not query:
         return []
     try:
-        text = text.encode("latin-1").decode()  # WSGI's strings are bytes in disguise
+        text = query.encode("latin-1").decode()
         return parse_qsl(text, keep_blank_values=True, errors="strict")
     except ValueError:
         raise BadInput("the query is not valid UTF-8, or has too many parameters") from None
 
 
-def parameters(environ: dict[str, Any], allowed: Collection[str]) -> dict[str, str]:
-    """Return the query's parameters by name; raise `BadInput` for others, and for one twice."""
-    return _by_name(pairs(environ), allowed)
+def parameters(query: str, allowed: Collection[str]) -> dict[str, str]:
+    """Return a query's parameters by name; raise `BadInput` for others, and for one twice."""
+    return _by_name(pairs(query), allowed)
 
 
 def _by_name(pairs: Iterable[tuple[str, str]], allowed: Collection[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ whole. What follows is in `stream`.
 import re
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flask import Response
 from werkzeug.datastructures import Headers
@@ -30,6 +30,7 @@ from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.web import answers, query, stream
 from esource.web.encoder import Encoder
+from esource.web.environ import Environ, client_of, query_of
 from esource.web.query import Selection
 
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
@@ -43,10 +44,10 @@ class Start(NamedTuple):
     verdict: Verdict | None  # how a resume point was found, if there was one
 
 
-def read(hub: Hub, name: str, environ: dict[str, Any]) -> Response:
+def read(hub: Hub, name: str, environ: Environ) -> Response:
     """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
     channel = hub.channel(name)
-    pairs = query.pairs(environ)
+    pairs = query.pairs(query_of(environ))
     wanted = query.parse(pairs, tuple(FORMATS))
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
@@ -126,7 +127,7 @@ def _finite(
 
 
 def _download(
-    hub: Hub, view: View, offset: int, headers: Headers, environ: dict[str, Any], is_all: bool
+    hub: Hub, view: View, offset: int, headers: Headers, environ: Environ, is_all: bool
 ) -> Response:
     """Answer with bytes of the log; all of it can be asked for in part, and asked about."""
     status, end = 200, view.end
@@ -146,11 +147,11 @@ def _download(
             headers["Content-Range"] = f"bytes {offset}-{end - 1}/{view.end}"
             status = 206
     headers["Content-Length"] = str(end - offset)
-    content = download.send(hub.clients, environ.get("gunicorn.socket"), view.log, offset, end)
+    content = download.send(hub.clients, client_of(environ), view.log, offset, end)
     return Response(content, status, headers, direct_passthrough=True)
 
 
-def _is_modified(environ: dict[str, Any], etag: str, modified: int) -> bool:
+def _is_modified(environ: Environ, etag: str, modified: int) -> bool:
     """Return whether the client has another version than this one (RFC 9110, 13.1)."""
     try:
         return is_resource_modified(environ, etag, last_modified=http_date(modified))
@@ -158,7 +159,7 @@ def _is_modified(environ: dict[str, Any], etag: str, modified: int) -> bool:
         return True
 
 
-def _range(environ: dict[str, Any], size: int, etag: str) -> tuple[int, int] | None:
+def _range(environ: Environ, size: int, etag: str) -> tuple[int, int] | None:
     """Return the one range that is asked for, if it is for this version; raise `BadRange`."""
     asked = parse_range_header(environ.get("HTTP_RANGE"))
     if not asked or asked.units != "bytes" or len(asked.ranges) != 1:

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from flask import Response
 from werkzeug.datastructures import Headers
@@ -16,6 +15,7 @@ from esource.log import Log
 from esource.rows import sse
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web.encoder import Encoder
+from esource.web.environ import Environ, client_of
 from esource.web.query import Selection
 
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
@@ -23,12 +23,12 @@ RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
 
 def follow(
     hub: Hub, channel: Channel, log: Log, offset: int, wanted: Selection, format: Format,
-    headers: Headers, environ: dict[str, Any],
+    headers: Headers, environ: Environ,
 ) -> Response:  # fmt: skip
     """Answer with the events from an offset into a log on. Raises `Busy`."""
     headers["Cache-Control"] = "no-store"
     headers["X-Accel-Buffering"] = "no"  # nginx
-    client = environ.get("gunicorn.socket")
+    client = client_of(environ)
 
     hub.admit_subscriber()
 
@@ -64,13 +64,13 @@ def follow(
     return Response(content(), 200, headers, direct_passthrough=True)
 
 
-def _push(wanted: Selection, format: Format, environ: dict[str, Any]) -> Push | None:
+def _push(wanted: Selection, format: Format, environ: Environ) -> Push | None:
     """Return how the client is written to past the server; None if that must not be.
 
     Where every client gets the same bytes, and the connection is the response's alone. The server
     sends a response without length in chunks, but to HTTP/1.0.
     """
-    client = environ.get("gunicorn.socket")
+    client = client_of(environ)
     frame = {"HTTP/1.0": _as_it_is, "HTTP/1.1": _chunk}.get(environ["SERVER_PROTOCOL"])
     if (
         not wanted.is_whole

@@ -3,9 +3,6 @@
 `POST /<channel>` is in `publish`, `GET /<channel>` in `read`.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.http import quote_etag
@@ -13,84 +10,78 @@ from werkzeug.http import quote_etag
 from esource.errors import BadRange, Busy, EsourceError, PreconditionFailed
 from esource.hub.hub import Hub
 from esource.web.answers import answer
+from esource.web.environ import Environ
 from esource.web.origin import Origins
+from esource.web.post import Body, Post, Publish, body_of
 from esource.web.publish import publish
 from esource.web.read import read
 
 
-def register(app: Flask, hub: Hub) -> Callable[[dict[str, Any]], Response]:
+def register(app: Flask, hub: Hub) -> Publish:
     """Put the channels' routes and the error handlers into the app.
 
-    Return what answers a POST to a channel, given its WSGI environment, as the app would:
-    without Flask's dispatch, for the fast path.
+    Return what answers a POST to a channel as the app would, but without Flask's dispatch: for
+    the server's fast path.
     """
     origins = Origins(hub.config)
 
-    def checked() -> dict[str, Any]:
-        environ = request.environ
-        if environ["PATH_INFO"].startswith("//"):
-            raise NotFound  # to Werkzeug it is the same as with one slash; a gateway may differ
-        origins.check_host(environ)
-        return environ
+    def written(post: Post, body: Body) -> Response:
+        origins.check_host(post.host)
+        origins.check_write(post.host, post.origin, post.site)
+        return publish(hub, post, body)
 
-    def post(channel: str) -> Response:
-        environ = checked()
-        origins.check_write(environ)
-        return publish(hub, channel, environ)
-
-    def post_directly(environ: dict[str, Any]) -> Response:
+    def written_directly(post: Post, body: Body) -> Response:
         try:
-            origins.check_host(environ)
-            origins.check_write(environ)
-            response = publish(hub, environ["PATH_INFO"][1:], environ)
+            response = written(post, body)
         except EsourceError as error:
             response = failed(error)
         except Exception as error:
-            response = broken(error, environ)
-        return cross_origin(response, environ) if hub.config.cors_origins else response
+            response = broken(error, f"POST /{post.channel}")
+        return cross_origin(response, post.origin) if hub.config.cors_origins else response
+
+    def post(channel: str) -> Response:
+        _refuse_two_slashes(request.environ)
+        return written(Post.from_environ(channel, request.environ), body_of(request.environ))
 
     def get(channel: str) -> Response:
-        return read(hub, channel, checked())
+        _refuse_two_slashes(request.environ)
+        origins.check_host(request.environ.get("HTTP_HOST", ""))
+        return read(hub, channel, request.environ)
 
     def options(channel: str) -> Response:
-        return answer("", 204, origins.preflight(checked()))
+        _refuse_two_slashes(request.environ)
+        return answer("", 204, preflight(origins, request.environ))
 
-    def cross_origin(response: Response, environ: dict[str, Any] | None = None) -> Response:
-        response.headers.extend(origins.headers(environ or request.environ))
+    def cross_origin(response: Response, origin: str | None) -> Response:
+        response.headers.extend(origins.headers(origin))
         return response
 
-    def counted(answer_for: Callable[..., Response]) -> Callable[..., Response]:
-        def counting(*about: Any) -> Response:
-            response = answer_for(*about)
-            hub.stats.refuse(response.status_code)
-            return response
+    def counted(response: Response) -> Response:
+        hub.stats.refuse(response.status_code)
+        return response
 
-        return counting
+    def failed(error: EsourceError) -> Response:
+        return counted(answer(f"{error}\n", error.status, _headers(error)))
 
-    def explain(error: Exception, environ: dict[str, Any] | None = None) -> Response:
+    def broken(error: Exception, what: str) -> Response:
         """Answer for a defect of the hub: its cause goes to the log, not to the client."""
-        environ = environ or request.environ
-        app.logger.error(
-            "%s %s", environ["REQUEST_METHOD"], environ["PATH_INFO"], exc_info=error
-        )  # fmt: skip
-        return answer("the hub has failed; its log says why\n", 500)
+        app.logger.error("%s", what, exc_info=error)
+        return counted(answer("the hub has failed; its log says why\n", 500))
 
-    if hub.config.cors_origins:
-        app.after_request(cross_origin)
     for view, methods in ((post, ["POST"]), (get, ["GET", "HEAD"]), (options, ["OPTIONS"])):
         app.add_url_rule(
             "/<channel>", view_func=view, methods=methods, provide_automatic_options=False
         )
-    failed, broken = counted(_failed), counted(explain)
     app.register_error_handler(EsourceError, failed)
-    app.register_error_handler(HTTPException, counted(_refused))
-    app.register_error_handler(Exception, broken)
-    return post_directly
-
-
-def _failed(error: Exception) -> Response:
-    assert isinstance(error, EsourceError)
-    return answer(f"{error}\n", error.status, _headers(error))
+    app.register_error_handler(HTTPException, lambda error: counted(_refused(error)))
+    app.register_error_handler(
+        Exception, lambda error: broken(error, f"{request.method} {request.environ['PATH_INFO']}")
+    )
+    if hub.config.cors_origins:
+        app.after_request(
+            lambda response: cross_origin(response, request.environ.get("HTTP_ORIGIN"))
+        )
+    return written_directly
 
 
 def _headers(error: EsourceError) -> dict[str, str]:
@@ -106,9 +97,22 @@ def _headers(error: EsourceError) -> dict[str, str]:
             return {}
 
 
-def _refused(error: Exception) -> Response:
+def _refuse_two_slashes(environ: Environ) -> None:
+    """Raise `NotFound`: to Werkzeug it is the same as with one slash; a gateway may differ."""
+    if environ["PATH_INFO"].startswith("//"):
+        raise NotFound
+
+
+def preflight(origins: Origins, environ: Environ) -> dict[str, str]:
+    """Return the headers of the answer to OPTIONS. Raises `Misdirected`, `Forbidden`."""
+    origins.check_host(environ.get("HTTP_HOST", ""))
+    return origins.preflight(
+        environ.get("HTTP_ORIGIN"), environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
+    )
+
+
+def _refused(error: HTTPException) -> Response:
     """Answer for what Werkzeug refused: no such page, method not allowed."""
-    assert isinstance(error, HTTPException)
     status = error.code or 500
     if status == 405:
         allowed = dict(error.get_headers()).get("Allow", "")

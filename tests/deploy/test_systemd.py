@@ -262,7 +262,7 @@ def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) 
         second.home.mkdir()
         assert second.launch().wait(PATIENCE_SECONDS) != 0
         second.process = None
-        assert f"127.0.0.1:{hub.port} is in use; stop who has it" in second.log
+        assert f"127.0.0.1:{hub.port} is in use; stop the process that uses it" in second.log
 
 
 class Waiting(Hub):

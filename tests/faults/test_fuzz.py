@@ -28,6 +28,7 @@ from esource.event import (
 from esource.rows import find, formats, ingest, ndjson, sse, tsv
 from esource.web import body, query
 from esource.web.origin import Origins
+from esource.web.post import Post
 from tests.harness import PATIENCE_SECONDS, Hub, running_hub, size
 
 LIMIT = 300  # bytes of an event's data, so that examples get over it
@@ -225,7 +226,7 @@ def test_settings_are_good_or_stop_the_start_with_a_line(environ: dict[str, str]
 @example(b"+2AA-", "text/plain; charset=", "utf-7")
 def test_a_body_of_any_charset_is_utf8_or_refused(data: bytes, kind: str, charset: str) -> None:
     for name in (charset, "utf-16", "utf-7", "latin-1", "cp037", "big5"):
-        decoded = allowed(body.decode, data, {"CONTENT_TYPE": kind + name if kind else ""})
+        decoded = allowed(body.decode, data, Post("name", content_type=kind + name if kind else ""))
         if isinstance(decoded, bytes):
             decoded.decode()
 
@@ -234,13 +235,11 @@ def test_a_body_of_any_charset_is_utf8_or_refused(data: bytes, kind: str, charse
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20), st.none() | words)
 @example("http://[", None)
 def test_any_origin_is_allowed_or_forbidden(origin: str, site: str | None) -> None:
-    environ = {"HTTP_ORIGIN": origin, "HTTP_HOST": origin}
-    if site is not None:
-        environ["HTTP_SEC_FETCH_SITE"] = site
     for listed in ("", "https://page.example"):
         origins = Origins(Config.from_env({"ESOURCE_CORS_ORIGINS": listed}))
-        for function in (origins.check_write, origins.check_host, origins.headers):
-            allowed(function, environ)
+        allowed(origins.check_write, origin, origin, site)
+        allowed(origins.check_host, origin)
+        allowed(origins.headers, origin)
 
 
 # -- the hub -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The server as a whole: start, refuse to start, stop, reload, and what survives it."""
 
+import fcntl
 import os
 import re
 import runpy
@@ -17,6 +18,8 @@ from gunicorn.config import KNOWN_SETTINGS
 from esource import server
 from tests.harness import ROOT, Hub, Stream, eventually, running_hub
 from tests.harness.waiting import AT_ONCE_SECONDS
+
+STOP_SECONDS = 5.0  # a bound on a fault: of itself gunicorn waits for 30 s
 
 # -- starting ----------------------------------------------------------------------------------
 
@@ -129,14 +132,16 @@ def test_a_misspelt_setting_is_warned_of(tmp_path: Path) -> None:
         assert "ESOURCE_FSNC is not a setting" in hub.log
 
 
-def test_preload_does_no_harm(tmp_path: Path) -> None:
-    with running_hub(tmp_path, "--preload") as hub:
-        hub.publish("/preload", "1")
-        os.kill(hub.worker, signal.SIGKILL)
-        eventually(lambda: hub.log.count("Booting worker") == 2)
-        eventually(lambda: hub.get("/preload").body.count(b"\n") == 1)
-        hub.publish("/preload", "2")
-        assert len(hub.rows("preload")) == 2
+@pytest.mark.parametrize("how", ["option", "setting"])
+def test_an_application_that_is_loaded_in_the_master_is_refused(tmp_path: Path, how: str) -> None:
+    hub = Hub(tmp_path)
+    if how == "option":
+        line = refused(hub, "--preload")
+    else:
+        hub.environ["GUNICORN_CMD_ARGS"] = "--preload"
+        line = refused(hub)
+    assert "--preload" in line
+    assert "start it without" in line
 
 
 # -- stopping ----------------------------------------------------------------------------------
@@ -170,6 +175,60 @@ def test_a_stop_ends_200_streams_properly_and_at_once(tmp_path: Path, signal_num
         assert 1000 <= min(retries) <= max(retries) <= 3000
         assert "Traceback" not in hub.log
         hub.start()
+
+
+def children(process: "subprocess.Popen[bytes]") -> list[int]:
+    of = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in of.read_text().split()]
+
+
+# Seconds since there is a worker: it is forked; it imports gevent; it loads the hub; it serves.
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_while_the_worker_starts_is_over_soon(
+    tmp_path: Path, signal_number: int, delay: float
+) -> None:
+    hub = Hub(tmp_path)
+    process = hub.launch()
+    try:
+        while not children(process):
+            time.sleep(0.001)
+        time.sleep(delay)
+        if signal_number == signal.SIGINT:  # as a terminal does: master and worker have it
+            for pid in children(process):
+                os.kill(pid, signal_number)
+        process.send_signal(signal_number)
+        assert process.wait(STOP_SECONDS) == 0
+        assert "Traceback" not in hub.log
+    finally:
+        end(process)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_while_the_worker_waits_for_the_folder_is_over_soon(
+    tmp_path: Path, signal_number: int
+) -> None:
+    hub = Hub(tmp_path)
+    hub.folder.mkdir()
+    with open(hub.folder / ".writer.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = hub.launch()
+        try:
+            eventually(lambda: "Booting worker" in hub.log)
+            time.sleep(1.0)  # nothing tells that it waits
+            process.send_signal(signal_number)
+            assert process.wait(STOP_SECONDS) == 0
+            assert "Traceback" not in hub.log
+        finally:
+            end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a hub that has not stopped, and its worker."""
+    if process.poll() is None:
+        for pid in [*children(process), process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_a_stop_does_not_wait_for_a_reader_that_is_stuck(own_hub: Hub) -> None:

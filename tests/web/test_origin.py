@@ -1,7 +1,6 @@
 """Hosts, origins, CORS: SPEC, section 7; the rules alone, and through a real server."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,15 +19,10 @@ def origins(cors: str = "", hosts: str = "") -> Origins:
     return Origins(Config.from_env(environ))
 
 
-def environ(**fields: str | None) -> dict[str, Any]:
-    """Return what gunicorn makes of header fields; those that are None are not sent."""
-    return {f"HTTP_{name.upper()}": value for name, value in fields.items() if value is not None}
-
-
-def outcome(check: Any, request: dict[str, Any]) -> int:
-    """Return the status that a check asks for; 0 if it lets the request through."""
+def outcome(check: Callable[..., object], *fields: str | None) -> int:
+    """Return the status that a check of these fields asks for; 0 if it lets them through."""
     try:
-        check(request)
+        check(*fields)
     except EsourceError as error:
         return error.status
     return 0
@@ -39,7 +33,7 @@ def outcome(check: Any, request: dict[str, Any]) -> int:
 # the list, the host that is asked for, whether it is refused
 HOSTS = [
     ("", "anything.example", False),
-    ("", None, False),
+    ("", "", False),
     ("hub.example", "hub.example", False),
     ("hub.example", "HUB.Example", False),
     ("hub.example", "hub.example:9000", False),
@@ -51,7 +45,6 @@ HOSTS = [
     ("hub.example", "evil.example, hub.example", True),
     ("hub.example", "hub.example@evil.example", True),
     ("hub.example", "", True),
-    ("hub.example", None, True),
     ("hub.example", "127.0.0.1:9000", True),
     ("hub.example:9000", "hub.example:9000", False),
     ("hub.example:9000", "hub.example:9001", True),
@@ -65,8 +58,8 @@ HOSTS = [
 
 
 @pytest.mark.parametrize(("allowed", "host", "refused"), HOSTS)
-def test_a_list_of_hosts_refuses_all_others(allowed: str, host: str | None, refused: bool) -> None:
-    status = outcome(origins(hosts=allowed).check_host, environ(host=host))
+def test_a_list_of_hosts_refuses_all_others(allowed: str, host: str, refused: bool) -> None:
+    status = outcome(origins(hosts=allowed).check_host, host)
     assert status == (Misdirected.status if refused else 0)
 
 
@@ -122,20 +115,17 @@ WRITES = [
 def test_a_page_of_another_origin_may_not_write_unless_it_is_listed(
     listed: str, host: str, origin: str | None, site: str | None, refused: bool
 ) -> None:
-    request = environ(host=host, origin=origin, sec_fetch_site=site)
-    status = outcome(origins(listed).check_write, request)
+    status = outcome(origins(listed).check_write, host, origin, site)
     assert status == (Forbidden.status if refused else 0)
 
 
 def test_an_origin_that_is_null_is_not_that_of_a_hub_without_a_name() -> None:
-    for host in (None, ""):
-        request = environ(host=host, origin="null")
-        assert outcome(origins().check_write, request) == Forbidden.status
+    assert outcome(origins().check_write, "", "null", None) == Forbidden.status
 
 
 @pytest.mark.parametrize("origin", ["http://[", "http://]", "http://[x]", "http://a]b["])
 def test_an_origin_that_is_no_url_is_refused(origin: str) -> None:
-    assert outcome(origins().check_write, environ(host="hub", origin=origin)) == Forbidden.status
+    assert outcome(origins().check_write, "hub", origin, None) == Forbidden.status
 
 
 @pytest.mark.parametrize(
@@ -153,7 +143,7 @@ def test_an_origin_that_is_no_url_is_refused(origin: str) -> None:
 def test_only_a_listed_origin_is_told_that_it_may_read(
     listed: str, origin: str | None, allowed: bool
 ) -> None:
-    headers = origins(listed).headers(environ(origin=origin))
+    headers = origins(listed).headers(origin)
     assert headers["Vary"] == "Origin"  # or a cache would give one origin's answer to another
     named = "*" if listed == "*" else origin
     assert headers.get("Access-Control-Allow-Origin") == (named if allowed else None)
@@ -162,7 +152,7 @@ def test_only_a_listed_origin_is_told_that_it_may_read(
 
 
 def test_without_a_list_there_is_no_word_of_origins() -> None:
-    assert origins().headers(environ(origin=PAGE)) == {}
+    assert origins().headers(PAGE) == {}
 
 
 @pytest.mark.parametrize(
@@ -172,15 +162,15 @@ def test_without_a_list_there_is_no_word_of_origins() -> None:
 def test_a_preflight_is_answered_for_listed_origins_alone(
     listed: str, origin: str | None, allowed: bool
 ) -> None:
-    request = environ(origin=origin, access_control_request_method="POST")
     if not allowed:
-        assert outcome(origins(listed).preflight, request) == Forbidden.status
+        assert outcome(origins(listed).preflight, origin, "POST") == Forbidden.status
         return
-    assert origins(listed).preflight(request)["Access-Control-Allow-Methods"] == "GET, HEAD, POST"
+    headers = origins(listed).preflight(origin, "POST")
+    assert headers["Access-Control-Allow-Methods"] == "GET, HEAD, POST"
 
 
 def test_options_without_a_question_only_lists_the_methods() -> None:
-    assert origins(PAGE).preflight(environ(origin=EVIL)) == {"Allow": "GET, HEAD, POST, OPTIONS"}
+    assert origins(PAGE).preflight(EVIL, None) == {"Allow": "GET, HEAD, POST, OPTIONS"}
 
 
 # -- through a real server ---------------------------------------------------------------------

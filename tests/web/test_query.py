@@ -16,13 +16,11 @@ NANO = 1_000_000_000
 
 
 def test_parameters_are_told_by_name() -> None:
-    assert parameters({"QUERY_STRING": "event=&id=gr%C3%B6%C3%9Fe+1"}, ALLOWED) == {
+    assert parameters("event=&id=gr%C3%B6%C3%9Fe+1", ALLOWED) == {
         "event": "", "id": "größe 1",
     }  # fmt: skip
-    assert parameters({"QUERY_STRING": "id=größe".encode().decode("latin-1")}, ALLOWED) == {
-        "id": "größe"
-    }
-    assert parameters({}, ALLOWED) == {}
+    assert parameters("id=größe".encode().decode("latin-1"), ALLOWED) == {"id": "größe"}
+    assert parameters("", ALLOWED) == {}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +33,7 @@ def test_parameters_are_told_by_name() -> None:
 )
 def test_others_and_repeated_ones_are_refused(text: str, reason: str) -> None:
     with pytest.raises(BadInput) as error:
-        parameters({"QUERY_STRING": text}, ALLOWED)
+        parameters(text, ALLOWED)
     assert str(error.value) == reason
 
 

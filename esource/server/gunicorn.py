@@ -1,0 +1,393 @@
+"""Gunicorn's inside: every name that the hub relies on though gunicorn does not promise it.
+
+What gunicorn documents is used where it is needed: settings, hooks, `glogging.Logger`. What it
+does not document is typed here, used here where that can be, and looked for at the start by
+`check_master` and `check_worker`. So a gunicorn that has changed is refused in one line, which
+names what is missing, and does not fail at the first request that needs it.
+
+The protocols say what gunicorn's objects must have; the same protocols are what is checked, on
+objects that gunicorn made. Where a name matters less than what it does (how a body is framed,
+how a page of errors leaves), the check does it once.
+
+Gunicorn's parser in C (`gunicorn_h1c`) reads the heads alone. It makes the same `Request` as
+the one in Python, so nothing here depends on which of them there is.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from typing import Protocol, TypeAlias, cast, get_type_hints
+
+from gunicorn import __version__, http, systemd, util
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.http import body, errors, wsgi
+
+from esource.errors import StartError
+
+# What the options are if nobody gives any: how long a worker may take to stop, in seconds, and
+# how much the head of a request may be, in bytes and in fields.
+DEFAULTS: "Settings" = Config()
+
+# At once from a body of declared length, which may be large.
+RECEIVE_BYTES = 1 << 16
+# Of a chunk's size line, or of the trailers; gunicorn's parser knows no limit for either.
+CHUNK_LINE_BYTES = 1 << 14
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 1 << 24
+
+Address: TypeAlias = tuple[str, int] | str  # a host and a port, or the path of a Unix socket
+
+
+# -- what gunicorn's objects must have -----------------------------------------------------
+
+
+class Settings(Protocol):
+    """The options, of the command line and of `esource.server`."""
+
+    address: list[Address]
+    graceful_timeout: int
+    is_ssl: bool
+    keepalive: int
+    limit_request_field_size: int
+    limit_request_fields: int
+    limit_request_line: int
+    max_requests: int
+    preload_app: bool
+    proxy_protocol: str
+    statsd_host: tuple[str, int] | None
+    workers: int
+
+    def set(self, name: str, value: object) -> None:
+        """Change one, also while requests are served."""
+
+
+class Log(Protocol):
+    """What gunicorn logs to."""
+
+    access_log_enabled: bool
+    error_log: logging.Logger
+
+    def warning(self, text: str, *args: object) -> None: ...  # noqa: D102
+    def error(self, text: str, *args: object) -> None: ...  # noqa: D102
+
+
+class Arbiter(Protocol):
+    """The master."""
+
+    LISTENERS: list[object]
+    cfg: Settings
+    log: Log
+    num_workers: int
+
+
+class App(Protocol):
+    """What starts the WSGI application."""
+
+    def wsgi(self) -> "Application":
+        """Return the application; it is loaded once."""
+
+
+class Application(Protocol):
+    """A Flask application, of which the server needs this much."""
+
+    extensions: dict[str, object]
+
+
+class Unreader(Protocol):
+    """A connection as gunicorn's parsers read it."""
+
+    sock: socket.socket
+
+    def read(self) -> bytes:
+        """Return what arrives next; nothing at the end."""
+
+    def unread(self, data: bytes, /) -> None:
+        """Take back what was read too much."""
+
+
+class Framed(Protocol):
+    """What finds the end of a body; gunicorn's `LengthReader` and `ChunkedReader`."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return so many bytes; fewer at the end, or if the client has gone."""
+
+
+class LengthFramed(Framed, Protocol):
+    """The former."""
+
+    length: int  # how much is still to come
+
+
+class ChunkFramed(Framed, Protocol):
+    """The latter."""
+
+    def parse_chunked(self, unreader: "Unreader | _Lines", /) -> Iterator[bytes]:
+        """Yield what is in the chunks, as it arrives; some of it may be empty."""
+
+
+class File(Protocol):
+    """What a body is to WSGI: gunicorn's `Body`, until `RequestBody` takes its place."""
+
+    reader: LengthFramed | ChunkFramed
+
+
+class Request(Protocol):
+    """A request whose head gunicorn has parsed."""
+
+    body: "File | RequestBody"
+    method: str
+    must_close: bool
+    unreader: Unreader
+
+    def force_close(self) -> None:
+        """Make this the last request of its connection, if the answer has not begun."""
+
+
+Explain: TypeAlias = Callable[[Request | None, socket.socket, Address, BaseException], None]
+
+
+class Worker(Protocol):
+    """The worker of class `gevent`. That `handle` and `handle_error` can be replaced is a guess."""
+
+    alive: bool  # until it is told to stop
+    app: App
+    booted: bool
+    cfg: Settings
+    handle: Callable[[socket.socket, socket.socket, Address], None]
+    handle_error: "Explain"
+    log: Log
+
+    def notify(self) -> None:
+        """Tell the master that this worker is alive."""
+
+
+# -- bodies --------------------------------------------------------------------------------
+
+
+class RequestBody:
+    """A request's body: a `post.Body` to the hub, and the file that gunicorn drains."""
+
+    __slots__ = ("_arriving", "client", "close_afterwards", "size")
+
+    def __init__(self, request: Request) -> None:
+        """Take the place of the body that gunicorn made, before anything was read of it."""
+        assert not isinstance(request.body, RequestBody)
+        self.client = request.unreader.sock
+        self.close_afterwards = request.force_close
+        self.size: int | None = None
+        self._arriving: Iterator[bytes]
+        reader = request.body.reader
+        if isinstance(reader, body.ChunkedReader):
+            self._arriving = _chunks(reader, request.unreader)
+        else:
+            declared = cast(LengthFramed, reader)
+            self.size = declared.length
+            self._arriving = iter(partial(declared.read, RECEIVE_BYTES), b"")
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes as they arrive, as `post.Body` says."""
+        return self._arriving
+
+    def read(self, size: int = -1) -> bytes:
+        """Return some bytes of what nothing has read; gunicorn drops it until there is no more."""
+        return next(self._arriving, b"")
+
+
+class _Lines:
+    """What gunicorn's chunk parser reads from: fails when a line does not end."""
+
+    def __init__(self, unreader: Unreader) -> None:
+        self.unread = unreader.unread
+        self.left = CHUNK_LINE_BYTES
+        self._unreader = unreader
+
+    def read(self) -> bytes:
+        if self.left <= 0:
+            raise OSError("a chunk's size line or the trailers are too long")
+        piece = self._unreader.read()
+        self.left -= len(piece)
+        return piece
+
+
+def _chunks(reader: ChunkFramed, unreader: Unreader) -> Iterator[bytes]:
+    """Yield what is in the chunks, within limits. Raises `NoMoreData` alone, an `OSError`.
+
+    Of a body that nothing reads it is gunicorn that looks for the end, and anything else that
+    may be wrong with it would be a traceback in the log.
+    """
+    lines = _Lines(unreader)
+    try:
+        for piece in reader.parse_chunked(lines):
+            lines.left = CHUNK_LINE_BYTES
+            if piece:
+                yield piece
+    except (OSError, errors.ParseException) as error:
+        raise errors.NoMoreData(str(error)) from error
+
+
+# -- connections ---------------------------------------------------------------------------
+
+
+def linger(client: socket.socket) -> None:
+    """Close, but read on for a while: a client that is still sending must get to the answer.
+
+    RFC 9112, 9.6. Blocks for at most `LINGER_SECONDS`.
+    """
+    util.close_graceful(client, LINGER_SECONDS, LINGER_BYTES)
+
+
+def explained(
+    explain: Explain, request: Request | None, address: Address, error: BaseException
+) -> bytes:
+    """Have a worker's `handle_error` log why a request is none; return its status line.
+
+    The line has no line end; it is empty if gunicorn would not answer. Its page is HTML, which
+    says less than the hub's own text does, and may be taken for what it is not.
+    """
+    page = _Page()
+    explain(request, cast(socket.socket, page), address, error)
+    return page.status_line
+
+
+class _Page:
+    """Stands in for a client to which gunicorn explains itself."""
+
+    status_line = b""
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def sendall(self, page: bytes) -> None:
+        self.status_line = page.partition(b"\r\n")[0]
+
+
+# -- the master ----------------------------------------------------------------------------
+
+
+def is_given_sockets(server: Arbiter) -> bool:
+    """Return whether there are sockets already: of systemd, or of gunicorn's before USR2."""
+    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())  # it may be for our parent
+    return bool(
+        server.LISTENERS
+        or (is_ours and os.environ.get("LISTEN_FDS"))
+        or os.environ.get("GUNICORN_FD")
+    )
+
+
+def tell_systemd_of_the_stop(server: Arbiter) -> None:
+    """Tell that the stop is meant. That the hub is ready, gunicorn tells by itself."""
+    systemd.sd_notify("STOPPING=1", server.log)
+
+
+def is_of_gunicorn(handler: logging.Handler) -> bool:
+    """Return whether a log's handler is one that gunicorn's own options made."""
+    return hasattr(handler, "_gunicorn")
+
+
+# -- the check -----------------------------------------------------------------------------
+
+# Of modules and classes: what is used here, and what is used on objects of theirs.
+_NAMES = {
+    "gunicorn.glogging:Logger": ("_set_handler",),
+    "gunicorn.http": ("get_parser",),
+    "gunicorn.http.errors": ("NoMoreData", "ParseException"),
+    "gunicorn.http.body": ("ChunkedReader", "LengthReader"),
+    "gunicorn.systemd": ("sd_notify",),
+    "gunicorn.util": ("close_graceful", "write_error"),
+}
+# Requests of each kind, with a body `abc`.
+_HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
+_CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
+_DECLARED = _HEAD + b"Content-Length: 3\r\n\r\nabc"
+
+
+def check_master(server: Arbiter) -> None:
+    """Raise `StartError` if gunicorn is not as the hub knows it: the master, and requests.
+
+    Makes requests of each kind as a worker does, on a pair of sockets. Blocks for about a
+    millisecond.
+    """
+    for place, names in _NAMES.items():
+        module, _, attribute = place.partition(":")
+        thing = import_module(module)
+        for name in names:
+            _require(
+                place.replace(":", "."), getattr(thing, attribute) if attribute else thing, name
+            )
+    _require_all("arbiter", server, Arbiter)
+    _require_all("cfg", server.cfg, Settings)
+    _require_all("log", server.log, Log)
+    # Set on what that makes, by the code alone.
+    if "_gunicorn" not in Logger._set_handler.__code__.co_names:  # noqa: SLF001 -- to look at it
+        raise _refusal("glogging.Logger._set_handler's handler._gunicorn")
+    page = _Page()
+    with suppress(AttributeError):
+        util.write_error(page, 400, "Bad Request", "")
+    if page.status_line != b"HTTP/1.1 400 Bad Request":
+        raise _refusal("util.write_error that calls sendall once")
+    _check_requests()
+
+
+def check_worker(worker: Worker) -> None:
+    """Raise `StartError` if a worker, made but not yet forked, is not as the hub knows it."""
+    _require_all("worker", worker, Worker)
+
+
+def _check_requests() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(_CHUNKED + _DECLARED + _CHUNKED + _DECLARED)
+        theirs.shutdown(socket.SHUT_WR)
+        config = Config()
+        requests = http.get_parser(config, ours, ("127.0.0.1", 1))
+        for kind, form in (("chunked", ChunkFramed), ("length", LengthFramed)):
+            request = _next(requests)
+            _require_all("request", request, Request)
+            _require_all("request.unreader", request.unreader, Unreader)
+            file = cast(File, request.body)
+            _require_all("request.body", file, File)
+            _require_all(f"request.body.reader ({kind})", file.reader, form)
+            request.body = RequestBody(request)
+            environ = wsgi.default_environ(request, ours, config)
+            if environ["wsgi.input"] is not request.body or request.unreader.sock is not ours:
+                raise _refusal("request.body that becomes wsgi.input")
+            if b"".join(request.body.pieces()) != b"abc":
+                raise _refusal(f"request.body.reader ({kind}) that reads as the hub knows")
+        # What nothing has read of a body, gunicorn drops by its `read`.
+        request = _next(requests)
+        request.body = RequestBody(request)
+        request = _next(requests)
+        request.force_close()
+        if not request.must_close or next(requests, None):
+            raise _refusal("request.must_close that ends the connection")
+
+
+def _next(requests: Iterator[Request]) -> Request:
+    try:
+        return next(requests)
+    except Exception as error:
+        raise _refusal(f"http.get_parser that reads as the hub knows ({error!r})") from error
+
+
+def _require_all(path: str, thing: object, form: type) -> None:
+    """Raise `StartError` unless a thing has all that a protocol says."""
+    names = {*get_type_hints(form), *(name for name in dir(form) if name[0] != "_")}
+    for name in sorted(names):
+        _require(path, thing, name)
+
+
+def _require(path: str, thing: object, name: str) -> None:
+    if not hasattr(thing, name):
+        raise _refusal(f"{path}.{name}")
+
+
+def _refusal(what: str) -> StartError:
+    return StartError(
+        f"gunicorn {__version__} has no {what.removeprefix('gunicorn.')}, which the hub needs; "
+        "install a version that the hub knows: pip install 'gunicorn[gevent,fast]>=26.2,<27'"
+    )

@@ -1,0 +1,127 @@
+"""A POST to a channel: the one typed request that `publish` takes, however it was received.
+
+A view makes it of a WSGI environment; the server's fast path makes it of bytes. Both fill in
+the same fields, so that nothing which `publish` asks for can be absent on one way alone.
+Knows neither Flask nor gunicorn: the server imports this, and nothing else of `web`.
+"""
+
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from esource.web.environ import Environ
+
+RECEIVE_BYTES = 1 << 16
+
+
+class Post(NamedTuple):
+    """What the head of a POST says; a field that was not sent is empty, or None where that differs.
+
+    The text is WSGI's: each character is a byte of the request.
+    """
+
+    channel: str  # the name that is asked for, which may be none
+    query: str = ""  # percent-encoded, without the question mark
+    host: str = ""
+    content_type: str = ""
+    content_encoding: str = ""
+    transfer_encoding: str = ""
+    origin: str | None = None
+    site: str | None = None  # Sec-Fetch-Site
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+    @classmethod
+    def from_environ(cls, channel: str, environ: Environ) -> "Post":
+        """Return what a WSGI environment says of a POST to this channel."""
+        return cls(
+            channel=channel,
+            query=environ.get("QUERY_STRING", ""),
+            host=environ.get("HTTP_HOST", ""),
+            content_type=environ.get("CONTENT_TYPE", ""),
+            content_encoding=environ.get("HTTP_CONTENT_ENCODING", ""),
+            transfer_encoding=environ.get("HTTP_TRANSFER_ENCODING", ""),
+            origin=environ.get("HTTP_ORIGIN"),
+            site=environ.get("HTTP_SEC_FETCH_SITE"),
+            if_match=environ.get("HTTP_IF_MATCH"),
+            if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
+        )
+
+
+@runtime_checkable
+class Body(Protocol):
+    """The body of a request, which may still be on its way."""
+
+    @property
+    def size(self) -> int | None:
+        """How many bytes it must have; None if it is chunked, and its end tells."""
+
+    @property
+    def client(self) -> socket.socket | None:
+        """The connection that it comes on; None if it is not known, or not needed any more."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes as they arrive, once; none of the pieces is empty. Blocks for each.
+
+        There are never more than `size` bytes; there are fewer if the client ended too soon.
+        Raises `OSError` if the client has gone, or if what it sends is not chunked as it says.
+        """
+
+    def close_afterwards(self) -> None:
+        """End the connection after the answer: where the next request begins is not known."""
+
+
+class Answer(Protocol):
+    """What `publish` answers, as far as the server must know."""
+
+    @property
+    def status(self) -> str:
+        """The code and the phrase."""
+
+    @property
+    def status_code(self) -> int: ...  # noqa: D102
+
+    @property
+    def headers(self) -> Iterable[tuple[str, str]]:
+        """All that go with the content; its length is among them."""
+
+    def get_data(self) -> bytes:
+        """Return the content, whole."""
+
+
+# Answers for everything that can happen, and raises nothing. Blocks until the events are committed.
+Publish = Callable[[Post, Body], Answer]
+
+
+def body_of(environ: Environ) -> Body:
+    """Return the body of a request: the server's own if that is one of ours, else what WSGI has."""
+    source = environ["wsgi.input"]
+    if isinstance(source, Body):
+        return source
+    if "CONTENT_LENGTH" not in environ and "HTTP_TRANSFER_ENCODING" in environ:
+        return _File(source, None)
+    return _File(source, int(environ.get("CONTENT_LENGTH") or 0))
+
+
+class _Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _File:
+    """A body that a WSGI server hands over as a file, which ends where the message does."""
+
+    client = None
+
+    def __init__(self, file: _Source, size: int | None) -> None:
+        self.size = size
+        self._file = file
+
+    def pieces(self) -> Iterator[bytes]:
+        left = sys.maxsize if self.size is None else self.size
+        while left and (piece := self._file.read(min(left, RECEIVE_BYTES))):
+            left -= len(piece)
+            yield piece
+
+    def close_afterwards(self) -> None:
+        """Leave it to the server, which alone knows the connection."""
