@@ -4,6 +4,16 @@ Raised where the fact is known, turned into an answer in one place (`views`).
 The text is for a person: one line, what was wrong and what to do.
 """
 
+from typing import Protocol
+
+
+class Versioned(Protocol):
+    """Rows that have a name (see `esource.hub.view`)."""
+
+    @property
+    def version(self) -> str:
+        """What tells them from all others."""
+
 
 class EsourceError(Exception):
     """Base of everything that esource raises on purpose."""
@@ -95,14 +105,14 @@ class StartError(EsourceError):
 class PreconditionFailed(EsourceError):
     """Others have appended since; nothing was stored. Read, decide, and try again.
 
-    `version` is that of the rows for which it does not hold; empty if there was something else.
+    `view` is that for which it does not hold, if it was asked of one.
     """
 
     status = 412
 
-    def __init__(self, text: str, version: str = "") -> None:
-        super().__init__(text, version)
-        self.version = version
+    def __init__(self, text: str, view: Versioned | None = None) -> None:
+        super().__init__(text, view)
+        self.view = view
 
 
 class Conflict(EsourceError):

@@ -21,19 +21,19 @@ from esource.hub.loop import give_way, in_thread, reads
 from esource.hub.stats import Stats
 from esource.log import NAME, Logs
 from esource.log.folder import Folder
-from esource.log.lock import Lock, prepare_folder
+from esource.log.lock import prepare_folder
 
 KEEP_OPEN = 1024  # channels used last, if that is not too large a part of all descriptors
 TURN_CHANNELS = 1000  # looked at, before others get a turn
 COUNT_SECONDS = 10.0  # between counts of the channels, once there are too many
 
 
-def prepare(config: Config) -> Lock:
-    """Before there is a hub: make what it needs, and return the one server's lock, taken.
+def prepare(config: Config) -> Callable[[], None]:
+    """Before there is a hub: make what it needs, and be the one server that uses it.
 
-    Raises `StartError`.
+    Return what lets go of that. Raises `StartError`.
     """
-    return prepare_folder(config.dir)
+    return prepare_folder(config.dir).release
 
 
 class Hub:

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from esource.hub.hub import Hub
-    from esource.log.lock import Lock
     from esource.server.connections import Connections
     from esource.server.fastpath import FastPath
     from esource.web.post import Publish
@@ -76,13 +75,13 @@ forwarder_headers = ""
 
 # -- the master ----------------------------------------------------------------------------
 
-_lock: "Lock | None" = None
+_leave_folder: "Callable[[], None] | None" = None
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def on_starting(server: Arbiter) -> None:
     """Before it listens: refuse a start that cannot work, in one line."""
-    global _lock
+    global _leave_folder
     if server.cfg.workers != 1:
         _refuse(
             f"--workers {server.cfg.workers}: the hub is one process, the only one that writes "
@@ -97,7 +96,7 @@ def on_starting(server: Arbiter) -> None:
 
     try:
         gunicorn.check_master(server)
-        _lock = prepare(_settings)
+        _leave_folder = prepare(_settings)
         if not gunicorn.is_given_sockets(server):
             _check_addresses(server.cfg.address)
     except StartError as error:
@@ -181,8 +180,8 @@ def _obey() -> None:
 
 def post_fork(server: Arbiter, worker: Worker) -> None:
     """In a new worker: the server's lock is the master's alone; logs go where gunicorn's go."""
-    if _lock:
-        _lock.release()
+    if _leave_folder:
+        _leave_folder()
     # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough. Ignored
     # it would be until gunicorn sets its own handler, blocked it is for ever.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -22,7 +22,6 @@ from werkzeug.http import parse_accept_header
 from esource.hub.hub import Hub
 from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
-from esource.log import Logs
 from esource.web import answers, listing, metrics, query
 from esource.web.environ import Environ, query_of
 from esource.web.metrics import Gauges
@@ -132,7 +131,7 @@ def channels(hub: Hub, environ: Environ) -> Response:
     parameters = query.parameters(query_of(environ), CHANNELS_PARAMETERS)
     after, match = parameters.get("after", ""), parameters.get("match", "")
     limit = query.count_up_to(PAGE_CHANNELS, parameters, "limit")
-    page = in_thread(reads(), _page, hub.logs, after, match, limit)
+    page = in_thread(reads(), _page, hub, after, match, limit)
     summaries = in_thread(reads(), hub.logs.summaries, page.names)
     now = time.monotonic()
     rows = []
@@ -158,8 +157,8 @@ def channels(hub: Hub, environ: Environ) -> Response:
     return _answer(in_thread(reads(), _table, rows, page, match).encode(), TEXT)
 
 
-def _page(logs: Logs, after: str, match: str, limit: int) -> listing.Page:
-    return listing.page(logs.names(), after, match, limit)
+def _page(hub: Hub, after: str, match: str, limit: int) -> listing.Page:
+    return listing.page(hub.logs.names(), after, match, limit)
 
 
 def _table(rows: list[_Row], page: listing.Page, match: str) -> str:
@@ -169,7 +168,7 @@ def _table(rows: list[_Row], page: listing.Page, match: str) -> str:
         modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.modified))
         lines.append(
             (
-                row.name, str(row.bytes), f"{row['rate']:.1f}", str(row.subscribers),
+                row.name, str(row.bytes), f"{row.rate:.1f}", str(row.subscribers),
                 modified, _printable(row.newest_id),
             )
         )  # fmt: skip

@@ -95,7 +95,7 @@ def _precondition(parameters: dict[str, str], post: Post) -> Precondition | None
         if not holds:
             newest = view.newest_id.decode(errors="replace")
             raise PreconditionFailed(
-                f"the channel is not as expected: its newest id is {newest!r}", etag
+                f"the channel is not as expected: its newest id is {newest!r}", view
             )
 
     return check

@@ -59,7 +59,7 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
         headers["Esource-Resume"] = verdict.value
         hub.stats.resumed(verdict)
     if follow:
-        return stream.follow(hub, channel, view.log, offset, wanted, format, headers, environ)
+        return stream.follow(hub, channel, view, offset, wanted, format, headers, environ)
     headers["ETag"] = quote_etag(view.version)
     if wanted.limit is None and HEADER_VALUE.fullmatch(view.newest_id):
         headers["Last-Event-ID"] = view.newest_id.decode("latin-1")

@@ -11,7 +11,7 @@ from esource.hub.channel import Channel
 from esource.hub.clients import is_gone, takes_plain_bytes, tune
 from esource.hub.hub import Hub
 from esource.hub.tail import Push
-from esource.log import Log
+from esource.hub.view import View
 from esource.rows import sse
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web.encoder import Encoder
@@ -22,10 +22,10 @@ RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
 
 
 def follow(
-    hub: Hub, channel: Channel, log: Log, offset: int, wanted: Selection, format: Format,
+    hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, format: Format,
     headers: Headers, environ: Environ,
 ) -> Response:  # fmt: skip
-    """Answer with the events from an offset into a log on. Raises `Busy`."""
+    """Answer with the events from an offset into a view on. Raises `Busy`."""
     headers["Cache-Control"] = "no-store"
     headers["X-Accel-Buffering"] = "no"  # nginx
     client = client_of(environ)
@@ -38,7 +38,7 @@ def follow(
         if client is not None:
             tune(client)
         stretches = channel.follow(
-            log, offset, hub.config.heartbeat_seconds, client, wanted.timeout,
+            view.log, offset, hub.config.heartbeat_seconds, client, wanted.timeout,
             _push(wanted, format, environ),
         )  # fmt: skip
         encode = Encoder(channel, wanted, format, follows=True)

@@ -91,8 +91,8 @@ def _headers(error: EsourceError) -> dict[str, str]:
             return {"Retry-After": str(error.seconds)}
         case BadRange():
             return {"Content-Range": f"bytes */{error.size}"}
-        case PreconditionFailed(version=version) if version:
-            return {"ETag": quote_etag(version)}  # to try again
+        case PreconditionFailed(view=view) if view:
+            return {"ETag": quote_etag(view.version)}  # to try again
         case _:
             return {}
 
