@@ -114,6 +114,21 @@ def test_the_stream_decoder_follows_the_standard(stream: bytes, expected: list[E
     assert sse.Decoder().feed(stream) == expected
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_a_line_end_may_be_cut_anywhere(line_end: bytes) -> None:
+    stream = b"data: x\ndata: y\n\ndata: z\n\n:".replace(b"\n", line_end)
+    for cut in range(len(stream)):
+        decoder = sse.Decoder()
+        decoded = decoder.feed(stream[:cut]) + decoder.feed(stream[cut:])
+        assert decoded == [Event(b"", b"", b"x\ny"), Event(b"", b"", b"z")]
+
+
+def test_rows_of_which_some_have_many_lines_are_frames_like_any_other() -> None:
+    rows = b"1\tt\ta\x0bb\x0bc\x0bd\n2\t\te\n"  # as many tabs and breaks as three plain rows
+    frames = b"event: t\nid: 1\ndata: a\ndata: b\ndata: c\ndata: d\n\nid: 2\ndata: e\n\n"
+    assert sse.encode(rows, []) == frames
+
+
 def test_a_byte_order_mark_may_come_byte_by_byte() -> None:
     decoder = sse.Decoder()
     stream = b"\xef\xbb\xbfdata: x\n\n"
