@@ -255,3 +255,12 @@ def test_ids_increase_in_the_order_of_rows_though_some_waited_when_one_was_appen
         ids = ids_of(hub.rows("waited"))
     assert len(ids) == 8
     assert ids == sorted(set(ids))
+
+
+def test_ids_go_on_increasing_in_the_file_after_a_rotation(own_hub: Hub) -> None:
+    own_hub.file("rotated").write_bytes(b"2999-12-31T23:59:59.999999Z\t\tahead of the clock\n")
+    ids = [own_hub.publish("/rotated", "before")]
+    for n in range(2):
+        own_hub.file("rotated").rename(own_hub.home / f"aside-{n}")
+        ids.append(own_hub.publish("/rotated", "after"))
+    assert "2999-12-31T23:59:59.999999Z" < ids[0] < ids[1] < ids[2]
