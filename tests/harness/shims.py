@@ -1,9 +1,10 @@
-"""Shims in C, for LD_PRELOAD under a hub: a disk that fails, a clock that jumps, no power.
+"""Shims under a hub: in C, a disk that fails, a clock that jumps; in Python, a disk that hangs.
 
-Their sources are in `tests/faults`.
+The sources in C are in `tests/faults`.
 """
 
 import mmap
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -77,3 +78,24 @@ class Disk:
     def forget(self) -> None:
         """Begin a new trace."""
         struct.pack_into("i", self._control, self._TRACE_AT, 0)
+
+
+# What reaches the disk waits while a file is there.
+SLOW_DISK = """
+import os, time
+def slow(fd, sync=os.fdatasync):
+    while os.path.exists(os.environ["HANG"]):
+        time.sleep(0.01)
+    return sync(fd)
+os.fdatasync = slow
+"""
+
+
+def customized(home: Path, code: str) -> dict[str, str]:
+    """Return the variables that have Python run some code before it starts a hub.
+
+    `HANG`, in its environment, is the path of a file in `home` that is not there yet.
+    """
+    (home / "sitecustomize.py").write_text(code)
+    paths = filter(None, [str(home), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": os.pathsep.join(paths), "HANG": str(home / "hang")}

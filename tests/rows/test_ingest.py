@@ -235,6 +235,13 @@ def test_json_that_is_nested_deeply_is_kept_or_refused() -> None:
 # -- the limit ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("depth", [500, 990, 1010, 1023, 1024, 100_000])
+def test_json_of_any_depth_is_kept_or_refused(depth: int) -> None:
+    data = b"[" * depth + b"]" * depth
+    result = decoded("ndjson", [b'{"data":%b}\n' % data], limit=1 << 20)
+    assert result.kind is BadInput if result.kind else result.rows == b"\t\t%b\n" % data
+
+
 def body_of(name: str, data: bytes) -> bytes:
     return {
         "tsv": b"\t\t%b\n",

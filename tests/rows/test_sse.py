@@ -51,3 +51,16 @@ def test_byte_by_byte_is_like_whole_and_what_is_incomplete_is_kept(many: list[Ev
     assert decoded == many
     assert decoder.feed(b"data: trailing") == []
     assert decoder.feed(b"\n\n") == [Event(b"", b"", b"trailing")]
+
+
+def test_a_byte_order_mark_may_come_byte_by_byte() -> None:
+    decoder = sse.Decoder()
+    stream = b"\xef\xbb\xbfdata: x\n\n"
+    decoded = [event for n in range(len(stream)) for event in decoder.feed(stream[n : n + 1])]
+    assert decoded == [Event(b"", b"", b"x")]
+
+
+def test_rows_of_which_some_have_many_lines_are_frames_like_any_other() -> None:
+    rows = b"1\tt\ta\x0bb\x0bc\x0bd\n2\t\te\n"  # as many tabs and breaks as three plain rows
+    frames = b"event: t\nid: 1\ndata: a\ndata: b\ndata: c\ndata: d\n\nid: 2\ndata: e\n\n"
+    assert sse.encode(rows, []) == frames

@@ -16,7 +16,8 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
 from esource import server
-from tests.harness import ROOT, Hub, Stream, eventually, running_hub
+from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually, running_hub
+from tests.harness.hub import children
 from tests.harness.waiting import AT_ONCE_SECONDS
 
 STOP_SECONDS = 5.0  # a bound on a fault: of itself gunicorn waits for 30 s
@@ -177,11 +178,6 @@ def test_a_stop_ends_200_streams_properly_and_at_once(tmp_path: Path, signal_num
         hub.start()
 
 
-def children(process: "subprocess.Popen[bytes]") -> list[int]:
-    of = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in of.read_text().split()]
-
-
 # Seconds since there is a worker: it is forked; it imports gevent; it loads the hub; it serves.
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.2, 0.4])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -191,11 +187,11 @@ def test_a_stop_while_the_worker_starts_is_over_soon(
     hub = Hub(tmp_path)
     process = hub.launch()
     try:
-        while not children(process):
+        while not children(process.pid):
             time.sleep(0.001)
         time.sleep(delay)
         if signal_number == signal.SIGINT:  # as a terminal does: master and worker have it
-            for pid in children(process):
+            for pid in children(process.pid):
                 os.kill(pid, signal_number)
         process.send_signal(signal_number)
         assert process.wait(STOP_SECONDS) == 0
@@ -226,9 +222,31 @@ def test_a_stop_while_the_worker_waits_for_the_folder_is_over_soon(
 def end(process: "subprocess.Popen[bytes]") -> None:
     """Kill a hub that has not stopped, and its worker."""
     if process.poll() is None:
-        for pid in [*children(process), process.pid]:
+        for pid in [*children(process.pid), process.pid]:
             os.kill(pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize("milliseconds", [0, 20, 70])
+def test_a_stop_in_the_first_moments_after_a_reload_is_obeyed(
+    tmp_path: Path, milliseconds: int
+) -> None:
+    hub = Hub(tmp_path)
+    process = hub.launch()
+    try:
+        hub.wait_until_up()
+        old = set(children(process.pid))
+        process.send_signal(signal.SIGHUP)
+        born = time.monotonic()
+        while not set(children(process.pid)) - old:
+            assert process.poll() is None, hub.log
+            assert time.monotonic() < born + PATIENCE_SECONDS
+        time.sleep(milliseconds / 1000)  # into its first moments: no state can be waited for
+        process.terminate()
+        assert process.wait(AT_ONCE_SECONDS) == 0
+        assert "Traceback" not in hub.log
+    finally:
+        end(process)
 
 
 def test_a_stop_does_not_wait_for_a_reader_that_is_stuck(own_hub: Hub) -> None:

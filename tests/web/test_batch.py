@@ -1,6 +1,5 @@
 """Batches and streams into a channel, and mirrors from hub to hub: SPEC, section 6."""
 
-import os
 import re
 import signal
 import socket
@@ -34,6 +33,7 @@ from tests.harness import (
     running_hub,
 )
 from tests.harness.measures import memory
+from tests.harness.shims import SLOW_DISK, customized
 from tests.harness.upload import CONTENT_TYPES
 from tests.harness.waiting import AT_ONCE_SECONDS
 from tests.harness.wire import chunk
@@ -613,24 +613,11 @@ def test_memory_does_not_grow_with_the_length_of_a_stream(tmp_path: Path, chunks
         assert peak - before < STREAM_MEMORY_BYTES
 
 
-# A disk that hangs: what reaches it waits for a file. Python reads this before the hub starts.
-SLOW_DISK = """
-import os, time
-def slow(fd, sync=os.fdatasync):
-    while os.path.exists(os.environ["HANG"]):
-        time.sleep(0.01)
-    return sync(fd)
-os.fdatasync = slow
-"""
-
-
 def test_a_slow_disk_makes_the_sender_wait_and_takes_no_memory(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SLOW_DISK)
     hang = tmp_path / "hang"
-    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     lines = b"x" * 999 + b"\n"
     piece = chunk(lines * 100)
-    with running_hub(tmp_path, PYTHONPATH=paths, HANG=str(hang)) as hub:
+    with running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub:
         hub.publish("/slow_disk", "x")
         before = memory(hub, "VmHWM")
         with Upload(hub, "/slow_disk?each=line") as upload:

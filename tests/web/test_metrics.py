@@ -61,6 +61,7 @@ def test_every_number_is_there() -> None:
     assert value("resumes_total", verdict="time") == 0  # there from the start, for `rate()`
     assert value("refused_requests_total", status="400") == 1
     assert value("refused_requests_total", status="507") == 1
+    assert value("refused_requests_total", status="503") == 0  # likewise
     assert value("event_loop_lag_seconds_count") == 2
     assert value("event_loop_lag_max_seconds") == 0.25
 
