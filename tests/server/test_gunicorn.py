@@ -27,7 +27,10 @@ STOP_SECONDS = 5.0  # a bound on a fault: of itself gunicorn waits for 30 s
 def refused(hub: Hub, *options: str) -> str:
     """Start a hub that must not start; return the one line in which it says why."""
     process = hub.launch(*options)
-    assert process.wait(20) != 0
+    try:
+        assert process.wait(20) != 0
+    finally:
+        end(process)
     hub.process = None
     lines = [line for line in hub.log.splitlines() if "[INFO]" not in line]
     assert len(lines) == 1, hub.log

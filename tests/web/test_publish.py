@@ -2,9 +2,16 @@
 
 import re
 import threading
+from io import BytesIO
+from pathlib import Path
 
 import pytest
 
+from esource.config import Config
+from esource.errors import BadInput
+from esource.web.app import create_app
+from esource.web.body import read
+from esource.web.post import body_of
 from tests.harness import AWKWARD, Hub, Stream, kept
 
 DEFAULT_ID = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -211,3 +218,15 @@ def test_other_methods_are_told_which_are_allowed(hub: Hub) -> None:
     answer = hub.request("DELETE", "/methods")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
     assert re.fullmatch(r"[^\n]+\n", answer.text)
+
+
+def test_a_body_is_read_whole_also_without_gunicorn(tmp_path: Path) -> None:
+    client = create_app(Config.from_env({"ESOURCE_DIR": str(tmp_path)})).test_client()
+    assert client.post("/orders", data="one").status_code == 201
+    rows = (tmp_path / "orders.tsv").read_bytes().splitlines()
+    assert [row.split(b"\t")[2] for row in rows] == [b"one"]
+    chunked = body_of({"wsgi.input": BytesIO(b"two"), "HTTP_TRANSFER_ENCODING": "chunked"})
+    assert (chunked.size, list(chunked.pieces())) == (None, [b"two"])
+    short = body_of({"wsgi.input": BytesIO(b"cut"), "CONTENT_LENGTH": "9"})
+    with pytest.raises(BadInput, match="cut off after 3 of 9 bytes"):
+        read(short, limit=99)
