@@ -118,20 +118,20 @@ class Framed(Protocol):
 
 
 class LengthFramed(Framed, Protocol):
-    """The former."""
+    """What reads a body of declared length."""
 
     length: int  # how much is still to come
 
 
 class ChunkFramed(Framed, Protocol):
-    """The latter."""
+    """What reads a chunked one."""
 
     def parse_chunked(self, unreader: "Unreader | _Lines", /) -> Iterator[bytes]:
         """Yield what is in the chunks, as it arrives; some of it may be empty."""
 
 
 class File(Protocol):
-    """What a body is to WSGI: gunicorn's `Body`, until `RequestBody` takes its place."""
+    """Gunicorn's body, as WSGI wants it, until a `RequestBody` takes its place."""
 
     reader: LengthFramed | ChunkFramed
 
@@ -152,7 +152,11 @@ Explain: TypeAlias = Callable[[Request | None, socket.socket, Address, BaseExcep
 
 
 class Worker(Protocol):
-    """The worker of class `gevent`. That `handle` and `handle_error` can be replaced is a guess."""
+    """The worker of class `gevent`.
+
+    It looks its own `handle` and `handle_error` up when it needs them, so that they can be
+    replaced before it serves: that is not checked.
+    """
 
     alive: bool  # until it is told to stop
     app: App

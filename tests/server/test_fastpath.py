@@ -8,8 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from gunicorn import http
+from gunicorn.config import Config
+from gunicorn.http import wsgi
 
 from esource.server.fastpath import HEAD_BYTES, parse
+from esource.web.post import Post, body_of
 from tests.harness import Hub, eventually, running_hub
 from tests.harness.waiting import AT_ONCE_SECONDS
 
@@ -132,6 +136,20 @@ FIELDS = [
     HOST + ONE + b"X-Forwarded-Proto: https\r\n", HOST + ONE + b"Cookie: a=b\r\n",
     HOST + ONE + b"Trailer: a\r\n", HOST + ONE + b"Te: trailers\r\n",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", PLAIN)
+def test_both_ways_to_a_publish_build_the_same_request(head: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(head)
+        request = next(http.get_parser(Config(), ours, ("127.0.0.1", 1)))
+        about = ours, ("127.0.0.1", 1), ("127.0.0.1", 80), Config()
+        _, environ = wsgi.create(request, *about)
+    plain = parse(head)
+    assert plain
+    assert plain.post == Post.from_environ(environ["PATH_INFO"][1:], environ)
+    assert plain.size == body_of(environ).size
 
 
 @pytest.mark.parametrize("head", PLAIN)

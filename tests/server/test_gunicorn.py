@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from gunicorn import __version__ as gunicorn_version
 from gunicorn.config import KNOWN_SETTINGS
 
 from esource import server
@@ -28,7 +29,10 @@ STOP_SECONDS = 5.0  # a bound on a fault: of itself gunicorn waits for 30 s
 def refused(hub: Hub, *options: str) -> str:
     """Start a hub that must not start; return the one line in which it says why."""
     process = hub.launch(*options)
-    assert process.wait(20) != 0
+    try:
+        assert process.wait(20) != 0
+    finally:
+        end(process)
     hub.process = None
     lines = [line for line in hub.log.splitlines() if "[INFO]" not in line]
     assert len(lines) == 1, hub.log
@@ -143,6 +147,45 @@ def test_an_application_that_is_loaded_in_the_master_is_refused(tmp_path: Path, 
         line = refused(hub)
     assert "--preload" in line
     assert "start it without" in line
+
+
+# What another gunicorn may lack, and what the refusal names.
+GONE = {
+    "util.close_graceful": "import gunicorn.util; del gunicorn.util.close_graceful",
+    "systemd.sd_notify": "import gunicorn.systemd; del gunicorn.systemd.sd_notify",
+    "http.errors.NoMoreData": "import gunicorn.http.errors; del gunicorn.http.errors.NoMoreData",
+    "log.access_log_enabled": (
+        "from gunicorn.glogging import Logger; del Logger.access_log_enabled"
+    ),
+    "cfg.is_ssl": "from gunicorn.config import Config; del Config.is_ssl",
+    "request.force_close": "from gunicorn.http.message import Message; del Message.force_close",
+    "request.must_close": (
+        "from gunicorn.http.message import Message\n"
+        "Message.force_close = lambda self: setattr(self, 'closing', True)"
+    ),
+    "parse_chunked": "from gunicorn.http.body import ChunkedReader as R; del R.parse_chunked",
+    "that becomes wsgi.input": (
+        "from gunicorn.http import wsgi\n"
+        "make = wsgi.default_environ\n"
+        "wsgi.default_environ = lambda *about: {**make(*about), 'wsgi.input': None}"
+    ),
+    "worker.handle_error": "from gunicorn.workers.base import Worker; del Worker.handle_error",
+    "worker.notify": (
+        "from gunicorn.workers import base, ggevent\n"
+        "del base.Worker.notify, ggevent.GeventWorker.notify"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_gunicorn_without_a_name_that_the_hub_needs_is_refused_by_that_name(
+    tmp_path: Path, name: str
+) -> None:
+    options = tmp_path / "options.py"
+    options.write_text(f"from esource.server import *\n{GONE[name]}\n")
+    line = refused(Hub(tmp_path), "-c", str(options))
+    assert name in line
+    assert f"gunicorn {gunicorn_version}" in line
 
 
 # -- stopping ----------------------------------------------------------------------------------

@@ -3,10 +3,16 @@
 import re
 import threading
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
+from esource.config import Config
+from esource.errors import BadInput
+from esource.web.app import create_app
+from esource.web.body import read
+from esource.web.post import body_of
 from tests.harness import AWKWARD, Hub, Stream, Wire, eventually, kept, running_hub
 from tests.harness.rows import ids_of
 from tests.harness.shims import SLOW_DISK, customized
@@ -264,3 +270,15 @@ def test_ids_go_on_increasing_in_the_file_after_a_rotation(own_hub: Hub) -> None
         own_hub.file("rotated").rename(own_hub.home / f"aside-{n}")
         ids.append(own_hub.publish("/rotated", "after"))
     assert "2999-12-31T23:59:59.999999Z" < ids[0] < ids[1] < ids[2]
+
+
+def test_a_body_is_read_whole_also_without_gunicorn(tmp_path: Path) -> None:
+    client = create_app(Config.from_env({"ESOURCE_DIR": str(tmp_path)})).test_client()
+    assert client.post("/orders", data="one").status_code == 201
+    rows = (tmp_path / "orders.tsv").read_bytes().splitlines()
+    assert [row.split(b"\t")[2] for row in rows] == [b"one"]
+    chunked = body_of({"wsgi.input": BytesIO(b"two"), "HTTP_TRANSFER_ENCODING": "chunked"})
+    assert (chunked.size, list(chunked.pieces())) == (None, [b"two"])
+    short = body_of({"wsgi.input": BytesIO(b"cut"), "CONTENT_LENGTH": "9"})
+    with pytest.raises(BadInput, match="cut off after 3 of 9 bytes"):
+        read(short, limit=99)
