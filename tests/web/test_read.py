@@ -393,7 +393,7 @@ def check_follow(follower: Stream, verdict: str, format: str, choice: Choice) ->
 @pytest.mark.parametrize("part", range(0, len(FOLLOWING), BATCH))
 def test_every_way_to_follow_until_a_timeout_is_what_a_list_gives(hub: Hub, part: int) -> None:
     cases = FOLLOWING[part : part + BATCH]
-    followers, rows, live = follow_all(hub, f"follow-{part}", cases, [("timeout", "2.5")])
+    followers, rows, live = follow_all(hub, f"follow-{part}", cases, [("timeout", "6")])
     with gathered() as case:
         for choice, format, query, follower in followers:
             with case(query), follower:
