@@ -17,12 +17,14 @@ from tests.harness import (
     Hub,
     Publishers,
     Stream,
+    Wire,
     encoded,
     eventually,
     running_hub,
 )
 from tests.harness.hub import children
 from tests.harness.measures import bytes_read, memory
+from tests.harness.shims import SLOW_DISK, customized
 from tests.harness.waiting import AT_ONCE_SECONDS
 
 
@@ -224,3 +226,26 @@ def test_direct_readers_and_one_who_selects_each_get_exactly_their_events_at_onc
         selected = ndjson.encode(b"".join([row + b"\n" for row in rows]), [])
         assert selects.read_up_to(selected[-40:]) == selected
         selects.close()
+
+
+@pytest.mark.parametrize("channel", ["followed", "never-seen"])
+def test_a_follower_that_comes_while_the_hub_stops_is_told_to_come_back(
+    tmp_path: Path, channel: str
+) -> None:
+    with running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub:
+        hub.publish("/followed", "x")
+        with Stream(hub, "/followed") as early, Wire(hub) as publisher, hub.connect() as late:
+            late.sendall(b"GET /%b HTTP/1.0\r\nAccept: text/event-stream\r\n" % channel.encode())
+            (tmp_path / "hang").touch()
+            publisher.send("/followed", b"which the stop waits for")
+            eventually(lambda: len(hub.rows("followed")) == 2)
+            assert hub.process
+            hub.process.terminate()
+            early.read_to_end()  # the hub stops
+            late.sendall(b"Host: h\r\n\r\n")
+            received = b"".join(iter(lambda: late.recv(1 << 16), b""))
+            (tmp_path / "hang").unlink()
+            assert publisher.reply().status == 201
+        assert hub.process.wait(PATIENCE_SECONDS) == 0
+        hub.process = None
+    assert not received or re.search(rb"\nretry: \d+\n\Z", received)

@@ -3,6 +3,7 @@
 import http.client
 import random
 import re
+import resource
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -567,3 +568,19 @@ def test_an_account_with_fifty_writers_never_goes_below_zero(hub: Hub, by: str) 
     assert balances[-1] < 9  # they took what there was
     assert sorted(row[0] for row in rows[1:]) == sorted(accepted)  # every 201, and nothing else
     assert set(refused) == {412}  # there was a contest
+
+
+def test_an_event_that_could_not_be_stored_is_not_taken_for_one_that_is_there(
+    own_hub: Hub,
+) -> None:
+    own_hub.publish("/full?unique=1&id=first", b"x" * 600_000)
+    unlimited = resource.prlimit(own_hub.worker, resource.RLIMIT_FSIZE)
+    resource.prlimit(own_hub.worker, resource.RLIMIT_FSIZE, (1_000_000, unlimited[1]))
+    assert own_hub.post("/full?unique=1&id=second", b"x" * 600_000).status in (503, 507)
+    batch = b"second\t\t%b\n" % (b"x" * 600_000)
+    assert post_whole(own_hub, "/full?unique=1", TSV, batch).status in (503, 507)
+    resource.prlimit(own_hub.worker, resource.RLIMIT_FSIZE, unlimited)
+    assert len(own_hub.rows("full")) == 1
+    assert own_hub.post("/full?unique=1&id=second", b"x").status == 201
+    assert own_hub.post("/full?unique=1&id=second", b"x").status == 200
+    assert own_hub.data("full")[1:] == [b"x"]

@@ -211,3 +211,15 @@ def test_other_methods_are_told_which_are_allowed(hub: Hub) -> None:
     answer = hub.request("DELETE", "/methods")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
     assert re.fullmatch(r"[^\n]+\n", answer.text)
+
+
+# -- rows that others append ---------------------------------------------------------------------
+
+
+def test_ids_go_on_increasing_in_the_file_after_a_rotation(own_hub: Hub) -> None:
+    own_hub.file("rotated").write_bytes(b"2999-12-31T23:59:59.999999Z\t\tahead of the clock\n")
+    ids = [own_hub.publish("/rotated", "before")]
+    for n in range(2):
+        own_hub.file("rotated").rename(own_hub.home / f"aside-{n}")
+        ids.append(own_hub.publish("/rotated", "after"))
+    assert "2999-12-31T23:59:59.999999Z" < ids[0] < ids[1] < ids[2]
