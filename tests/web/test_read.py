@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -23,6 +24,7 @@ import pytest
 
 from tests.harness import PATIENCE_SECONDS, Answer, Hub, Stream, eventually, running_hub
 from tests.harness.measures import bytes_read
+from tests.harness.shims import customized
 from tests.harness.waiting import AT_ONCE_SECONDS
 from tests.harness.wire import reset
 
@@ -1061,3 +1063,70 @@ def test_a_timeout_ends_a_follow_whose_history_takes_longer(large_hub: Hub) -> N
     another_large(large_hub, "longer")
     received = drink(large_hub, "/longer?format=ndjson&follow=1&after=0&timeout=0.01")
     assert received < large_hub.file("longer").stat().st_size
+
+
+# -- a file that is rotated while a read waits ---------------------------------------------------
+
+# The first read in the file with this inode waits, if it is not in the loop's thread, until the
+# test has done something else. Python reads this before the hub starts.
+SLOW_SEARCH = """
+import os, threading, time
+def slow(fd, size, offset, read=os.pread):
+    aside = threading.get_native_id() != os.getpid()
+    if aside and os.path.exists(os.environ["HANG"] + f"-{os.fstat(fd).st_ino}"):
+        try:
+            os.rename(os.environ["HANG"] + f"-{os.fstat(fd).st_ino}", os.environ["HANG"])
+        except FileNotFoundError:
+            return read(fd, size, offset)  # another one waits
+        while os.path.exists(os.environ["HANG"]):
+            time.sleep(0.005)
+    return read(fd, size, offset)
+os.pread = slow
+"""
+OLD = [Row(f"old-{n}", "", f"of the old file, number {n}") for n in range(20)]
+NEW = [Row(f"new-{n}", "", f"and of the new one, {n}") for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("query", "of_old", "of_new"),  # how many rows of the one and of the other it would be
+    [
+        ("after=unheard", 20, 20),
+        ("after=unheard&format=tsv", 20, 20),
+        ("after=old-3", 16, 20),
+        ("after=old-3&limit=100", 16, 20),
+        ("after=old-3&tail=5", 5, 5),
+        ("after=old-3&tail=50", 16, 20),
+        ("since=2020-01-01", 0, 0),
+        ("tail=5", 5, 5),
+    ],
+)
+def test_a_read_that_waits_while_its_file_is_rotated_is_of_one_file_throughout(
+    tmp_path: Path, query: str, of_old: int, of_new: int
+) -> None:
+    hang = tmp_path / "hang"
+    answers: list[Answer] = []
+    with running_hub(tmp_path, **customized(tmp_path, SLOW_SEARCH)) as hub:
+        write(hub, "rotated", OLD)
+        etags = {hub.get("/rotated").headers["ETag"]: OLD}
+        inode = hub.file("rotated").stat().st_ino
+        Path(f"{hang}-{inode}").touch()
+        path = f"/rotated?{query}" + ("" if "format" in query else "&format=ndjson")
+        reader = threading.Thread(target=lambda: answers.append(hub.get(path)))
+        reader.start()
+        try:
+            eventually(hang.exists)  # the read waits
+            hub.file("rotated").rename(tmp_path / "aside.tsv")
+            for row in NEW:
+                hub.publish(f"/rotated?id={row.id}", row.data)
+            etags[hub.get("/rotated").headers["ETag"]] = NEW
+        finally:
+            hang.unlink(missing_ok=True)
+            reader.join()
+    [answer] = answers
+    assert answer.status == 200
+    rows = (from_tsv if "tsv" in query else from_ndjson)(answer.body)
+    assert answer.headers["ETag"] in etags, "of rows of the one file, and the end of the other"
+    file = etags[answer.headers["ETag"]]
+    assert rows == file[len(file) - (of_old if file is OLD else of_new) :]
+    if "limit" not in query:
+        assert answer.headers["Last-Event-ID"] == file[-1].id
