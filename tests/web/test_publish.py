@@ -2,10 +2,14 @@
 
 import re
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.harness import AWKWARD, Hub, Stream, kept
+from tests.harness import AWKWARD, Hub, Stream, Wire, eventually, kept, running_hub
+from tests.harness.rows import ids_of
+from tests.harness.shims import SLOW_DISK, customized
 
 DEFAULT_ID = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -214,6 +218,43 @@ def test_other_methods_are_told_which_are_allowed(hub: Hub) -> None:
 
 
 # -- rows that others append ---------------------------------------------------------------------
+
+
+def test_an_id_is_later_than_that_of_a_row_which_was_appended_by_hand(own_hub: Hub) -> None:
+    own_hub.publish("/by_hand", "one")
+    with own_hub.file("by_hand").open("ab") as file:
+        file.write(b"2999-12-31T23:59:59.999999Z\t\tby hand\n")
+    two = own_hub.publish("/by_hand", "two")
+    ids = ids_of(own_hub.rows("by_hand"))
+    assert ids[-1] == two
+    assert two > "2999-12-31T23:59:59.999999Z"
+    assert ids == sorted(ids)
+
+
+def test_ids_increase_in_the_order_of_rows_though_some_waited_when_one_was_appended_by_hand(
+    tmp_path: Path,
+) -> None:
+    with (
+        running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub,
+        Wire(hub) as first,
+        ExitStack() as stack,
+    ):
+        hub.publish("/waited", "before")
+        hang = tmp_path / "hang"
+        hang.touch()
+        first.send("/waited", b"is being synced")
+        eventually(lambda: len(hub.rows("waited")) == 2)
+        wires = [stack.enter_context(Wire(hub)) for _ in range(5)]
+        for wire in wires:
+            wire.send("/waited", b"waits for that")
+        hub.get("/up__")  # so the hub has had a turn for each
+        with hub.file("waited").open("ab") as file:
+            file.write(b"2999-12-31T23:59:59.999999Z\t\tby hand\n")
+        hang.unlink()
+        assert [wire.reply().status for wire in [first, *wires]] == [201] * 6
+        ids = ids_of(hub.rows("waited"))
+    assert len(ids) == 8
+    assert ids == sorted(set(ids))
 
 
 def test_ids_go_on_increasing_in_the_file_after_a_rotation(own_hub: Hub) -> None:
