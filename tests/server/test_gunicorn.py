@@ -129,14 +129,30 @@ def test_a_misspelt_setting_is_warned_of(tmp_path: Path) -> None:
         assert "ESOURCE_FSNC is not a setting" in hub.log
 
 
-def test_preload_does_no_harm(tmp_path: Path) -> None:
-    with running_hub(tmp_path, "--preload") as hub:
+def test_preload_is_refused_in_one_line_or_serves_and_stops_as_ever(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    process = hub.launch("--preload")
+    eventually(lambda: process.poll() is not None or "channels in" in hub.log)
+    if process.poll() is not None:
+        hub.process = None
+        lines = [line for line in hub.log.splitlines() if "[INFO]" not in line]
+        assert process.returncode != 0
+        assert len(lines) == 1, hub.log
+        assert "--preload" in lines[0]
+        return
+    try:
+        hub.wait_until_up()
         hub.publish("/preload", "1")
         os.kill(hub.worker, signal.SIGKILL)
         eventually(lambda: hub.log.count("Booting worker") == 2)
         eventually(lambda: hub.get("/preload").body.count(b"\n") == 1)
         hub.publish("/preload", "2")
         assert len(hub.rows("preload")) == 2
+        assert hub.stop() == 0
+        assert "Traceback" not in hub.log
+    finally:
+        if hub.process:
+            hub.stop()
 
 
 # -- stopping ----------------------------------------------------------------------------------
