@@ -15,7 +15,8 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
 from esource import server
-from tests.harness import ROOT, Hub, Stream, eventually, running_hub
+from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually, running_hub
+from tests.harness.hub import children
 from tests.harness.waiting import AT_ONCE_SECONDS
 
 # -- starting ----------------------------------------------------------------------------------
@@ -186,6 +187,33 @@ def test_a_stop_ends_200_streams_properly_and_at_once(tmp_path: Path, signal_num
         assert 1000 <= min(retries) <= max(retries) <= 3000
         assert "Traceback" not in hub.log
         hub.start()
+
+
+@pytest.mark.parametrize("how", ["start", "reload"])
+@pytest.mark.parametrize("milliseconds", [0, 5, 20, 40, 70, 100])
+def test_a_stop_in_a_workers_first_moments_is_obeyed(
+    tmp_path: Path, milliseconds: int, how: str
+) -> None:
+    hub = Hub(tmp_path)
+    process = hub.launch()
+    try:
+        old: set[int] = set()
+        if how == "reload":
+            hub.wait_until_up()
+            old = set(children(process.pid))
+            process.send_signal(signal.SIGHUP)
+        born = time.monotonic()
+        while not set(children(process.pid)) - old:
+            assert process.poll() is None, hub.log
+            assert time.monotonic() < born + PATIENCE_SECONDS
+        time.sleep(milliseconds / 1000)  # into its first moments: no state can be waited for
+        process.terminate()
+        assert process.wait(AT_ONCE_SECONDS) == 0
+        assert "Traceback" not in hub.log
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def test_a_stop_does_not_wait_for_a_reader_that_is_stuck(own_hub: Hub) -> None:
