@@ -10,7 +10,7 @@ import pytest
 from esource.event import Event
 from esource.rows import tsv
 from tests.harness import Hub, Stream, eventually, running_hub
-from tests.harness.waiting import AT_ONCE_SECONDS
+from tests.harness.waiting import AT_ONCE_SECONDS, together
 from tests.harness.wire import reset
 
 
@@ -121,6 +121,33 @@ def test_foreign_rows_are_served_as_they_are(own_hub: Hub) -> None:
         eventually(lambda line=line: f"foreign.tsv, line {line}: not an event" in own_hub.log)  # type: ignore[misc]
     assert own_hub.log.count("not an event") == 3
     assert own_hub.get("/foreign").body == own_hub.file("foreign").read_bytes()
+
+
+def test_rows_that_are_no_events_are_named_once_though_many_follow_in_every_format(
+    own_hub: Hub,
+) -> None:
+    rows = b"".join(b"no event\n%d\t\tan event\n" % n for n in range(1, 21))
+    own_hub.file("foreign").write_bytes(rows)
+    formats = ["sse", "sse-json", "ndjson", "json", "raw"]
+    paths = [f"/foreign?after=0&timeout=0.5&follow=1&format={format}" for format in formats * 2]
+    together(len(paths), lambda n: assert_ends(own_hub, paths[n]))
+    with Stream(own_hub, "/foreign") as stream:  # and live
+        with own_hub.file("foreign").open("ab") as file:
+            file.write(b"no event\n")
+        own_hub.publish("/foreign", "the end")
+        stream.read(1)
+    for path in paths:
+        assert_ends(own_hub, path)
+    eventually(lambda: own_hub.log.count("not an event") >= 21)
+    assert own_hub.stop() == 0  # it writes nothing more
+    named = re.findall(r"foreign\.tsv, line (\d+): not an event", own_hub.log)
+    assert sorted(map(int, named)) == list(range(1, 42, 2))
+
+
+def assert_ends(hub: Hub, path: str) -> None:
+    answer = hub.get(path)
+    assert answer.status == 200
+    assert answer.body.count(b"an event") == 20
 
 
 # -- resume ------------------------------------------------------------------------------------
