@@ -86,6 +86,34 @@ def test_a_folder_that_a_hub_holds_is_left_alone(own_hub: Hub, command: str) -> 
     assert own_hub.file("torn").read_bytes() == b"torn"
 
 
+@pytest.mark.parametrize("command", ["check", "repair"])
+@pytest.mark.parametrize("name", ["ab.tsv", "not a name.tsv", ".hidden.tsv", "x" * 129 + ".tsv"])
+def test_a_file_that_no_hub_would_open_is_none_of_its_business(
+    folder: Path, name: str, command: str
+) -> None:
+    (folder / name).write_bytes(b"torn")
+    done = esource(command, str(folder))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("1 files, 0 ")
+    assert {path.name for path in folder.iterdir()} == {"good.tsv", name}
+    assert (folder / name).read_bytes() == b"torn"
+
+
+@pytest.mark.parametrize("command", ["check", "repair"])
+def test_a_link_is_not_followed_and_what_it_leads_to_is_not_copied(
+    tmp_path: Path, command: str
+) -> None:
+    folder, secret = tmp_path / "events", tmp_path / "secret"
+    folder.mkdir()
+    secret.write_bytes(b"torn")
+    (folder / "link.tsv").symlink_to(secret)
+    done = esource(command, str(folder))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("0 files, 0 ")
+    assert [path.name for path in folder.iterdir()] == ["link.tsv"]
+    assert secret.read_bytes() == b"torn"
+
+
 @pytest.mark.parametrize("arguments", [["chekc"], ["check", "--nope"], ["repair", "a", "b"]])
 def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
     assert esource(*arguments).returncode == 2
