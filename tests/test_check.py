@@ -114,6 +114,27 @@ def test_a_link_is_not_followed_and_what_it_leads_to_is_not_copied(
     assert secret.read_bytes() == b"torn"
 
 
+@pytest.mark.parametrize("command", ["check", "repair"])
+def test_no_server_is_loaded_for_it(folder: Path, command: str) -> None:
+    program = """
+import sys
+from esource.__main__ import main
+sys.argv = ["esource", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print(sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, command, str(folder)], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    loaded = done.stderr.splitlines()[-1]
+    assert "'esource'" in loaded
+    for library in ("gevent", "greenlet", "flask", "gunicorn", "prometheus_client"):
+        assert f"'{library}'" not in loaded
+
+
 @pytest.mark.parametrize("arguments", [["chekc"], ["check", "--nope"], ["repair", "a", "b"]])
 def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
     assert esource(*arguments).returncode == 2
