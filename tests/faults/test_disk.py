@@ -177,6 +177,28 @@ def test_after_a_failed_sync_nothing_is_acknowledged_until_the_file_was_reopened
         assert data == [*(b"%d" % n for n in range(place)), b"later"]
 
 
+def test_a_torn_row_is_cut_off_only_when_its_copy_is_on_disk_with_its_name(
+    broken: tuple[Hub, Disk],
+) -> None:
+    hub, disk = broken
+    disk.heal()
+    hub.file("torn-row").write_bytes(b"1\t\twhole\n2\t\ttorn")
+    disk.forget()
+    assert hub.publish("/torn-row?id=3", "later") == "3"
+    trace = disk.trace()
+    assert re.search("d+t", trace), trace  # its name is synced, and then the row is cut off
+    hub.file("torn-again").write_bytes(b"1\t\twhole\n2\t\ttorn")
+    disk.fail("sync_folder", 0, errno.EIO)
+    hub.post("/torn-again?id=3", "refused, or after a second try")
+    copies = hub.folder.glob("torn-again.tsv.torn-*")
+    assert hub.rows("torn-again")[0] == b"1\t\twhole"
+    kept = [hub.file("torn-again").read_bytes()[10:], *(copy.read_bytes() for copy in copies)]
+    assert b"2\t\ttorn" in kept
+    disk.heal()
+    hub.publish("/torn-again?id=4", "stored")
+    assert hub.rows("torn-again")[-1] == b"4\t\tstored"
+
+
 def test_refused_rows_that_could_not_be_cut_off_are_never_shown(
     broken: tuple[Hub, Disk],
 ) -> None:
