@@ -13,6 +13,7 @@ each test must pass there as the code is; `--fast` leaves that out.
 import argparse
 import importlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,8 +39,13 @@ class Mutant(NamedTuple):
     file: str
     line: str
     becomes: str
-    test: str  # node ids, separated by spaces
+    test: str  # node ids, separated by spaces; in brackets there may be spaces, too
     why: str
+
+    @property
+    def tests(self) -> list[str]:
+        """The node ids."""
+        return re.split(r" (?=tests/)", self.test)
 
     def __str__(self) -> str:
         first, *more = self.becomes.strip().splitlines() or ["(nothing)"]
@@ -86,12 +92,12 @@ def copy_of_the_tree() -> Iterator[Path]:
         yield Path(folder) / "tree"
 
 
-def run(tree: Path, test: str) -> int:
+def run(tree: Path, tests: list[str]) -> int:
     """Run tests in a copy; return pytest's exit code, or `HANGS`."""
     environ = {**os.environ, "PYTHONPATH": str(tree), "CI": "true"}
     options = ["-n0", "-x", "-q", "-p", "no:cacheprovider", f"--basetemp={tree.parent / 'tmp'}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, *test.split()], cwd=tree, env=environ,
+        [sys.executable, "-m", "pytest", *options, *tests], cwd=tree, env=environ,
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -116,10 +122,10 @@ def check_the_copy() -> None:
             raise RuntimeError(f"the tests would import {done.stdout.decode().strip()}")
 
 
-def passes(test: str) -> bool:
-    """Return whether tests pass with the code as it is."""
+def passes(mutant: Mutant) -> bool:
+    """Return whether a mutant's tests pass with the code as it is."""
     with copy_of_the_tree() as tree:
-        return run(tree, test) == 0
+        return run(tree, mutant.tests) == 0
 
 
 def is_killed(mutant: Mutant) -> bool:
@@ -128,7 +134,7 @@ def is_killed(mutant: Mutant) -> bool:
     with copy_of_the_tree() as tree:
         path = tree / mutant.file
         path.write_text(mutated(mutant, path.read_text()))
-        code = run(tree, mutant.test)
+        code = run(tree, mutant.tests)
     verdict = {FAILED: "killed", HANGS: "killed (hangs)", 0: "SURVIVED"}.get(code, f"ERROR {code}")
     print(f"{verdict:9} {time.monotonic() - started:5.1f} s  {mutant}", flush=True)
     return code in (FAILED, HANGS)
@@ -153,17 +159,19 @@ def main(arguments: list[str]) -> int:
             print(f"{mutant}\n    {mutant.why}\n    {mutant.test}")
         return 0
     check_the_copy()
+    started = time.monotonic()
     broken: list[str] = []
     with ThreadPoolExecutor(chosen.jobs) as pool:
         if not chosen.fast:
-            tests = sorted({mutant.test for mutant in mutants})
-            for test, good in zip(tests, pool.map(passes, tests), strict=True):
+            one_of_each = list({mutant.test: mutant for mutant in mutants}.values())
+            for mutant, good in zip(one_of_each, pool.map(passes, one_of_each), strict=True):
                 if not good:
-                    broken.append(test)
-                    print(f"FAILS without a mutant: {test}", flush=True)
+                    broken.append(mutant.test)
+                    print(f"FAILS without a mutant: {mutant.test}", flush=True)
         tried = [mutant for mutant in mutants if mutant.test not in broken]
         killed = sum(pool.map(is_killed, tried))
-    print(f"{killed} of {len(mutants)} mutants killed")
+    minutes = (time.monotonic() - started) / 60
+    print(f"{killed} of {len(mutants)} mutants killed in {minutes:.0f} min")
     return 0 if killed == len(mutants) else 1
 
 

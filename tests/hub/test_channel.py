@@ -18,25 +18,10 @@ from esource.event import Event
 from esource.hub.channel import Channel
 from esource.hub.receipt import Wish
 from esource.hub.view import View
-from esource.log import Appended, Log, Moved
-from esource.log.file import FileLog
+from esource.log import Appended, Moved
 from esource.rows import tsv
 from esource.rows.find import Verdict
-
-
-def channel_of(path: Path) -> Channel:
-    """Return the open channel of a file."""
-    return Channel(path.stem, lambda: FileLog(path)).open()
-
-
-def read_to_end(channel: Channel, log: Log, offset: int) -> list[Event]:
-    """Return what a follower gets from an offset into a log until it would wait."""
-    rows = b""
-    for stretch in channel.follow(log, offset, heartbeat=0.001):
-        if stretch is None:
-            break
-        rows += stretch.rows
-    return list(tsv.decode(rows))
+from tests.harness.channels import append_by_hand, channel_of, read_to_end
 
 
 class PublishCrashResume(RuleBasedStateMachine):
@@ -69,14 +54,12 @@ class PublishCrashResume(RuleBasedStateMachine):
 
     @rule(torn=st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"")))
     def crash(self, torn: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(torn)
+        append_by_hand(self.path, torn)
         self.channel = channel_of(self.path)
 
     @rule(by_hand=st.sampled_from([b"x\t\tby hand\n", b"x\ty\tby hand\n"]))
     def somebody_appends(self, by_hand: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(by_hand)
+        append_by_hand(self.path, by_hand)
         self.events += tsv.decode(by_hand)
 
     @rule(data=st.data())
@@ -200,6 +183,18 @@ def test_a_place_that_was_found_before_the_file_was_replaced_leads_into_the_new_
     path.rename(tmp_path / "archive.tsv")
     missed = [channel.publish(Event(id, b"", b"missed otherwise")) for id in (b"2", b"3")]
     assert read_to_end(channel, view.log, offset) == missed
+
+
+def test_a_follower_that_is_behind_reads_a_file_that_was_moved_away_to_its_own_end(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    old = [channel.publish(Event(b"", b"", b"of the old file")) for _ in range(10)]
+    log = channel.view.log
+    path.rename(tmp_path / "archive.tsv")
+    new = channel.publish(Event(b"", b"", b"of the new one"))
+    assert read_to_end(channel, log, 0) == [*old, new]
 
 
 def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:

@@ -151,6 +151,16 @@ def test_a_defect_while_the_waker_encodes_wakes_the_follower_which_will_report_i
         assert not follower.take(broken, now=1.0)
 
 
+def test_a_follower_that_was_woken_and_waits_again_waits_for_the_next_commit() -> None:
+    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats()).note))
+    with Follower(followers, MemoryLogs().open("orders"), 0, None, None) as follower:
+        waiting = gevent.spawn(follower.wait, 10)
+        gevent.sleep(0)
+        followers.wake()
+        assert waiting.get(timeout=10) is True
+        assert follower.wait(0.01) is False
+
+
 # -- silence and time --------------------------------------------------------------------------
 
 

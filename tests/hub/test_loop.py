@@ -3,13 +3,15 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import gevent
 import pytest
 
-from esource.hub.loop import give_way, turn
-from tests.harness import Hub, Stream, eventually
+from esource.hub.loop import give_way, turn, unswitched
+from tests.harness import Hub, Publishers, Stream, eventually, running_hub
+from tests.harness.load import load_on
 
 ROUNDS = 600
 
@@ -40,7 +42,56 @@ def test_three_parties_that_never_block_take_turns() -> None:
     assert max(turns) < 2 * min(turns), turns
 
 
+@pytest.mark.parametrize("switch", [True, False])
+def test_a_switch_where_none_may_be_fails(switch: bool) -> None:
+    other = gevent.spawn(lambda: None)
+    failure = pytest.raises(AssertionError, match="a greenlet has switched where none may")
+    with failure if switch else nullcontext(), unswitched():
+        if switch:
+            gevent.sleep(0)
+    other.join()
+
+
+def test_what_is_raised_where_no_switch_may_be_is_told_and_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError), unswitched():
+        gevent.sleep(0)
+        raise ZeroDivisionError
+
+
 # -- over HTTP ---------------------------------------------------------------------------------
+
+# Options for a hub that counts switches where it serves, so that its `unswitched` hold or fail.
+COUNTING = """
+from esource import server
+from esource.server import *
+
+def post_worker_init(worker):
+    from esource.hub.loop import switches
+    server.post_worker_init(worker)
+    switches.count()
+"""
+
+
+def test_no_greenlet_switches_where_none_may_while_a_hub_is_busy(tmp_path: Path) -> None:
+    options = tmp_path / "options.py"
+    options.write_text(COUNTING)
+    with running_hub(tmp_path, "-c", str(options)) as hub:
+        with load_on(hub, "orders") as load, Stream(hub, "/orders?event=none"):
+            with Publishers(hub, "orders", count=3) as publishers:
+                for n in range(10):
+                    publishers.reach(10)
+                    hub.file("orders").rename(tmp_path / f"archive-{n}")
+                    load.goes_on(10)
+                    hub.get("/orders?tail=2&format=ndjson")
+                with hub.file("orders").open("ab") as file:
+                    file.write(b"by hand\t\tx\nno event\n")
+                publishers.reach(10)
+            assert publishers.is_unharmed
+            assert hub.post("/orders?expect=nothing", "refused").status == 412
+        hub.stop()
+        assert "AssertionError" not in hub.log
+        assert "Traceback" not in hub.log
+
 
 CHUNKS = {
     "event-stream": ("Content-Type: text/event-stream", "", b"data: an event of a stream\n\n"),

@@ -1,6 +1,7 @@
 """One file: whole rows, repair, and what a disk can do."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -155,8 +156,21 @@ def test_after_a_failed_sync_the_file_is_opened_again_before_rows_are_taken(
         log.append(None, [b"3\t\tthree\n"])
     fault.mend()
     before = len(os.listdir("/proc/self/fd"))
+    mark(path)
     log.append(None, [b"3\t\tthree\n"])
     assert len(os.listdir("/proc/self/fd")) == before
+    assert not mark(path)
+
+
+def mark(path: Path) -> bool:
+    """Mark the description by which this process has a file open; return whether it was marked."""
+    [fd] = [
+        int(name) for name in os.listdir("/proc/self/fd")
+        if os.path.realpath(f"/proc/self/fd/{name}") == str(path)
+    ]  # fmt: skip
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+    return not flags & os.O_NONBLOCK
 
 
 def test_an_unfinished_write_that_cannot_be_cut_off_is_saved_aside_before_the_next(
@@ -382,6 +396,44 @@ def test_a_file_that_is_removed_between_the_look_and_the_write_loses_nothing(
 
     monkeypatch.setattr(os, "write", write)
     assert isinstance(log.append(None, [b"3\t\tthree\n"]), Moved)
+
+
+def test_a_file_that_is_made_between_the_look_and_the_write_is_taken_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    real_open = os.open
+
+    def make_and_open(name: Path, flags: int, *mode: int) -> int:
+        path.write_bytes(ROWS)
+        return real_open(name, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", make_and_open)
+        assert isinstance(log.append(None, [b"3\t\tthree\n"]), Moved)
+    assert isinstance(log.refresh(), Grown)
+    log.append(None, [b"3\t\tthree\n"])
+    assert path.read_bytes() == ROWS + b"3\t\tthree\n"
+
+
+def test_a_log_that_is_being_appended_to_is_current(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    seen = []
+    real_write = os.write
+
+    def write_and_look(fd: int, data: bytes) -> int:
+        size = real_write(fd, data)
+        seen.append(log.is_current())
+        return size
+
+    monkeypatch.setattr(os, "write", write_and_look)
+    log.append(None, [b"3\t\tthree\n"])
+    assert seen == [True]
+    append_by_hand(path, b"4\t\tby hand\n")
+    assert not log.is_current()
 
 
 def test_a_file_that_has_the_number_and_the_size_of_the_one_before_is_another_log(

@@ -1,0 +1,70 @@
+"""Channels in this process, on files, and calls of theirs that wait for the test."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from esource.event import Event
+from esource.hub.channel import Channel
+from esource.log import Log
+from esource.log.file import FileLog
+from esource.rows import tsv
+from tests.harness.waiting import PATIENCE_SECONDS
+
+
+def channel_of(path: Path) -> Channel:
+    """Return the open channel of a file."""
+    return Channel(path.stem, lambda: FileLog(path)).open()
+
+
+def append_by_hand(path: Path, rows: bytes) -> None:
+    """Append to a file as another program does."""
+    with path.open("ab") as file:
+        file.write(rows)
+
+
+def read_to_end(channel: Channel, log: Log, offset: int) -> list[Event]:
+    """Return what a follower gets from an offset into a log until it would wait."""
+    rows = b""
+    for stretch in channel.follow(log, offset, heartbeat=0.001):
+        if stretch is None:
+            break
+        rows += stretch.rows
+    return list(tsv.decode(rows))
+
+
+class Gate:
+    """Where a thread of the hub waits until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def wait_until_reached(self) -> None:
+        """Return when a thread waits; greenlets run meanwhile."""
+        with gevent.Timeout(PATIENCE_SECONDS):
+            while not self.reached.is_set():
+                gevent.sleep(0.001)
+
+
+@contextmanager
+def at_a_gate(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Iterator[Gate]:
+    """A function of a module, or a class method, waits until the context ends."""
+    gate, real = Gate(), getattr(owner, name)
+
+    def wait_and_call(*args: object) -> object:
+        gate.reached.set()
+        assert gate.opened.wait(PATIENCE_SECONDS)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, wait_and_call)
+        try:
+            yield gate
+        finally:
+            gate.opened.set()

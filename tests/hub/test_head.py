@@ -1,0 +1,113 @@
+"""The newest view: replaced at once, and found again whatever others did to the log."""
+
+import threading
+from pathlib import Path
+
+import gevent
+import pytest
+
+from esource.errors import StorageError
+from esource.event import Event
+from esource.hub.channel import Channel
+from esource.hub.view import View
+from esource.log import Log, disk
+from esource.log.file import FileLog
+from tests.harness.channels import append_by_hand, at_a_gate, channel_of, read_to_end
+
+ROWS = b"1\t\tone\n2\t\ttwo\n"
+SOON_SECONDS = 0.2  # in which what need not wait is done; what must not be done in it, is not
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.tsv"
+
+
+def test_a_log_is_opened_once_however_many_ask(path: Path) -> None:
+    path.write_bytes(ROWS)
+    opened = []
+
+    def open_log() -> FileLog:
+        opened.append(FileLog(path))
+        return opened[-1]
+
+    channel = Channel("orders", open_log)
+    gevent.joinall([gevent.spawn(channel.open) for _ in range(10)], raise_error=True)
+    assert opened == [channel.view.log]
+
+
+def test_a_view_of_what_others_did_never_replaces_that_of_a_later_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(path)
+    channel.publish(Event(b"1", b"", b"one"))
+    append_by_hand(path, b"2\t\tby hand\n")
+    with at_a_gate(monkeypatch, View, "of") as gate:
+        looking = gevent.spawn(channel.refresh)
+        gate.wait_until_reached()
+        publishing = gevent.spawn(channel.publish, Event(b"3", b"", b"three"))
+        publishing.join(SOON_SECONDS)
+    gevent.joinall([looking, publishing], raise_error=True)
+    assert channel.view.end == path.stat().st_size
+    assert channel.view.newest_id == b"3"
+
+
+def test_a_read_does_not_wait_for_a_commit_that_is_at_the_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(path)
+    channel.publish(Event(b"1", b"", b"one"))
+    before = channel.view
+    with at_a_gate(monkeypatch, disk, "sync") as gate:
+        publishing = gevent.spawn(channel.publish, Event(b"2", b"", b"two"))
+        gate.wait_until_reached()
+        assert gevent.spawn(channel.refresh).get(timeout=10) == before
+    publishing.get()
+    assert channel.refresh().newest_id == b"2"
+
+
+def test_a_view_that_could_not_be_made_is_made_at_the_next_look(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(ROWS)
+    channel = channel_of(path)
+    append_by_hand(path, b"3\t\tby hand\n")
+
+    def fail(log: Log) -> View:
+        raise StorageError("cannot read it")
+
+    monkeypatch.setattr(View, "of", fail)
+    with pytest.raises(StorageError):
+        channel.refresh()
+    assert channel.view.newest_id == b"2"
+    monkeypatch.undo()
+    assert channel.refresh().newest_id == b"3"
+
+
+def test_followers_of_a_file_that_was_edited_go_on_after_the_newest_id(path: Path) -> None:
+    path.write_bytes(ROWS)
+    channel = channel_of(path)
+    old = channel.view
+    new = path.with_name("new")
+    new.write_bytes(b"0\t\tbefore all\n1\t\tone\n2\t\tedited\n3\t\tthree\n")
+    new.replace(path)
+    channel.refresh()
+    assert [event.id for event in read_to_end(channel, old.log, old.end)] == [b"3"]
+
+
+def test_the_hub_waits_in_threads_and_not_in_the_loop(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(ROWS)
+    channel = channel_of(path)
+    threads = []
+    is_current = FileLog.is_current
+
+    def where(log: FileLog) -> bool:
+        threads.append(threading.get_ident())
+        return is_current(log)
+
+    monkeypatch.setattr(FileLog, "is_current", where)
+    channel.refresh()
+    assert threads
+    assert threading.get_ident() not in threads

@@ -1,0 +1,75 @@
+"""What a writer remembers of a log, and what it must read again."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from esource.errors import StorageError
+from esource.event import Event
+from esource.hub.channel import Channel
+from esource.hub.receipt import Receipt, Wish
+from esource.rows import tsv
+from tests.harness.channels import append_by_hand, channel_of
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.tsv"
+
+
+def unique(channel: Channel, id: bytes, data: bytes = b"x") -> Receipt:
+    return channel.append([tsv.draft(Event(id, b"", data))], Wish(unique=True)).wait()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_events_of_others_are_there_already(path: Path, seen: bool) -> None:
+    """Whether they were taken in, or a plain event was appended right behind them."""
+    channel = channel_of(path)
+    assert unique(channel, b"1").appended == 1
+    append_by_hand(path, b"2\t\tx\n")
+    if seen:
+        channel.refresh()
+    else:
+        channel.publish(Event(b"3", b"", b"x"))
+    assert unique(channel, b"2").skipped == 1
+
+
+def test_what_is_published_otherwise_is_there_already(path: Path) -> None:
+    channel = channel_of(path)
+    assert unique(channel, b"1").appended == 1
+    channel.publish(Event(b"2", b"", b"x"))
+    assert unique(channel, b"2").skipped == 1
+
+
+def test_events_of_a_file_that_was_moved_away_are_not_there(path: Path) -> None:
+    channel = channel_of(path)
+    assert unique(channel, b"1").appended == 1
+    path.rename(path.with_name("archive"))
+    assert unique(channel, b"1").appended == 1
+    assert path.read_bytes() == b"1\t\tx\n"
+
+
+def test_events_that_could_not_be_stored_are_not_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(path)
+    assert unique(channel, b"1").appended == 1
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("esource.log.disk.sync", fail)
+        with pytest.raises(StorageError):
+            unique(channel, b"2")
+    assert unique(channel, b"2").appended == 1
+    assert path.read_bytes() == b"1\t\tx\n2\t\tx\n"
+
+
+def test_ids_are_later_than_those_of_a_file_that_was_moved_away(path: Path) -> None:
+    channel = channel_of(path)
+    channel.publish(Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
+    path.rename(path.with_name("archive"))
+    path.write_bytes(b"2020-01-01T00:00:00.000000Z\t\tof the new one\n")
+    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
