@@ -15,4 +15,5 @@ This module imports nothing, so that gunicorn's configuration can import `esourc
 gevent has patched the standard library.
 """
 
-__version__ = "0.1.0"
+__all__ = ["__version__"]  # what lasts for programs is HTTP, the files and the command
+__version__ = "0.2.0.dev0"

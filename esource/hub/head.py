@@ -16,7 +16,7 @@ from esource.hub.followers import Followers
 from esource.hub.loop import in_thread, reads, unswitched
 from esource.hub.search import Search
 from esource.hub.view import View
-from esource.log import Log, Replaced
+from esource.log import Log
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Head:
         """
         old = self.view
         change = in_thread(reads(), old.log.refresh)
-        if isinstance(change, Replaced):
+        if change:
             logger.warning("%s; opening it anew", change.why)
             new = in_thread(reads(), View.of, change.by)
             place = self._place(old, new) if change.at is None else change.at

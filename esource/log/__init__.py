@@ -48,17 +48,6 @@ class Replaced(NamedTuple):
     why: str  # for a person
 
 
-class Unchanged(NamedTuple):
-    """The log is where it was."""
-
-
-class Grown(NamedTuple):
-    """Somebody else has appended: `end` has moved."""
-
-
-Change = Unchanged | Grown | Replaced
-
-
 class Log(Protocol):
     """The rows of one channel, appended and never changed."""
 
@@ -103,8 +92,8 @@ class Log(Protocol):
         An append in progress is no change.
         """
 
-    def refresh(self) -> Change:
-        """Take in what others have appended, or find the log that has this name now.
+    def refresh(self) -> Replaced | None:
+        """Take in what others have appended, which moves `end`; or find the log of the name now.
 
         Cuts nothing off, but that the next log is opened as any is.
         """
