@@ -29,7 +29,7 @@ class Done(NamedTuple):
 
 
 class Commit:
-    """The receipts of publishers who share a write."""
+    """The receipts of publishers that share a write."""
 
     __slots__ = ("_done", "error", "receipts", "size")
 

@@ -1,7 +1,7 @@
 """What a publisher holds of rows that are on their way to the log.
 
 queued ──► asked: precondition, unique, ids ──► appended, or refused
-└── again, if somebody else has appended meanwhile ──┘
+└── again, if another program has appended meanwhile ──┘
 """
 
 import time

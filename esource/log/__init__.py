@@ -11,7 +11,7 @@ r"""The contract of a log: the rows of one channel, as bytes at offsets.
 Offsets never change their meaning, and rows between `begin` and `end` never change. `end` moves in
 `append` and `refresh` alone, once what is before it is as safe as it is going to be. A log is one
 *generation*: when the rows of a name are replaced, `refresh` hands out the next one, and this one
-can be read for as long as somebody holds it.
+can be read for as long as there is a reference to it.
 
 All calls block, and all may raise `StorageError`. `append` and `refresh` are for one thread at a
 time; the others are for any number of threads, also during those.
@@ -139,7 +139,7 @@ class Logs(Protocol):
         """Return the log of a channel, which may be empty. Its name is not checked."""
 
     def names(self) -> list[str]:
-        """Return the names of all channels that somebody has written to, in order."""
+        """Return the names of all channels that have been written to, in order."""
 
     def summaries(self, names: Sequence[str]) -> list[Summary]:
         """Return what can be seen of these channels; those that are gone are left out."""

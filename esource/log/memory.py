@@ -116,7 +116,7 @@ class MemoryLogs:
         return MemoryLog(self, name)
 
     def names(self) -> list[str]:
-        """Return the names of all channels that somebody has written to, in order."""
+        """Return the names of all channels that have been written to, in order."""
         return sorted(name for name, rows in self.rows.items() if rows.content)
 
     def summaries(self, names: Sequence[str]) -> list[Summary]:
