@@ -259,6 +259,8 @@ class FileLog:
             os.ftruncate(self._fd, self.end)
         if self._fsync != "never":
             self._sync()
+        if disk.whole_rows(self._fd, 0, self.end) != self.end:  # read again, from the disk
+            self._identity = (0, 0)  # what was acknowledged is not there: it is another file
         self._size = os.fstat(self._fd).st_size
         self._is_read_only = False
         self.refusal = ""
