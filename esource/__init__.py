@@ -2,11 +2,11 @@
 
     rows     bytes <-> events. Pure: no files, no sockets, no clock
     log      bytes at offsets, appended and never changed. Blocking calls
-    hub      channels: who writes, who follows, who waits. Greenlets
+    hub      channels: writers, followers, and how they wait. Greenlets
     web      requests -> answers. Flask
     server   connections, the fast path, settings and hooks. gunicorn
 
-An arrow up is a mistake, and `tests/test_layers.py` says so: everybody may import `errors`,
+An arrow up is a mistake, and `tests/test_layers.py` says so: every module may import `errors`,
 `config` and `event`; `log` also `rows`; `hub` also `log` and `rows`; `web` also `hub` and `rows`;
 `server` also `hub`, and starts `web` by its name. The offline tools (`check`, `__main__`) use `log`
 and `rows`. `docs/ARCHITECTURE.md` draws it.
@@ -15,4 +15,5 @@ This module imports nothing, so that gunicorn's configuration can import `esourc
 gevent has patched the standard library.
 """
 
-__version__ = "0.1.0"
+__all__ = ["__version__"]  # what lasts for programs is HTTP, the files and the command
+__version__ = "0.2.0.dev0"

@@ -104,7 +104,7 @@ class Config:
     max_batch_bytes: int = _setting(
         1 << 26, _positive(int, "bytes"), "the largest batch of declared length"
     )
-    # About 150 bytes of memory each, in channels to which somebody posts with `unique=1`.
+    # About 150 bytes of memory each, in channels with posts that say `unique=1`.
     dedup_events: int = _setting(
         10_000, _positive(int, "events"), "how many events back `unique=1` looks for a repeated id"
     )
@@ -112,7 +112,7 @@ class Config:
     max_subscribers: int = _setting(
         50_000, _positive(int, "subscribers"), "how many may follow; more are answered `503`"
     )
-    # Strangers who post to names of their own making fill a folder before they fill a disk.
+    # Posts to ever new names fill a folder before they fill a disk.
     max_channels: int = _setting(
         100_000,
         _positive(int, "channels"),
@@ -132,7 +132,7 @@ class Config:
     metrics_channels: bool = _setting(
         False, _flag, "`1`: `/-/metrics` has series for each channel, too"
     )
-    # Whoever reaches the port can read what it shows anyway; behind a gateway it may be in the way.
+    # A client that reaches the port can read what it shows anyway; a gateway may not want it.
     ui: bool = _setting(True, _flag, "`0`: there is no page for people at `/`")
     log_format: str = _setting(
         "text", _one_of(LOG_FORMATS), "how the log is written: `text` or `json`"

@@ -1,1 +1,1 @@
-"""Channels: who writes, who follows, who waits. Greenlets."""
+"""Channels: writers, followers, and how they wait. Greenlets."""

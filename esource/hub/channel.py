@@ -76,7 +76,7 @@ class Channel:
     def refresh(self) -> View:
         """Return what is committed now, with what others have done to the log meanwhile. Blocks.
 
-        Publishing sees that anyway; this is for those who only read. Raises `StorageError`.
+        Publishing sees that anyway; this is for reads. Raises `StorageError`.
         """
         return self._head.refresh()
 

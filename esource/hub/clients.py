@@ -63,7 +63,7 @@ class Clients:
         self._unanswered: dict[Client, float] = {}  # since when nothing comes back
         self._watchman: gevent.Greenlet | None = None
 
-    # -- who they are --------------------------------------------------------------------
+    # -- which they are ------------------------------------------------------------------
 
     def join(self, client: Client) -> None:
         """Have a client looked after that something is sent to: it may vanish without a FIN."""

@@ -3,6 +3,7 @@
 publishers ──► commit, which takes more ──► asked, written, synced ──► done: all are answered
 """
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Done(NamedTuple):
 
 
 class Commit:
-    """The receipts of publishers who share a write."""
+    """The receipts of publishers that share a write."""
 
     __slots__ = ("_done", "error", "receipts", "size")
 
@@ -67,8 +68,11 @@ class Commit:
         `known` is what is known of the view. Blocks: runs in a thread, since it may be tens of
         megabytes, of which no step is more than one. May be called again, with another view.
         """
-        moment = Moment(view, known.newest, known.dedup)
-        blocks = [rows for receipt in self.receipts for rows in receipt.ask(moment)]
+        moment = Moment(view, known.newest, time.time_ns() // 1000, known.dedup, {})
+        blocks: list[bytes] = []
+        for receipt in self.receipts:
+            rows, moment = receipt.ask(moment)
+            blocks += rows
         if not blocks:  # a no, too, takes all that is there
             is_current = view.log.is_current()
             return Done(view, view.end, b"", 0.0) if is_current else Moved("it has changed")

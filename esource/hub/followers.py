@@ -45,7 +45,7 @@ class _Watcher(Protocol):
 
 
 class _Cohort:
-    """Up to `COHORT` followers, who are woken together: all with a push, or none.
+    """Up to `COHORT` followers, which are woken together: all with a push, or none.
 
     Those without have to be woken for every commit, and the others must not be, with them.
     """

@@ -3,7 +3,7 @@
     open ──► view ──► a commit ────────────────────► view
                  └──► what others did to the log ──► view
 
-A view is replaced in one assignment, under the lock, so two of these never mix. The followers, who
+A view is replaced in one assignment, under the lock, so two of these never mix. Followers, which
 depend on it, are told in the same breath.
 """
 
@@ -16,7 +16,7 @@ from esource.hub.followers import Followers
 from esource.hub.loop import in_thread, reads, unswitched
 from esource.hub.search import Search
 from esource.hub.view import View
-from esource.log import Log, Replaced
+from esource.log import Log
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Head:
         return search
 
     def refresh(self) -> View:
-        """Return a view of what is in the log now, whoever put it there. Blocks.
+        """Return a view of what is in the log now, also if others put it there. Blocks.
 
         An append that is in progress is not waited for. Raises `StorageError`.
         """
@@ -79,7 +79,7 @@ class Head:
         """
         old = self.view
         change = in_thread(reads(), old.log.refresh)
-        if isinstance(change, Replaced):
+        if change:
             logger.warning("%s; opening it anew", change.why)
             new = in_thread(reads(), View.of, change.by)
             place = self._place(old, new) if change.at is None else change.at
@@ -100,7 +100,7 @@ class Head:
         self._view = view
 
     def _place(self, old: View, new: View) -> int:
-        """Return where those go on in a log who have read another to its end, by the newest id."""
+        """Return where a follower goes on that has read a replaced log to its end."""
         logger.error(
             "%s: a file with %d acknowledged bytes (newest id %r) is gone from this name",
             old.log.name, old.end, old.newest_id.decode(errors="replace"),

@@ -1,6 +1,6 @@
 """Channel names -> channels, and what they share.
 
-A channel is opened when somebody asks for it. The hub holds on to those used last; any other lives
+A channel is opened when it is asked for. The hub holds on to those used last; any other lives
 for as long as a follower, a publisher or a commit holds it, and no longer. So there is never more
 than one `Channel` of a name, and an idle one costs nothing.
 """
@@ -108,7 +108,7 @@ class Hub:
             self._max_subscribers.refuse("too many subscribers; come back later")
 
     def admit_channel(self, channel: Channel) -> None:
-        """Raise `Busy` if nobody has written to the channel and there may be no more.
+        """Raise `Busy` if the channel was never written to and there may be no more.
 
         Blocks to count.
         """
@@ -127,7 +127,7 @@ class Hub:
         self._admitted.add(name)
 
     def count(self) -> int:
-        """Return how many channels somebody has written to. Blocks."""
+        """Return how many channels have been written to. Blocks."""
         return len(self.logs.names())
 
     def drain(self) -> None:

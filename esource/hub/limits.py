@@ -1,8 +1,8 @@
 """What the operator hears when the hub begins to refuse.
 
-Who is refused is told so in the answer. The operator, whose limit it is, has the log: a line
-when it begins, and one a minute for as long as it goes on. With a line for each refusal,
-strangers would write the log.
+A client that is refused is told so in the answer. The operator, who sets the limit, has the log: a
+line when it begins, and one a minute for as long as it goes on. With a line for each refusal, a
+stranger would write the log.
 """
 
 import logging

@@ -4,7 +4,7 @@ Commits have threads of their own. Were they to share gevent's pool, a search th
 large file could make publishers wait.
 
 What takes a millisecond or two of the loop is done in turns, one in each round: two hundred
-readers who each encode a block would else hold everybody else up for all their blocks.
+followers that each encode a stretch would else hold all others up for all their stretches.
 """
 
 import functools
@@ -82,7 +82,7 @@ def report_crashes(report: Callable[[str, Failure], None]) -> None:
 
 
 def give_way() -> None:
-    """Let everybody else have a turn, those included for whom something arrives just now.
+    """Let all other greenlets have a turn, also one for which something arrives just now.
 
     `sleep(0)` would not do: gevent looks at the sockets again only after fifty such turns.
     A watcher of idleness with the highest priority is called once in each round of the loop.
@@ -99,7 +99,7 @@ def turn() -> Iterator[None]:
     with _turns:
         yield
         give_way()
-    # Who waits was told of it, and runs now: else the next turn would be ours again.
+    # The next in the queue was told of it, and runs now: else the next turn would be ours again.
     gevent.sleep(0)
 
 

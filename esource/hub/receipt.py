@@ -1,7 +1,7 @@
 """What a publisher holds of rows that are on their way to the log.
 
 queued ──► asked: precondition, unique, ids ──► appended, or refused
-└── again, if somebody else has appended meanwhile ──┘
+└── again, if another program has appended meanwhile ──┘
 """
 
 import time
@@ -35,6 +35,18 @@ class Wish(NamedTuple):
 
 
 PLAIN = Wish()
+
+
+class Moment(NamedTuple):
+    """What is true where the rows of a receipt would be appended."""
+
+    view: View  # up to and with the rows of those before
+    newest: int  # microseconds since 1970 of the greatest default id before
+    now: int  # microseconds since 1970
+    dedup: Dedup | None  # of what is in the log
+    fresh: dict[bytes, bytes]  # digests of the rows of those before, by id
+    least: bytes = b""  # of the default ids made for those before
+    is_exact: bool = False  # whether some of those before may stand nowhere else
 
 
 class Receipt:
@@ -83,24 +95,26 @@ class Receipt:
         if self.appended:
             self.view = self.view._replace(end=self.view.end + by)
 
-    def ask(self, moment: "Moment") -> list[bytes]:
-        """Return the rows to append at the moment, with their ids; none if they are refused.
+    def ask(self, moment: Moment) -> tuple[list[bytes], Moment]:
+        """Return the rows to append at a moment, with their ids, and the moment behind them.
 
-        May be asked again: nothing of an earlier answer is left.
+        If they are refused there are none, and the moment is the same. May be asked again: nothing
+        of an earlier answer is left.
         """
         self._error = None
         self.appended = self.skipped = 0
         self.first = self.last = b""
-        newest = moment.newest
+        self.view = moment.view
+        newest, least = moment.newest, moment.least
         fresh: dict[bytes, bytes] = {}
         blocks = []
-        least = b""
         try:
             if self._after and self._after.was_refused:
                 raise PreconditionFailed("what went before it was refused")
             for draft in self._drafts:
-                rows, events, micros = draft.rows, draft.events, draft.newest_micros
-                newest = newest if micros is None else max(newest, micros)
+                rows, events = draft.rows, draft.events
+                if draft.newest_micros is not None:
+                    newest = max(newest, draft.newest_micros)
                 if draft.without_id:
                     micros = max(moment.now, newest + 1)
                     rows, newest = tsv.stamp(draft, micros), micros + draft.without_id - 1
@@ -119,39 +133,16 @@ class Receipt:
         except EsourceError as error:
             self._error = error
             self.appended = self.skipped = 0
-            self.view = moment.view
-            return []
-        if blocks:
-            self.first = tsv.id_of(blocks[0])
-            last = blocks[-1]
-            self.last = tsv.id_of(last[last.rfind(b"\n", 0, -1) + 1 :])
-            moment.take(blocks, self.last, newest, least, fresh, self.wish.is_exact)
-        self.view = moment.view
-        return blocks
-
-
-class Moment:
-    """What is true while the receipts of a commit are asked, one after the other."""
-
-    __slots__ = ("dedup", "fresh", "is_exact", "least", "newest", "now", "view")
-
-    def __init__(self, view: View, newest: int, dedup: Dedup | None) -> None:
-        """Begin with what is in the log; `newest` is the time of its greatest default id."""
-        self.view = view  # up to and with the rows that were taken
-        self.newest = newest  # microseconds since 1970
-        self.dedup = dedup  # of the rows in the log
-        self.fresh: dict[bytes, bytes] = {}  # digests of the rows that were taken, by id
-        self.least = b""  # of the default ids that were made
-        self.is_exact = False  # whether some of them may be appended nowhere else
-        self.now = time.time_ns() // 1000
-
-    def take(
-        self, blocks: list[bytes], last: bytes, newest: int, least: bytes,
-        fresh: dict[bytes, bytes], is_exact: bool,
-    ) -> None:  # fmt: skip
-        """Go on behind the rows of a receipt that was not refused."""
-        self.view = View(self.view.log, self.view.end + sum(map(len, blocks)), last)
-        self.newest = newest
-        self.least = self.least or least
-        self.fresh.update(fresh)
-        self.is_exact |= is_exact
+            return [], moment
+        if not blocks:
+            return [], moment
+        self.first = tsv.id_of(blocks[0])
+        last = blocks[-1]
+        self.last = tsv.id_of(last[last.rfind(b"\n", 0, -1) + 1 :])
+        end = moment.view.end + sum(map(len, blocks))
+        self.view = View(moment.view.log, end, self.last)
+        moment.fresh.update(fresh)
+        is_exact = moment.is_exact or self.wish.is_exact
+        return blocks, moment._replace(
+            view=self.view, newest=newest, least=least, is_exact=is_exact
+        )

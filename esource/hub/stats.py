@@ -1,7 +1,7 @@
 """What the hub counts while it works. Pure.
 
 The hot path adds to plain numbers, once for each commit or batch and not for each event or
-reader. Whoever wants to know (`metrics`, `listing`) reads them; nobody is told. All of it is
+reader. `metrics` and `ops` read them; nothing is sent. All of it is
 written by the loop's thread alone, so there are no locks; a reader in another thread sees
 numbers of slightly different moments.
 """
@@ -41,7 +41,7 @@ class Rates:
     """How many events a second each channel has got lately.
 
     A dictionary for each of the last seconds: channels that nobody publishes to any more
-    are forgotten with the second in which somebody last did.
+    are forgotten with the second in which they were last published to.
     """
 
     def __init__(self) -> None:

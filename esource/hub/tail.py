@@ -1,4 +1,4 @@
-"""What is read together, and the last of it in memory: encoded once for all who follow.
+"""What is read together, and the last of it in memory: encoded once for all followers.
 
     log      |--------------------------------|----|--|------|   committed
     tail                                      |----|--|------|   stretches, without a gap
@@ -76,7 +76,7 @@ def few_rows(rows: bytes) -> bytes:
 
 
 class Push(NamedTuple):
-    """How what is new is written to a socket: the same value for all who are written to alike."""
+    """How what is new is written to a socket: one value for all that are written to alike."""
 
     encode: Encode
     frame: Callable[[bytes], bytes]  # for the protocol that the response is sent with
@@ -104,7 +104,7 @@ class Tail:
         self._end = 0
         self._bytes = 0
         self._stretches: dict[int, Stretch] = {}  # by offset, in order
-        self._news: tuple[object, News] = None, NO_NEWS  # for whom, and what
+        self._news: tuple[object, News] = None, NO_NEWS  # for which followers, and what
 
     def keep(self, log: Log, start: int, rows: bytes) -> None:
         """Keep the rows of a commit, and so many of those before as there is room for."""

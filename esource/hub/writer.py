@@ -1,10 +1,10 @@
-"""The one who writes to a channel: a greenlet that drains the queue into the log.
+"""What writes to a channel: a greenlet that drains the queue into the log.
 
     publishers ──► queue ──► writer ──► log.append ──► the view moves
                                                         1. the publishers are answered
                                                         2. the followers are told
 
-Group commit: the rows of all who publish while the writer is at the disk become the next commit. An
+Group commit: all rows that are published while the writer is at the disk become the next commit. An
 idle writer is none: its greenlet ends, and the next publisher starts another.
 """
 

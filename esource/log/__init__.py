@@ -11,7 +11,7 @@ r"""The contract of a log: the rows of one channel, as bytes at offsets.
 Offsets never change their meaning, and rows between `begin` and `end` never change. `end` moves in
 `append` and `refresh` alone, once what is before it is as safe as it is going to be. A log is one
 *generation*: when the rows of a name are replaced, `refresh` hands out the next one, and this one
-can be read for as long as somebody holds it.
+can be read for as long as there is a reference to it.
 
 All calls block, and all may raise `StorageError`. `append` and `refresh` are for one thread at a
 time; the others are for any number of threads, also during those.
@@ -46,17 +46,6 @@ class Replaced(NamedTuple):
     by: "Log"
     at: int | None  # the offset in it that is this log's end; None if the rows before differ
     why: str  # for a person
-
-
-class Unchanged(NamedTuple):
-    """The log is where it was."""
-
-
-class Grown(NamedTuple):
-    """Somebody else has appended: `end` has moved."""
-
-
-Change = Unchanged | Grown | Replaced
 
 
 class Log(Protocol):
@@ -103,8 +92,8 @@ class Log(Protocol):
         An append in progress is no change.
         """
 
-    def refresh(self) -> Change:
-        """Take in what others have appended, or find the log that has this name now.
+    def refresh(self) -> Replaced | None:
+        """Take in what others have appended, which moves `end`; or find the log of the name now.
 
         Cuts nothing off, but that the next log is opened as any is.
         """
@@ -150,7 +139,7 @@ class Logs(Protocol):
         """Return the log of a channel, which may be empty. Its name is not checked."""
 
     def names(self) -> list[str]:
-        """Return the names of all channels that somebody has written to, in order."""
+        """Return the names of all channels that have been written to, in order."""
 
     def summaries(self, names: Sequence[str]) -> list[Summary]:
         """Return what can be seen of these channels; those that are gone are left out."""

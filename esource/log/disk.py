@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esource.errors import StorageError, StorageFull
 
-# A FIFO must not block the open; a link is somebody else's file.
+# A FIFO must not block the open; a link leads out of the folder.
 FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16

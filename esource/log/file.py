@@ -28,7 +28,7 @@ from pathlib import Path
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Change, Grown, Moved, Replaced, Unchanged, disk
+from esource.log import Appended, Moved, Replaced, disk
 from esource.log.disk import CHUNK, FILE_MODE, FLAGS
 from esource.rows import tsv
 
@@ -259,6 +259,8 @@ class FileLog:
             os.ftruncate(self._fd, self.end)
         if self._fsync != "never":
             self._sync()
+        if disk.whole_rows(self._fd, 0, self.end) != self.end:  # read again, from the disk
+            self._identity = (0, 0)  # what was acknowledged is not there: it is another file
         self._size = os.fstat(self._fd).st_size
         self._is_read_only = False
         self.refusal = ""
@@ -286,7 +288,7 @@ class FileLog:
             raise disk.storage_error("look at", self.path, error) from error
         return self._is_appending or (not why and size == self._size)
 
-    def refresh(self) -> Change:
+    def refresh(self) -> Replaced | None:
         """Take in whole rows that others have appended, or open the file that has the name now.
 
         What follows the last whole row is left alone: its writer may be in the middle of it. After
@@ -297,22 +299,21 @@ class FileLog:
             size, why = self._look()
             if self._fd < 0:  # nobody has read anything of it, so it can only have grown
                 self._open()
-                return Grown() if self.end else Unchanged()
+                return None
             if why:
                 new = FileLog(self.path, self._fsync)
                 return Replaced(new, self.end if self._is_in(new) else None, why)
             if self.refusal:
-                return Unchanged()
+                return None
             end = disk.whole_rows(self._fd, self.end, size)
         except OSError as error:
             raise disk.storage_error("read", self.path, error) from error
         if end > self.end and self._fsync == "always" and not self._is_read_only:
             self.flush()
         self._size = size
-        if end == self.end:
-            return Unchanged()
-        self._move_end(end, os.fstat(self._fd).st_mtime)
-        return Grown()
+        if end > self.end:
+            self._move_end(end, os.fstat(self._fd).st_mtime)
+        return None
 
     def _is_in(self, other: "FileLog") -> bool:
         """Whether another file begins with these rows, by the bytes right before `end`."""

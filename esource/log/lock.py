@@ -1,4 +1,4 @@
-"""Whose a folder is: two locks, `flock` on files in it, which end with the process however it ends.
+"""Which process has a folder: two locks, `flock` on files in it, which the kernel ends with it.
 
 .lock           one server: held by gunicorn's master from start to end
 .writer.lock    one writing process: a worker waits here until the last one is gone, which is

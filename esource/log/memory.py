@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from esource.event import default_id
-from esource.log import Appended, Change, Grown, Moved, Replaced, Summary, Unchanged
+from esource.log import Appended, Moved, Replaced, Summary
 from esource.rows import tsv
 
 
@@ -60,16 +60,14 @@ class MemoryLog:
         rows = self._logs.rows.get(self.name)
         return rows is self._rows and len(rows.content) == self.end
 
-    def refresh(self) -> Change:
+    def refresh(self) -> Replaced | None:
         """Take in what others have appended, or find the rows that have the name now."""
         if self._logs.rows.get(self.name) is not self._rows:
             new = MemoryLog(self._logs, self.name)
             is_in = new.pread(0, self.end) == self.pread(0, self.end)
             return Replaced(new, self.end if is_in else None, f"{self.name} was replaced")
-        if len(self._rows.content) == self.end:
-            return Unchanged()
         self.end = len(self._rows.content)
-        return Grown()
+        return None
 
     def flush(self) -> float:
         """Do nothing: memory is as safe as it gets."""
@@ -118,7 +116,7 @@ class MemoryLogs:
         return MemoryLog(self, name)
 
     def names(self) -> list[str]:
-        """Return the names of all channels that somebody has written to, in order."""
+        """Return the names of all channels that have been written to, in order."""
         return sorted(name for name, rows in self.rows.items() if rows.content)
 
     def summaries(self, names: Sequence[str]) -> list[Summary]:

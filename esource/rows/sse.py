@@ -2,7 +2,7 @@
 
 A frame is `event:` (left out if empty), `id:` (left out if empty: an empty one makes
 clients forget their place), one `data:` line for each line of data, and a blank line.
-The order is for people, who read the type first; to parsers all orders are alike.
+The order is for people: they read the type first; to parsers all orders are alike.
 """
 
 import re

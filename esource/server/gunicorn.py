@@ -173,6 +173,9 @@ class Worker(Protocol):
 # -- bodies --------------------------------------------------------------------------------
 
 
+_NOTHING: Iterator[bytes] = iter(())
+
+
 class RequestBody:
     """A request's body: a `post.Body` to the hub, and the file that gunicorn drains."""
 
@@ -191,7 +194,9 @@ class RequestBody:
         else:
             declared = cast(LengthFramed, reader)
             self.size = declared.length
-            self._arriving = iter(partial(declared.read, RECEIVE_BYTES), b"")
+            # Ten thousand followers, whose requests have no body, need nothing that reads one.
+            read = iter(partial(declared.read, RECEIVE_BYTES), b"") if self.size else _NOTHING
+            self._arriving = read
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the bytes as they arrive, as `post.Body` says."""

@@ -88,7 +88,7 @@ class _Everything:
         for name, meaning, histogram in histograms:
             yield _histogram(f"esource_{name}", meaning, histogram)
         now = (
-            ("subscribers", "Who follows now", gauges.subscribers),
+            ("subscribers", "Clients that follow now", gauges.subscribers),
             ("open_channels", "Channels that are open now", gauges.open_channels),
             (
                 "refusing_channels",

@@ -5,8 +5,8 @@
     /-/metrics    what was counted, for Prometheus
     /-/channels   the list of channels
 
-Nothing of it is a channel: their names are longer. Nobody writes here, and who may read is
-as for channels.
+Nothing of it is a channel: their names are longer. There is nothing to write, and rights to
+read are as for channels.
 """
 
 import time

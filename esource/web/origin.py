@@ -1,4 +1,4 @@
-"""Who may ask, as far as a browser tells: hosts and origins. Pure.
+"""Which pages may ask, as far as a browser tells: hosts and origins. Pure.
 
 The hub has no users and no passwords. But a browser carries requests for any page that a
 person opens, also to a hub on that person's own machine, where no gateway stands in front:

@@ -1,7 +1,7 @@
 """The page for people at `/`: files that the browser gets as they are.
 
 There is nothing to build and nothing to fetch from elsewhere. What the page shows it asks of
-the hub by HTTP like everybody else, so this room knows neither channels nor events.
+the hub by HTTP as every client does, so this room knows neither channels nor events.
 
     /                the page
     /-/page/FILE     its styles, scripts and icon; `-` is too short to be a channel's name

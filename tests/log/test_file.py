@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esource.errors import StorageError, StorageFull
-from esource.log import Appended, Grown, Moved, Replaced, Unchanged
+from esource.log import Appended, Moved, Replaced
 from esource.log.file import FileLog
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
@@ -183,7 +183,7 @@ def test_an_unfinished_write_that_cannot_be_cut_off_is_saved_aside_before_the_ne
     for _ in range(2):
         with pytest.raises(StorageError):
             log.append(None, [b"3\t\tnever acknowledged\n"])
-        assert log.refresh() == Unchanged()  # what is behind the end is nobody's row
+        assert log.refresh() is None  # what is behind the end is nobody's row
         assert log.end == len(ROWS)
     fault.mend()
     log.append(None, [b"4\t\tfour\n"])
@@ -215,7 +215,7 @@ def test_whole_rows_of_others_are_taken_in_and_the_rest_once_it_is_whole(path: P
     log = FileLog(path)
     log.append(None, [ROWS])
     append_by_hand(path, b"by hand\t\t\nunfini")
-    assert isinstance(log.refresh(), Grown)
+    assert log.refresh() is None
     assert log.end == len(ROWS + b"by hand\t\t\n")
     assert log.is_current()
     append_by_hand(path, b"shed\t\t\n")
@@ -245,7 +245,7 @@ def test_half_a_row_of_others_is_saved_aside_before_an_append(path: Path) -> Non
     log = FileLog(path)
     log.append(None, [ROWS])
     append_by_hand(path, b"unfini")
-    assert log.refresh() == Unchanged()
+    assert log.refresh() is None
     log.append(None, [b"3\t\tthree\n"])
     assert path.read_bytes() == ROWS + b"3\t\tthree\n"
     assert torn_files(path) == [b"unfini"]
@@ -260,7 +260,7 @@ def test_a_full_disk_cuts_off_no_row_of_others(path: Path, monkeypatch: pytest.M
         log.append(None, [b"3\t\tthree\n"])
     fault.mend()
     assert path.read_bytes() == ROWS + b"by hand\t\t\n"
-    assert isinstance(log.refresh(), Grown)
+    assert log.refresh() is None
 
 
 def test_cutting_back_never_makes_a_file_longer(
