@@ -20,9 +20,7 @@ def f(a):
 
 
 @pytest.mark.parametrize("mutant", mutants.entries(), ids=str)
-def test_its_line_is_there_once_and_its_test_exists(
-    mutant: Mutant,
-) -> None:
+def test_its_line_is_there_once_and_its_test_exists(mutant: Mutant) -> None:
     text = (ROOT / mutant.file).read_text()
     broken = mutants.mutated(mutant, text)
     assert broken != text

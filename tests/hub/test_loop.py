@@ -53,9 +53,13 @@ def test_a_switch_where_none_may_be_fails(switch: bool) -> None:
 
 
 def test_what_is_raised_where_no_switch_may_be_is_told_and_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError), unswitched():
-        gevent.sleep(0)
-        raise ZeroDivisionError
+    def fail() -> None:
+        with unswitched():
+            gevent.sleep(0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
 
 
 # -- over HTTP ---------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_a_refusal_does_not_count_once_others_have_appended(path: Path) -> None:
 def test_a_yes_does_not_count_once_others_have_appended(path: Path) -> None:
     channel = channel_of(path)
     channel.publish(Event(b"1", b"", b"one"))
-    asked = []
+    asked: list[bytes] = []
 
     def append_at_first(view: View) -> None:
         if not asked:
@@ -59,7 +59,7 @@ def test_a_yes_does_not_count_once_others_have_appended(path: Path) -> None:
 def test_a_plain_event_behind_one_with_a_precondition_does_not_free_it(path: Path) -> None:
     channel = channel_of(path)
     channel.publish(Event(b"1", b"", b"one"))
-    asked = []
+    asked: list[bytes] = []
 
     def append_at_first(view: View) -> None:
         if not asked:

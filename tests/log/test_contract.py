@@ -159,8 +159,11 @@ def test_rows_of_others_are_taken_in_when_asked(logs: Logs, log: Log) -> None:
 @pytest.mark.parametrize(
     ("rows", "at"),
     [
-        (b"other\t\t\n", None), (b"", None), (b"other\t\tand longer than the rows were\n", None),
-        (ROWS, len(ROWS)), (ROWS + b"3\t\t\n", len(ROWS)),
+        (b"other\t\t\n", None),
+        (b"", None),
+        (b"other\t\tand longer than the rows were\n", None),
+        (ROWS, len(ROWS)),
+        (ROWS + b"3\t\t\n", len(ROWS)),
     ],
 )
 def test_a_log_whose_name_has_other_rows_hands_out_the_next_one(

@@ -32,9 +32,12 @@ def test_the_stream_decoder_follows_the_standard(stream: bytes, expected: list[E
     assert sse.Decoder().feed(stream) == expected
 
 
-@given(st.lists(events), st.data())
-def test_frames_decode_alike_however_they_are_cut(many: list[Event], data: st.DataObject) -> None:
+@given(st.lists(events), st.sampled_from([b"\n", b"\r\n"]), st.data())
+def test_frames_decode_alike_however_they_are_cut(
+    many: list[Event], line_end: bytes, data: st.DataObject
+) -> None:
     stream = sse.HEARTBEAT + sse.encode(b"".join(map(tsv.encode, many)), [])
+    stream = stream.replace(b"\n", line_end)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=20)))
     decoder = sse.Decoder()
     decoded = []
@@ -43,9 +46,11 @@ def test_frames_decode_alike_however_they_are_cut(many: list[Event], data: st.Da
     assert decoded == many
 
 
-@given(st.lists(events))
-def test_byte_by_byte_is_like_whole_and_what_is_incomplete_is_kept(many: list[Event]) -> None:
-    stream = sse.encode(b"".join(map(tsv.encode, many)), [])
+@given(st.lists(events), st.sampled_from([b"\n", b"\r\n"]))
+def test_byte_by_byte_is_like_whole_and_what_is_incomplete_is_kept(
+    many: list[Event], line_end: bytes
+) -> None:
+    stream = sse.encode(b"".join(map(tsv.encode, many)), []).replace(b"\n", line_end)
     decoder = sse.Decoder()
     decoded = [event for n in range(len(stream)) for event in decoder.feed(stream[n : n + 1])]
     assert decoded == many

@@ -42,6 +42,7 @@ def test_rows_are_plain_without_third_tabs_and_line_breaks() -> None:
     assert tsv.plain(b"") == ([], [], [])
     for row in (b"1\ta\tx\ty\n", b"1\ta\tx\x0by\n", b"1\ta\tx\r\n", b"1\ta\n", b"\n"):
         assert tsv.plain(b"1\ta\tx\n" + row) is None
+    assert tsv.plain(b"1\ta\n2\t\ty\tz\n") is None  # as many tabs as two plain rows
 
 
 def test_raw_is_the_data_of_each_event_with_a_line_end() -> None:
