@@ -139,7 +139,8 @@ def test_a_fault_in_making_the_file_is_told_and_the_next_event_makes_it(
 ) -> None:
     hub, disk = broken
     channel = re.sub("[^a-z]+", "-", name.lower())
-    check_a_fault(hub, disk, FIRST_FAULTS[name], channel, 0)
+    trace = check_a_fault(hub, disk, FIRST_FAULTS[name], channel, 0)
+    assert "D" not in trace or "d" in trace[trace.rindex("D") :], "its name is not on disk"
     assert "Traceback" not in hub.log
 
 

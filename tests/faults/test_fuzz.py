@@ -146,6 +146,7 @@ DECODERS: dict[str, Callable[[], ingest.LineDecoder | ingest.StreamDecoder]] = {
 @pytest.mark.parametrize("name", DECODERS)
 @parsers
 @given(text=texts, places=st.lists(st.integers(0, 300), max_size=5))
+@example(text=b"data: good\n\ndata: \xff\n\n", places=[])
 def test_a_batch_is_whole_rows_and_then_at_most_one_error(
     name: str, text: bytes, places: list[int]
 ) -> None:
@@ -191,6 +192,7 @@ def test_any_file_is_read_in_every_format(text: bytes) -> None:
 
 @parsers
 @given(rows, ids, st.integers(-(10**20), 10**20), st.integers(0, 5))
+@example(b"1\tno event\n2\t\tan event\n", b"1", 0, 1)
 def test_places_in_any_file_are_the_beginnings_of_rows(
     text: bytes, id: bytes, time: int, count: int
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esource.event import Event
 from esource.rows import sse
-from tests.harness import Hub, eventually, size
+from tests.harness import QUIET, Hub, eventually, size
 from tests.harness.network import HUB, PEER, inside, network
 
 PAUSE_SECONDS = size(5, 30)
@@ -48,7 +48,7 @@ def test_peers_who_vanish_are_gone_within_10_s_and_a_paused_reader_gets_everythi
     tmp_path: Path,
 ) -> None:
     with network() as net:
-        hub = Hub(tmp_path)
+        hub = Hub(tmp_path, **QUIET)  # a heartbeat would put something in flight to all
         hub.environ["ESOURCE_BIND"] = f"0.0.0.0:{hub.port}"
         here = ("127.0.0.1", hub.port)
         there = (HUB, hub.port)

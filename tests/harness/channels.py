@@ -54,16 +54,17 @@ class Gate:
 
 @contextmanager
 def at_a_gate(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Iterator[Gate]:
-    """A function of a module, or a class method, waits until the context ends."""
+    """What a function of a module or class has found is returned once the context ends."""
     gate, real = Gate(), getattr(owner, name)
 
-    def wait_and_call(*args: object) -> object:
+    def call_and_wait(*args: object) -> object:
+        found = real(*args)
         gate.reached.set()
         assert gate.opened.wait(PATIENCE_SECONDS)
-        return real(*args)
+        return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, wait_and_call)
+        patch.setattr(owner, name, call_and_wait)
         try:
             yield gate
         finally:

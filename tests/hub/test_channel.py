@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gevent
+import gevent.socket
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,11 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from esource.errors import PreconditionFailed, StorageError
 from esource.event import Event
 from esource.hub.channel import Channel
+from esource.hub.followers import Follower, NewsFor
 from esource.hub.receipt import Wish
+from esource.hub.tail import Push
 from esource.hub.view import View
 from esource.log import Appended, Moved
 from esource.rows import tsv
 from esource.rows.find import Verdict
+from esource.rows.formats import TSV
 from tests.harness.channels import append_by_hand, channel_of, read_to_end
 
 
@@ -124,6 +128,38 @@ def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> Non
     publishers = [gevent.spawn(publish) for _ in range(5)]
     gevent.joinall([*readers, *publishers], raise_error=True)
     assert order == ["publisher"] * 5 + ["reader"] * 200
+
+
+def test_publishers_are_answered_before_anything_is_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(tmp_path / "orders.tsv")
+    channel.publish(Event(b"", b"", b"the first one looks for the newest id, and waits"))
+    order = []
+    take = Follower.take
+
+    def note(follower: Follower, news_for: NewsFor, now: float) -> bool:
+        order.append("pushed")
+        return take(follower, news_for, now)
+
+    def publish() -> None:
+        channel.publish(Event(b"", b"", b"x"))
+        order.append("publisher")
+
+    monkeypatch.setattr(Follower, "take", note)
+    ours, theirs = gevent.socket.socketpair()
+    with ours, theirs:
+        push = Push(TSV.encode, bytes)
+        view = channel.view
+        stretches = channel.follow(view.log, view.end, heartbeat=10, client=ours, push=push)
+        reader = gevent.spawn(next, stretches, None)
+        gevent.sleep(0)
+        gevent.joinall([gevent.spawn(publish) for _ in range(5)], raise_error=True)
+        received = b""
+        while received.count(b"\n") < 5:
+            received += theirs.recv(1 << 16)
+        reader.kill()
+    assert order == ["publisher"] * 5 + ["pushed"]
 
 
 def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ import gevent.socket
 import pytest
 
 from esource.hub.clients import Clients
+from esource.hub.commit import FEW_BYTES
 from esource.hub.followers import Follower, Followers
 from esource.hub.malformed import Malformed
 from esource.hub.stats import Stats
-from esource.hub.tail import News, Push, Tail
+from esource.hub.tail import PUSH_BYTES, News, Push, Tail
 from esource.log.memory import MemoryLogs
 from esource.rows import sse
 from tests.harness import Hub, Publishers, Stream, encoded, running_hub
@@ -98,7 +99,9 @@ def test_more_than_one_push_takes_comes_at_once(hub: Hub) -> None:
     for follower in followers:
         follower.read_up_to(b"first\n")  # they wait
     started = time.monotonic()
-    lines = b"".join([b"%010d\n" % n for n in range(20_000)])  # in memory, and over 64 KiB
+    lines = b"".join([b"%010d\n" % n for n in range(6000)])
+    assert len(lines) > PUSH_BYTES > 0.6 * len(lines)  # of two stretches, since there are so many
+    assert 40 * 6000 < FEW_BYTES  # with ids: it stays in memory
     assert hub.post("/much?each=line", lines).status == 201
     for follower in followers:
         assert follower.read_up_to(lines[-11:]) == b"first\n" + lines

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import gevent
 import pytest
 
 from esource.config import Config
 from esource.errors import BadInput
+from esource.event import Event
 from esource.hub.hub import Hub
 
 
@@ -40,3 +42,15 @@ def test_channels_that_nobody_uses_are_closed(tmp_path: Path) -> None:
     for n in range(hub.keep_open * 2):
         hub.channel(f"channel{n}")
     assert len(os.listdir("/proc/self/fd")) <= before + hub.keep_open + 1
+
+
+def test_a_channel_that_is_opened_during_a_drain_drains_too(tmp_path: Path) -> None:
+    hub = Hub(Config(dir=tmp_path))
+    early = hub.channel("early")
+    hub.drain()
+    late = hub.channel("late")
+    with gevent.Timeout(10):
+        for channel in (early, late):
+            assert list(channel.follow(channel.view.log, 0, heartbeat=1000)) == []
+    late.publish(Event(b"1", b"", b"which goes on"))
+    assert late.view.newest_id == b"1"

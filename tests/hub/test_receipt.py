@@ -101,6 +101,16 @@ def test_a_refused_event_leaves_nothing_for_the_next_one_of_its_commit(path: Pat
     assert queued(channel, b"1", b"other", UNIQUE).wait().skipped == 1
 
 
+def test_what_goes_after_a_refused_event_is_refused(path: Path) -> None:
+    channel = channel_of(path)
+    refused = queued(channel, b"1", b"refused", Wish(never))
+    after = channel.append([tsv.draft(Event(b"2", b"", b"two"))], after=refused)
+    for receipt in (refused, after):
+        with pytest.raises(PreconditionFailed):
+            receipt.wait()
+    assert not path.exists()
+
+
 def test_an_id_is_there_once_though_it_comes_twice_in_a_commit(path: Path) -> None:
     channel = channel_of(path)
     first, again = (queued(channel, b"1", b"one", UNIQUE) for _ in "12")

@@ -29,6 +29,7 @@ def test_another_log_has_nothing_in_memory() -> None:
     logs = MemoryLogs()
     log, other, kept = logs.open("orders"), logs.open("others"), tail()
     kept.keep(log, 0, ROW)
+    assert kept.at(log, 0)
     assert kept.at(other, 0) is None
     kept.keep(other, 7, ROW)
     assert kept.at(log, 0) is None

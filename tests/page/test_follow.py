@@ -113,10 +113,13 @@ def test_a_refused_stream_says_so_and_is_asked_for_again(own_person: Person) -> 
 def test_ids_that_come_twice_are_not_shown_twice(person: Person) -> None:
     rows = "same\t\t1\nsame\t\t2\n\t\twithout id\nsame\t\t3\n"
     person.hub.file("twice").write_text(rows)
+    streams: list[str] = []
+    person.page.on("request", lambda asked: streams.append(asked.url))
     person.visit("?channel=twice")
     person.sees("1", "2", "without id", "3")
     person.hub.publish("/twice?id=same", "4")
     person.sees("1", "2", "without id", "3", "4")
+    assert sum("sse-json" in url for url in streams) == 1, "it was read anew to see that"
 
 
 def test_a_channel_without_any_ids_is_shown_too(person: Person) -> None:
