@@ -227,15 +227,20 @@ class Activated(Hub):
         return super().launch(*options, pass_fds=[self.listener.fileno()], **popen)
 
 
-@pytest.mark.parametrize("bind", ["", "another port", "unix"])
+@pytest.mark.parametrize("bind", ["", "another port", "a port in use", "unix"])
 def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
     tmp_path: Path, bind: str
 ) -> None:
     other = free_port()
-    address = {"another port": f"127.0.0.1:{other}", "unix": f"unix:{tmp_path}/hub.sock"}
+    in_use = socket.create_server(("127.0.0.1", 0))
+    address = {
+        "another port": f"127.0.0.1:{other}",
+        "a port in use": f"127.0.0.1:{in_use.getsockname()[1]}",
+        "unix": f"unix:{tmp_path}/hub.sock",
+    }
     hub = Activated(tmp_path, ESOURCE_BIND=address.get(bind, ""))
-    hub.start()
     try:
+        hub.start()
         with load_on(hub, "kept-open") as load:
             hub.restart()
             load.goes_on()
@@ -251,8 +256,10 @@ def test_a_hub_that_is_handed_a_socket_restarts_without_refusing_anybody(
         load.check(hub.rows("kept-open"))
         assert "Traceback" not in hub.log
     finally:
-        hub.stop()
+        if hub.process:
+            hub.stop()
         hub.listener.close()
+        in_use.close()
 
 
 def test_a_socket_that_was_handed_to_somebody_else_is_not_taken(tmp_path: Path) -> None:

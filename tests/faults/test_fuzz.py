@@ -78,6 +78,8 @@ def allowed(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @parsers
 @given(st.lists(st.tuples(st.sampled_from(query.READ_PARAMETERS) | words, words), max_size=6))
+@example([("timeout", "15m")])
+@example([("limit", "²")])
 def test_a_query_is_a_selection_or_bad_input(pairs: list[tuple[str, str]]) -> None:
     wanted = allowed(query.parse, pairs, formats.FORMATS)
     if isinstance(wanted, query.Selection):

@@ -1,5 +1,8 @@
 """Sockets of clients: whose bodies and streams are ended, and whose are not."""
 
+from contextlib import suppress
+
+import gevent
 import gevent.socket
 import pytest
 
@@ -45,7 +48,7 @@ def test_what_can_be_known_of_a_client_without_sending() -> None:
         ours.setblocking(False)
         assert not is_gone(ours)
         assert not is_full(ours)
-        with pytest.raises(BlockingIOError):
+        with suppress(BlockingIOError):
             while True:
                 ours.send(b"x" * 65536)
         assert is_full(ours)
