@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from esource.event import Event
 from esource.hub.clients import Client, Clients
+from esource.hub.commit import PLAIN, Receipt, Wish
 from esource.hub.followers import Follower, Followers
 from esource.hub.head import Head
+from esource.hub.known import Known
 from esource.hub.loop import in_thread, reads
 from esource.hub.malformed import Malformed
-from esource.hub.receipt import PLAIN, Receipt, Wish
 from esource.hub.stats import Stats
 from esource.hub.tail import Push, Stretch, Tail, read_stretch
 from esource.hub.view import View
@@ -40,8 +41,8 @@ class Channel:
     """
 
     def __init__(
-        self, name: str, open_log: Callable[[], Log], fsync: str = "always",
-        dedup_events: int = 10_000, stats: Stats | None = None, clients: Clients | None = None,
+        self, name: str, open_log: Callable[[], Log], dedup_events: int = 10_000,
+        stats: Stats | None = None, clients: Clients | None = None,
     ) -> None:  # fmt: skip
         """Name a channel. Nothing is opened yet: `open_log` blocks, and raises `StorageError`."""
         self.name = name
@@ -50,8 +51,9 @@ class Channel:
         self.clients = clients or Clients()
         self._tail = Tail(Malformed(self.stats).note)
         self.followers = Followers(self.clients, self.stats, self._tail)
-        self._head = Head(open_log, self.followers)
-        self._writer = Writer(name, self._head, self.followers, fsync, dedup_events, self.stats)
+        known = Known(dedup_events)
+        self._head = Head(open_log, self.followers, known)
+        self._writer = Writer(name, self._head, self.followers, known, self.stats)
 
     def open(self) -> "Channel":
         """Open and repair the log if that was not done yet. Blocks; raises `StorageError`."""
@@ -169,7 +171,8 @@ class Channel:
                         follower.offset = stretch.end
                         spoke = time.monotonic()
                         continue
-                    follower.offset = end  # the file was cut; where to go on is found below
+                    follower.offset = end  # the file was cut; there may be another one by now
+                    continue
                 if moved := self.followers.moved(follower.log):
                     follower.log, follower.offset = moved
                     continue

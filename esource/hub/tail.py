@@ -162,6 +162,6 @@ class Tail:
             end = stretch.end
             events += count
         data = b"".join(pieces)
-        is_all = log is view.log and end == view.end
+        is_all = log is view.log and end >= view.end  # there may be a later commit already
         self._news = key, News(push.frame(data) if data else b"", events, end, is_all)
         return self._news[1]

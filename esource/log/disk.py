@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esource.errors import StorageError, StorageFull
 
-# A FIFO must not block the open; a link leads out of the folder.
+# A FIFO must not block the open; a symbolic link may lead out of the folder.
 FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16
@@ -42,10 +42,10 @@ def save_aside(fd: int, start: int, end: int, path: Path) -> str:
                 start += copy.write(piece)
             copy.flush()
             os.fsync(copy_fd)
+        sync_folder(path.parent)
     except OSError:
         saved.unlink()
         raise
-    sync_folder(path.parent)
     return saved.name
 
 

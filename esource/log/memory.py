@@ -43,17 +43,17 @@ class MemoryLog:
     ) -> Appended | Moved:
         """Append blocks of whole rows: all or none."""
         if self._logs.rows.get(self.name) is not self._rows:
-            return Moved(f"{self.name} was replaced")
+            return Moved(f"{self.name} was replaced", None)
         start = len(self._rows.content)
         if expected is not None and expected != start:
-            return Moved(f"{self.name} is {start} bytes long, not {expected}")
+            return Moved(f"{self.name} is {start} bytes long, not {expected}", start)
         newest = tsv.newest_micros(bytes(self._rows.content[self.end :]))
         if least and newest is not None and default_id(newest) >= least:
-            return Moved(f"{self.name} has grown by rows of a later time")
+            return Moved(f"{self.name} has grown by rows of a later time", start)
         self._rows.content += b"".join(blocks)
         self._rows.modified = time.time()
         self.end = len(self._rows.content)
-        return Appended(start, 0.0)
+        return Appended(start, 0.0, is_due=False)
 
     def is_current(self) -> bool:
         """Whether nobody else has changed the log."""

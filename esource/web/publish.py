@@ -16,9 +16,9 @@ from werkzeug.http import parse_etags, parse_options_header, quote_etag
 from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageError
 from esource.event import Event, check_data, check_id, check_type
 from esource.hub.channel import Channel
+from esource.hub.commit import Precondition, Receipt, Wish
 from esource.hub.hub import Hub
 from esource.hub.loop import turn
-from esource.hub.receipt import Precondition, Receipt, Wish
 from esource.hub.view import View
 from esource.rows import ingest, tsv
 from esource.rows.ingest import LineDecoder, StreamDecoder

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from esource.errors import PreconditionFailed, StorageError
 from esource.event import Event
 from esource.hub.channel import Channel
-from esource.hub.receipt import Wish
+from esource.hub.commit import Wish
 from esource.hub.view import View
 from esource.log import Appended, Log, Moved
 from esource.log.file import FileLog
