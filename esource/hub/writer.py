@@ -92,7 +92,7 @@ class Writer:
         try:
             done = self._commit(commit)
         except EsourceError as error:
-            logger.error("%s: %d publishers refused: %s", name, len(commit.receipts), error)
+            logger.error("%s: %d publishers refused: %s", name, len(commit.receipts), error.text)
             commit.error = error.again()  # its traceback would hold the rows
         except Exception as error:
             logger.exception("%s: %d publishers refused", name, len(commit.receipts))

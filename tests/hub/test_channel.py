@@ -1,5 +1,6 @@
 """A channel in this process: publish, crash, reopen, resume, against a plain list."""
 
+import gc
 import os
 import threading
 import weakref
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from esource.errors import PreconditionFailed, StorageError
-from esource.event import Event
+from esource.event import Event, time_of
 from esource.hub.channel import Channel
-from esource.hub.commit import Wish
+from esource.hub.commit import Commit, Wish
 from esource.hub.view import View
 from esource.log import Appended, Log, Moved
 from esource.log.file import FileLog
@@ -214,13 +215,18 @@ def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
             gevent.sleep(0.01)
 
 
-def is_open(path: Path) -> bool:
-    """Return whether this process has the file open."""
+def open_files() -> list[str]:
+    """Return the names of the files that this process has open."""
     links = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # that of the listing itself
             links.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return str(path) in links
+    return links
+
+
+def is_open(path: Path) -> bool:
+    """Return whether this process has the file open."""
+    return str(path) in open_files()
 
 
 def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
@@ -308,3 +314,179 @@ def test_only_what_was_appended_is_counted(tmp_path: Path) -> None:
     assert channel.stats.events == 1
     assert channel.stats.bytes == channel.view.end
     assert sum(channel.stats.commit_events.counts) == 1  # both were in one commit
+
+
+# -- rows that others append, and refusals ------------------------------------------------------
+
+
+def by_hand(path: Path, rows: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(rows)
+
+
+def expects(id: bytes) -> Wish:
+    """Wish that the newest id is this one."""
+
+    def check(view: View) -> None:
+        if view.newest_id != id:
+            raise PreconditionFailed(f"the newest id is {view.newest_id!r}", view)
+
+    return Wish(check)
+
+
+def draft(id: bytes, data: bytes) -> tsv.Draft:
+    return tsv.draft(Event(id, b"", data))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_expected_is_asked_of_rows_that_nobody_has_read_yet(
+    tmp_path: Path, beside: bool
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    channel.publish(Event(b"a", b"", b"1"))
+    by_hand(path, b"h\t\tby hand\n")
+    receipts = [channel.append([draft(b"b", b"expects h")], expects(b"h"))]
+    if beside:  # a plain one in the same commit may be appended anywhere
+        receipts.append(channel.append([draft(b"c", b"plain")]))
+    for receipt in receipts:
+        receipt.wait()
+    assert [event.id for event in tsv.decode(path.read_bytes())][:3] == [b"a", b"h", b"b"]
+    for receipt in receipts:
+        assert path.read_bytes()[: receipt.view.end].endswith(
+            receipt.last + b"\t\t" + (b"expects h\n" if receipt.last == b"b" else b"plain\n")
+        )
+
+
+def test_the_view_of_what_was_there_already_is_of_a_place_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    channel.publish(Event(b"a", b"", b"1"))
+    by_hand(path, b"h\t\tby hand\n")
+    channel.append([draft(b"b", b"plain")])
+    skipped = channel.append([draft(b"a", b"1")], Wish(unique=True)).wait()
+    assert skipped.skipped == 1
+    assert path.read_bytes()[: skipped.view.end].endswith(skipped.view.newest_id + b"\t\tplain\n")
+
+
+def test_a_refused_retry_is_answered_as_ever_after_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    channel.publish(Event(b"a", b"", b"1"))
+
+    def fail(*about: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("esource.log.disk.sync", fail)
+        disk.setattr(os, "ftruncate", fail)
+        with pytest.raises(StorageError):
+            channel.publish(Event(b"b", b"", b"refused"))
+    assert channel.append([draft(b"a", b"1")], Wish(unique=True)).wait().skipped == 1
+    with pytest.raises(PreconditionFailed):
+        channel.append([draft(b"c", b"")], expects(b"b")).wait()
+    assert path.read_bytes() == b"a\t\t1\n"
+
+
+def test_rows_of_others_that_come_all_the_time_refuse_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = Channel("orders", lambda: FileLog(path, "never")).open()
+    done = threading.Event()
+
+    def append() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not done.is_set():
+                file.write(b"other\t\tx\n")
+                done.wait(0.0005)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        for n in range(300):
+            receipt = channel.append([draft(b"%d" % n, b"")], Wish(unique=True)).wait()
+            assert receipt.appended == 1
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_default_ids_go_on_after_a_rotation_that_a_read_has_seen_first(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    channel.publish(Event(b"", b"", b"one"))
+    by_hand(path, b"2999-12-31T23:59:59.000000Z\t\tby hand\n")
+    channel.refresh()
+    path.rename(tmp_path / "archive")
+    channel.refresh()
+    assert channel.publish(Event(b"", b"", b"two")).id == b"2999-12-31T23:59:59.000001Z"
+
+
+def test_a_rotated_file_is_closed_once_nobody_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    channel.publish(Event(b"", b"", b"one"))
+    path.unlink()
+    channel.refresh()
+    assert not any(str(path) in link for link in open_files())
+
+
+def test_an_older_view_is_searched_to_its_end_though_the_log_is_mapped_beyond(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        b"2026-01-01T00:%02d:%02d.%06dZ\t\t%b\n" % (n // 60, n % 60, n, b"x" * 1000)
+        for n in range(3500)
+    ]
+    path = tmp_path / "orders.tsv"
+    path.write_bytes(b"".join(rows[:1500]))
+    channel = channel_of(path)
+    older = channel.view
+    by_hand(path, b"".join(rows[1500:]))
+    id = tsv.id_of(rows[1400])
+    time = time_of(id)
+    assert time is not None
+    channel.later_than(channel.refresh(), time)  # which maps it
+    place = sum(map(len, rows[:1401]))
+    assert channel.later_than(older, time) == place
+    assert channel.after(older, id)[1:] == (place, Verdict.EXACT)
+
+
+def test_nothing_that_is_no_file_is_ever_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    os.mkfifo(path)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="not a regular file"):
+            channel.refresh()
+        with pytest.raises(StorageError, match="not a regular file"):
+            channel.publish(Event(b"", b"", b"x"))
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        assert os.read(fd, 100) == b""
+    os.close(fd)
+    path.unlink()
+    channel.publish(Event(b"", b"", b"x"))
+
+
+def test_a_refused_commit_lets_go_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(tmp_path / "orders.tsv")
+
+    def fail(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", fail)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(StorageError):
+            channel.append([draft(b"", b"x")]).wait()
+            pytest.fail("it was stored")
+        with gevent.Timeout(10):
+            while any(isinstance(thing, Commit) for thing in gc.get_objects()):
+                gevent.sleep(0.01)
+    finally:
+        gc.enable()

@@ -227,6 +227,21 @@ def test_rows_of_others_are_on_disk_before_anybody_sees_them(
     assert log.append(None, [b"3\t\tthree\n"])
 
 
+def test_whole_rows_of_others_stay_though_a_sync_of_them_has_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"by hand\t\t\n")
+    fault = Fault(monkeypatch, "fdatasync", errno.EIO)
+    with pytest.raises(StorageError):
+        log.refresh()
+    fault.mend()
+    log.append(None, [b"3\t\tthree\n"])
+    assert path.read_bytes() == ROWS + b"by hand\t\t\n3\t\tthree\n"
+    assert torn_files(path) == []
+
+
 def test_half_a_row_of_others_is_saved_aside_before_an_append(path: Path) -> None:
     log = FileLog(path)
     log.append(None, [ROWS])
