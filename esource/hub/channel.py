@@ -12,9 +12,9 @@ the log later.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from socket import socket
 
-from esource.event import Event
-from esource.hub.clients import Client, Clients
+from esource.hub.clients import Clients
 from esource.hub.commit import PLAIN, Receipt, Wish
 from esource.hub.followers import Follower, Followers
 from esource.hub.head import Head
@@ -26,9 +26,8 @@ from esource.hub.tail import Push, Stretch, Tail, read_stretch
 from esource.hub.view import View
 from esource.hub.writer import Writer
 from esource.log import Log
-from esource.rows import tsv
 from esource.rows.find import Verdict
-from esource.rows.tsv import Draft, Encode
+from esource.rows.tsv import Draft
 
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 
@@ -49,7 +48,8 @@ class Channel:
         self.stats = stats or Stats()
         self.draining = False
         self.clients = clients or Clients()
-        self._tail = Tail(Malformed(self.stats).note)
+        self._malformed = Malformed(self.stats)
+        self._tail = Tail(self._malformed)
         self.followers = Followers(self.clients, self.stats, self._tail)
         known = Known(dedup_events)
         self._head = Head(open_log, self.followers, known)
@@ -83,10 +83,6 @@ class Channel:
         return self._head.refresh()
 
     # -- publishing ----------------------------------------------------------------------
-
-    def publish(self, event: Event) -> Event:
-        """Append an event; return it with its id. Blocks and raises as `Receipt.wait` does."""
-        return event._replace(id=self.append([tsv.draft(event)]).wait().first)
 
     def append(
         self, drafts: Sequence[Draft], wish: Wish = PLAIN, after: Receipt | None = None
@@ -142,7 +138,7 @@ class Channel:
             offset = stretch.end
 
     def follow(
-        self, log: Log, offset: int, heartbeat: float, client: Client | None = None,
+        self, log: Log, offset: int, heartbeat: float, client: socket | None = None,
         timeout: float | None = None, push: Push | None = None,
     ) -> Iterator[Stretch | None]:  # fmt: skip
         """Yield the rows from an offset on, as they are committed; None for silence.
@@ -197,14 +193,8 @@ class Channel:
         stretch = self._tail.at(log, offset)
         if stretch and stretch.end <= end:
             return stretch
-        return in_thread(reads(), read_stretch, log, offset, self._tail.until(log, offset, end))
-
-    def encoded(self, stretch: Stretch, encode: Encode) -> tuple[bytes, int]:
-        """Return (a stretch in a format, how many events it is).
-
-        Rows that are no events are named in the log, once.
-        """
-        return self._tail.encoded(stretch, encode)
+        until = self._tail.until(log, offset, end)
+        return in_thread(reads(), read_stretch, log, offset, until, self._malformed)
 
     # -- stopping ------------------------------------------------------------------------
 

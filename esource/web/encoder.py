@@ -58,7 +58,7 @@ class Encoder:
     def _encode(self, stretch: Stretch) -> bytes:
         wanted = self._wanted
         if wanted.is_whole or self._takes_all(stretch):
-            piece, count = self._channel.encoded(stretch, self._format.encode)
+            piece, count = stretch.encoded(self._format.encode)
             self._channel.stats.delivered += count
             if self._remaining is not None:
                 self._remaining -= count

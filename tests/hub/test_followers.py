@@ -122,7 +122,7 @@ def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(
 @contextmanager
 def waiting(ours: socket.socket) -> Iterator[Follower]:
     """A follower at the beginning of an empty log, whose greenlet waits."""
-    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats()).note))
+    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats())))
     log = MemoryLogs().open("orders")
     with Follower(followers, log, 0, ours, Push(sse.encode, bytes)) as follower:
         greenlet = gevent.spawn(follower.wait, 10)
