@@ -220,6 +220,49 @@ def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
             gevent.sleep(0.01)
 
 
+def test_a_follower_holds_no_log_but_the_one_that_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    channel.publish(Event(b"", b"", b"0"))
+    got = []
+
+    def follow() -> None:
+        for stretch in channel.follow(channel.view.log, 0, heartbeat=1000):
+            assert stretch
+            got.append(stretch.rows)
+            del stretch
+
+    follower = gevent.spawn(follow)
+    try:
+        for number in range(1, 4):
+            path.rename(tmp_path / f"moved-{number}")
+            channel.publish(Event(b"", b"", b"%d" % number))
+            with gevent.Timeout(10):
+                while len(got) <= number:
+                    gevent.sleep(0.001)
+        gevent.sleep(0.01)
+        assert [name for name in open_files() if "/moved-" in name] == []
+    finally:
+        follower.kill()
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_however_much_others_append_at_once_the_next_event_is_stored(
+    tmp_path: Path, unique: bool
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    channel.publish(Event(b"", b"", b"0"))
+    by_hand = b"".join(b"%d\t\t%b\n" % (number, b"x" * 1000) for number in range(1500))
+    with path.open("ab") as file:
+        file.write(by_hand)
+    event = Event(b"id" if unique else b"", b"", b"1")
+    channel.append([tsv.draft(event)], Wish(unique=unique)).wait()
+    rows = path.read_bytes()
+    assert rows.count(by_hand) == 1
+    assert rows.endswith(b"\t\t1\n")
+
+
 def open_files() -> list[str]:
     """Return the names of the files that this process has open."""
     links = []
