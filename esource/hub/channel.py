@@ -155,6 +155,7 @@ class Channel:
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
         spoke = time.monotonic()  # when the client last heard something
         with Follower(self.followers, log, offset, client, push) as follower:
+            del log  # which may be replaced while this goes on for days
             while not self.draining:
                 view = self.view
                 end = view.end if follower.log is view.log else follower.log.end
@@ -165,6 +166,7 @@ class Channel:
                     if stretch.rows:
                         yield stretch
                         follower.offset = stretch.end
+                        del stretch
                         spoke = time.monotonic()
                         continue
                     follower.offset = end  # the file was cut; there may be another one by now

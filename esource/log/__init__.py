@@ -38,7 +38,7 @@ class Moved(NamedTuple):
     """Nothing was appended: other programs have changed the log. Ask again, of what is there."""
 
     why: str  # for a person
-    end: int | None  # where its rows end now; None if they are others, and `refresh` finds them
+    end: int | None  # where its rows end now; None if it takes a `refresh` to see what is there
 
 
 class Replaced(NamedTuple):
@@ -74,7 +74,7 @@ class Log(Protocol):
 
     @property
     def modified(self) -> float:
-        """When the last row was appended, in seconds since 1970; 0.0 if none ever was."""
+        """When `end` has moved last, in seconds since 1970; 0.0 if it never has."""
 
     def append(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""

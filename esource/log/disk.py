@@ -27,8 +27,8 @@ def whole_rows(fd: int, start: int, end: int) -> int:
     return start
 
 
-def save_aside(fd: int, start: int, end: int, path: Path) -> str:
-    """Copy bytes of the file at `path` to a new file next to it; return the name of that.
+def save_aside(fd: int, start: int, end: int, path: Path) -> Path:
+    """Copy bytes of the file at `path` to a new file next to it; return its path.
 
     It is on disk on return, its name included. Raises `OSError`, and then there is no copy.
     """
@@ -46,7 +46,7 @@ def save_aside(fd: int, start: int, end: int, path: Path) -> str:
     except OSError:
         saved.unlink()
         raise
-    return saved.name
+    return saved
 
 
 def sync_folder(folder: Path) -> None:

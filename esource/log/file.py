@@ -39,6 +39,8 @@ from esource.rows import tsv
 logger = logging.getLogger(__name__)
 
 SAME_BYTES = 1 << 12  # by which two files are compared
+TORN = "the last row had no end (a torn write)"
+FAILED = "an append has failed"
 GROWN_BYTES = 1 << 20  # by so many a file may have grown and still be appended to without a refresh
 
 
@@ -68,7 +70,7 @@ class FileLog:
         self._size = 0  # of the file, when it was last looked at or written
         self._is_read_only = False
         self._lock = threading.Lock()  # while rows are appended or taken in
-        self._is_appending = False
+        self._is_busy = False  # what is there now is being appended, or taken in
         self._leftover: int | None = None  # from where on there may be bytes of a failed append
         self._folder_is_synced = False
         try:
@@ -94,8 +96,8 @@ class FileLog:
         end = disk.whole_rows(self._fd, 0, self._size)
         if end < self._size and not self._is_read_only:
             try:
-                self._cut(end, self._size, "the last row had no end (a torn write)")
-                self._size = end
+                if self._cut(end, self._size, TORN):
+                    self._size = end
             except OSError as error:  # a full disk: what is whole can still be read
                 self.refusal = f"{self.name} needs repair: {error.strerror}"
                 logger.critical("%s", self.refusal)
@@ -119,12 +121,16 @@ class FileLog:
             self.generation = blake2b(name, digest_size=6).hexdigest()
         self.end, self.modified = end, modified
 
-    def _cut(self, end: int, size: int, why: str) -> None:
-        """Cut off what follows an offset, after saving it."""
+    def _cut(self, end: int, size: int, why: str) -> bool:
+        """Cut off what follows an offset, after saving it, unless more has come meanwhile."""
         saved = disk.save_aside(self._fd, end, size, self.path)
+        if os.fstat(self._fd).st_size != size:
+            saved.unlink()
+            return False
         os.ftruncate(self._fd, end)
         os.fsync(self._fd)
-        logger.warning("%s: %s; its %d bytes are now in %s", self.path, why, size - end, saved)
+        logger.warning("%s: %s; its %d bytes are now in %s", self.path, why, size - end, saved.name)
+        return True
 
     def _sync(self) -> None:
         disk.sync(self._fd)
@@ -142,7 +148,7 @@ class FileLog:
         Creates the file. Raises `StorageFull` or `StorageError` with the file as it was.
         """
         with self._lock:
-            self._is_appending = True
+            self._is_busy = True
             try:
                 if self.refusal or self._is_read_only:
                     self._mend()
@@ -150,30 +156,23 @@ class FileLog:
                 if why:
                     return Moved(why, None)
                 end = disk.whole_rows(self._fd, self.end, size)
-                why = self._why_not(expected, end, least)
-                if why:
-                    return Moved(why, end)
+                if expected not in (None, end):
+                    return Moved(f"{self.name} is {end} bytes long, not {expected}", end)
+                if least and end - self.end > GROWN_BYTES:
+                    return Moved(f"{self.name} has grown by {end - self.end} bytes", None)
+                if least and end > self.end:
+                    newest = tsv.newest_micros(os.pread(self._fd, end - self.end, self.end))
+                    if newest is not None and default_id(newest) >= least:
+                        return Moved(f"{self.name} has grown by rows of a later time", end)
                 if not blocks:
                     return Appended(end, 0.0, is_due=False)
-                if end < size:
-                    self._cut(end, size, "the last row had no end (a torn write)")
+                if end < size and not self._cut(end, size, TORN):
+                    return Moved(f"{self.name} is being written to", None)
                 return self._append_at(end, blocks)
             except OSError as error:
                 raise disk.storage_error("write", self.path, error) from error
             finally:
-                self._is_appending = False
-
-    def _why_not(self, expected: int | None, end: int, least: bytes) -> str:
-        """Return why rows cannot be appended at `end`, where the file's whole rows end."""
-        if expected is not None and expected != end:
-            return f"{self.name} is {end} bytes long, not {expected}"
-        if least and end > self.end:
-            if end - self.end > GROWN_BYTES:
-                return f"{self.name} has grown by {end - self.end} bytes"
-            newest = tsv.newest_micros(os.pread(self._fd, end - self.end, self.end))
-            if newest is not None and default_id(newest) >= least:
-                return f"{self.name} has grown by rows of a later time"
-        return ""
+                self._is_busy = False
 
     def _append_at(self, end: int, blocks: Sequence[bytes]) -> Appended | Moved:
         """Append to the file, whose whole rows end at `end`, with nothing behind them."""
@@ -191,8 +190,7 @@ class FileLog:
         except OSError as error:
             self._cut_back(end, error)
             raise
-        status = os.fstat(self._fd)
-        if not status.st_nlink:
+        if not os.fstat(self._fd).st_nlink:
             return Moved(f"{self.name} was removed", None)
         # With O_APPEND the kernel leaves the file's position after what it wrote.
         stop = os.lseek(self._fd, 0, os.SEEK_CUR)
@@ -209,7 +207,7 @@ class FileLog:
                 raise
         self._leftover = None
         self._size = stop
-        self._move_end(stop, status.st_mtime)
+        self._move_end(stop, time.time())  # not when it was written: that is before it was shown
         return Appended(start, seconds, is_due=self._fsync == "interval")
 
     def _create(self) -> None:
@@ -263,8 +261,9 @@ class FileLog:
             os.dup2(fd, self._fd, inheritable=False)
         finally:
             os.close(fd)
-        if self._leftover is not None and status.st_size > self._leftover:
-            self._cut(self._leftover, status.st_size, "an append has failed")
+        begin, size = self._leftover, status.st_size
+        if begin is not None and begin < size and not self._cut(begin, size, FAILED):
+            raise StorageError(f"{self.name} is being written to by another program")
         if self._fsync != "never":
             self._sync()
         if disk.whole_rows(self._fd, 0, self.end) != self.end:  # read again, from the disk
@@ -293,7 +292,7 @@ class FileLog:
             size, why = self._look()
         except OSError as error:
             raise disk.storage_error("look at", self.path, error) from error
-        return self._is_appending or (not why and size == self._size)
+        return self._is_busy or (not why and size == self._size)
 
     def refresh(self) -> Replaced | None:
         """Take in whole rows that others have appended, or open the file that has the name now.
@@ -309,12 +308,15 @@ class FileLog:
                     return self._next(why)
                 end = self.end if self.refusal else disk.whole_rows(self._fd, self.end, size)
                 if end > self.end:
+                    self._is_busy = True
                     if self._fsync == "always" and not self._is_read_only:
                         self.flush()
-                    self._move_end(end, os.fstat(self._fd).st_mtime)
+                    self._move_end(end, time.time())
                 self._size = size
             except OSError as error:
                 raise disk.storage_error("read", self.path, error) from error
+            finally:
+                self._is_busy = False
         return None
 
     def _next(self, why: str) -> Replaced:

@@ -220,7 +220,8 @@ def test_what_can_be_seen_without_opening(logs: Logs, log: Log) -> None:
         if isinstance(logs, Folder)
         else (logs.summaries(["orders"]))
     )
-    assert summary == ("orders", log.end, b"2", log.modified)
+    assert summary[:3] == ("orders", log.end, b"2")
+    assert abs(summary.modified - log.modified) < 10
 
 
 # -- two appenders, and a list -----------------------------------------------------------------

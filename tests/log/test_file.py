@@ -247,7 +247,7 @@ def test_nothing_is_lost_of_a_row_that_is_finished_while_its_half_is_saved_aside
     append_by_hand(path, b"half a ")
     save = disk.save_aside
 
-    def save_slowly(fd: int, start: int, end: int, file: Path) -> str:
+    def save_slowly(fd: int, start: int, end: int, file: Path) -> Path:
         saved = save(fd, start, end, file)
         if not path.read_bytes().endswith(b"row\t\t\n"):  # the first time
             append_by_hand(path, b"row\t\t\n")
