@@ -223,7 +223,7 @@ def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
 def test_a_follower_holds_no_log_but_the_one_that_it_reads(tmp_path: Path) -> None:
     path = tmp_path / "orders.tsv"
     channel = channel_of(path)
-    channel.publish(Event(b"", b"", b"0"))
+    publish(channel, Event(b"", b"", b"0"))
     got = []
 
     def follow() -> None:
@@ -236,7 +236,7 @@ def test_a_follower_holds_no_log_but_the_one_that_it_reads(tmp_path: Path) -> No
     try:
         for number in range(1, 4):
             path.rename(tmp_path / f"moved-{number}")
-            channel.publish(Event(b"", b"", b"%d" % number))
+            publish(channel, Event(b"", b"", b"%d" % number))
             with gevent.Timeout(10):
                 while len(got) <= number:
                     gevent.sleep(0.001)
@@ -252,7 +252,7 @@ def test_however_much_others_append_at_once_the_next_event_is_stored(
 ) -> None:
     path = tmp_path / "orders.tsv"
     channel = channel_of(path)
-    channel.publish(Event(b"", b"", b"0"))
+    publish(channel, Event(b"", b"", b"0"))
     by_hand = b"".join(b"%d\t\t%b\n" % (number, b"x" * 1000) for number in range(1500))
     with path.open("ab") as file:
         file.write(by_hand)
