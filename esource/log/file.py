@@ -320,11 +320,13 @@ class FileLog:
         return None
 
     def _next(self, why: str) -> Replaced:
-        """Open the file that has the name now, and leave this one as safe as it was asked to be."""
+        """Open the file that has the name now, and take in the last rows of this one."""
         new = FileLog(self.path, self._fsync)
-        if self._fsync == "interval":
+        if self._fd >= 0 and not self.refusal:
             with suppress(StorageError):  # logged there; the rows are no longer of this name
                 self.flush()
+            size = os.fstat(self._fd).st_size
+            self._move_end(disk.whole_rows(self._fd, self.end, size), self.modified)
         return Replaced(new, self.end if self._is_in(new) else None, why)
 
     def _is_in(self, other: "FileLog") -> bool:

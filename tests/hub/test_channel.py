@@ -538,3 +538,15 @@ def test_a_refused_commit_lets_go_of_its_rows(
                 gevent.sleep(0.01)
     finally:
         gc.enable()
+
+
+def test_a_row_by_hand_right_before_the_file_is_moved_away_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"a", b"", b"1"))
+    view = channel.view
+    by_hand(path, b"h\t\tby hand\n")
+    path.rename(tmp_path / "archive")
+    publish(channel, Event(b"b", b"", b"2"))
+    events = read_to_end(channel, view.log, 0)
+    assert [event.id for event in events] == [b"a", b"h", b"b"]
