@@ -15,13 +15,13 @@ from gevent.event import Event as Signal  # an event is always an `event.Event`
 from esource.errors import EsourceError, PreconditionFailed, StorageError
 from esource.event import default_id
 from esource.hub.known import Known
+from esource.hub.tail import TAIL_BYTES
 from esource.hub.view import View, newest_id
 from esource.log import Appended, Moved
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 from esource.rows.tsv import Draft
 
-FEW_BYTES = 1 << 18  # of rows, which are written in one piece and kept for the tail
 PATIENCE_SECONDS = 2.0  # while other programs append again and again
 
 Precondition = Callable[[View], None]  # raises `PreconditionFailed`
@@ -156,7 +156,7 @@ class Done(NamedTuple):
     """What a commit has appended."""
 
     view: View  # up to and with its rows
-    rows: bytes  # these, if they are few
+    rows: bytes  # these, if they are few enough for the tail in memory
     appended: Appended
 
 
@@ -207,7 +207,7 @@ class Commit:
             for receipt in self.receipts:
                 rows, moment = receipt.ask(moment)
                 blocks += rows
-            if moment.view.end - view.end <= FEW_BYTES:
+            if moment.view.end - view.end <= TAIL_BYTES:
                 blocks = [b"".join(blocks)] if blocks else []
             # Without rows, too: a refusal must be decided on all that is there.
             appended = log.append(view.end if moment.is_exact else None, blocks, moment.least)

@@ -12,6 +12,7 @@ is in the log.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from esource.hub.clients import SEND_BUFFER_BYTES
 from esource.hub.malformed import Malformed
 from esource.hub.view import View
 from esource.log import Log
@@ -22,6 +23,7 @@ READ_ROWS = 4000  # how many: together about two milliseconds of the loop
 TAIL_BYTES = 1 << 18  # of rows kept in memory, at most, and
 TAIL_STRETCHES = 256  # how many: each costs as much as some kilobytes
 PUSH_BYTES = 1 << 16  # of encoded events pushed at a time: what a socket may take
+assert PUSH_BYTES <= SEND_BUFFER_BYTES
 
 
 class Stretch:
