@@ -15,7 +15,7 @@ from esource.hub.view import View
 from esource.rows import sse
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web.encoder import Encoder
-from esource.web.environ import Environ, client_of
+from esource.web.post import Environ, client_of
 from esource.web.query import Selection
 
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this

@@ -79,7 +79,7 @@ def allowed(function: Callable[..., Any], *arguments: Any) -> Any:
 @parsers
 @given(st.lists(st.tuples(st.sampled_from(query.READ_PARAMETERS) | words, words), max_size=6))
 def test_a_query_is_a_selection_or_bad_input(pairs: list[tuple[str, str]]) -> None:
-    wanted = allowed(query.parse, pairs, formats.FORMATS)
+    wanted = allowed(query.parse, pairs)
     if isinstance(wanted, query.Selection):
         assert wanted.limit is None or wanted.limit >= 0
         assert wanted.timeout is None or wanted.timeout >= 0
