@@ -66,20 +66,22 @@ def _setting(default: T, cast: Callable[[str], T], meaning: str) -> T:
     return field(default=default, metadata={"cast": cast, "meaning": meaning})
 
 
-def _origins(text: str) -> frozenset[str]:
-    origins = frozenset(text.lower().replace(",", " ").split())
-    for origin in origins - {"*", "null"}:
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin):
-            raise ValueError("origins such as https://example.org:8443, with spaces in between")
-    return origins
+def _set_of(pattern: str, what: str) -> Callable[[str], frozenset[str]]:
+    def cast(text: str) -> frozenset[str]:
+        found = frozenset(text.lower().replace(",", " ").split())
+        if not all(re.fullmatch(pattern, each) for each in found):
+            raise ValueError(f"{what}, with spaces in between")
+        return found
+
+    return cast
 
 
-def _hosts(text: str) -> frozenset[str]:
-    hosts = frozenset(text.lower().replace(",", " ").split())
-    for host in hosts:
-        if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[^\s/:@\[\]]+)(:\d{1,5})?", host):
-            raise ValueError("host names such as hub.example.org, with spaces in between")
-    return hosts
+_ORIGINS = _set_of(
+    r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+", "origins such as https://example.org:8443"
+)
+_HOSTS = _set_of(
+    r"(\[[0-9a-f:.]+\]|[^\s/:@\[\]]+)(:\d{1,5})?", "host names such as hub.example.org"
+)
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,10 @@ class Config:
         "how many files there may be; more get no `201` but `503`",
     )
     cors_origins: frozenset[str] = _setting(
-        frozenset(), _origins, "origins whose pages may read and write, with spaces in between"
+        frozenset(), _ORIGINS, "origins whose pages may read and write, with spaces in between"
     )
     allowed_hosts: frozenset[str] = _setting(
-        frozenset(), _hosts, "the hub's own names; requests for others are answered `421`"
+        frozenset(), _HOSTS, "the hub's own names; requests for others are answered `421`"
     )
     # Below the 15 s that browsers' polyfills and the 30 s that proxies and NAT tables wait.
     heartbeat_seconds: float = _setting(
