@@ -94,10 +94,9 @@ class Config:
     # The hub has no access control of its own, so it is not offered to the network by default.
     bind: str = _setting("127.0.0.1:9000", _bind, "the address to listen at")
     fsync: str = _setting(
-        "always",
-        _one_of(FSYNC_POLICIES),
+        "always", _one_of(FSYNC_POLICIES),
         "when rows are synced: `always` before the `201`, `interval` every second, `never`",
-    )
+    )  # fmt: skip
     # One event is held in memory, whole, by its publisher and by each reader that is sending it.
     max_event_bytes: int = _setting(
         1 << 20, _positive(int, "bytes"), "the largest event; a larger body is answered `413`"
@@ -116,10 +115,9 @@ class Config:
     )
     # Posts to ever new names fill a folder before they fill a disk.
     max_channels: int = _setting(
-        100_000,
-        _positive(int, "channels"),
+        100_000, _positive(int, "channels"),
         "how many files there may be; more get no `201` but `503`",
-    )
+    )  # fmt: skip
     cors_origins: frozenset[str] = _setting(
         frozenset(), _ORIGINS, "origins whose pages may read and write, with spaces in between"
     )

@@ -23,7 +23,6 @@ import os
 import platform
 import resource
 import signal
-import socket
 import ssl
 import sys
 from functools import partial
@@ -204,19 +203,9 @@ def _wait(worker: Worker) -> None:
 
 def ssl_context(config: object, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """Leave the handshake to a connection's first read, where a stop can end the wait for it."""
-
-    class Context(ssl.SSLContext):  # not before gevent has patched that one
-        def wrap_socket(
-            self, sock: socket.socket, server_side: bool = False,
-            do_handshake_on_connect: bool = True, suppress_ragged_eofs: bool = True,
-            server_hostname: str | bytes | None = None, session: ssl.SSLSession | None = None,
-        ) -> ssl.SSLSocket:  # fmt: skip
-            return super().wrap_socket(
-                sock, server_side, False, suppress_ragged_eofs, server_hostname, session
-            )
-
     context = default()
-    context.__class__ = Context
+    wrap = partial(context.wrap_socket, do_handshake_on_connect=False)
+    context.wrap_socket = wrap  # type: ignore[method-assign]
     return context
 
 

@@ -279,7 +279,12 @@ def check_master(server: Arbiter) -> None:
         util.write_error(page, 400, "Bad Request", "")
     if page.status_line != b"HTTP/1.1 400 Bad Request":
         raise _refusal("util.write_error that calls sendall once")
-    _check_requests()
+    try:
+        _check_requests()
+    except StartError:
+        raise
+    except Exception as error:
+        raise _refusal(f"http.get_parser that reads as the hub knows ({error!r})") from error
 
 
 def check_worker(worker: Worker) -> None:
@@ -296,7 +301,7 @@ def _check_requests() -> None:
         config = Config()
         requests = http.get_parser(config, ours, ("127.0.0.1", 1))
         for kind, name in (("chunked", "parse_chunked"), ("length", "length")):
-            request = _next(requests)
+            request = next(requests)
             _require(request, "request", *_names_of(Request))
             _require(request.unreader, "request.unreader", "sock", "read", "unread")
             _require(request.body, "request.body", "reader")
@@ -308,19 +313,12 @@ def _check_requests() -> None:
             if b"".join(request.body.pieces()) != b"abc":
                 raise _refusal(f"request.body.reader ({kind}) that reads as the hub knows")
         # What nothing has read of a body, gunicorn drops by its `read`.
-        request = _next(requests)
+        request = next(requests)
         request.body = RequestBody(request)
-        request = _next(requests)
+        request = next(requests)
         request.force_close()
         if not request.must_close or next(requests, None):
             raise _refusal("request.must_close that ends the connection")
-
-
-def _next(requests: Iterator[Request]) -> Request:
-    try:
-        return next(requests)
-    except Exception as error:
-        raise _refusal(f"http.get_parser that reads as the hub knows ({error!r})") from error
 
 
 def _names_of(form: type) -> list[str]:

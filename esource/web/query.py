@@ -77,9 +77,11 @@ class Kind(Generic[T]):
 
     def __call__(self, parameters: Mapping[str, str], name: str) -> T | None:
         """Return the value of a parameter; None without it. Raises `BadInput`."""
-        text = parameters.get(name, "")
+        text = parameters.get(name)
+        if not text:
+            return None
         value = self.value(text) if re.fullmatch(self.pattern, text) else None
-        if text and value is None:
+        if value is None:
             raise BadInput(f"{name} is {text!r}, but must be {self.what}")
         return value
 
