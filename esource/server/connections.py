@@ -69,7 +69,8 @@ class Connections:
         self._idle.add(client)
         try:
             if self._fast_path is None or self._publishes(self._fast_path, client):
-                self._serve(listener, client, address)
+                # Gunicorn asks the listener for its address, which a stop may have closed by now.
+                self._serve(client, client, address)
             else:
                 linger(client)
         finally:
