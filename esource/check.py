@@ -60,6 +60,10 @@ def check(path: Path, progress: Callable[[int], None] = lambda size: None) -> It
     line = done = 0
     rest = newest = b""
     others: set[bytes] = set()
+
+    def found(kind: str, text: str) -> Finding:
+        return Finding(path.name, line, kind, text)
+
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             rows = (rest + block).split(b"\n")
@@ -67,30 +71,25 @@ def check(path: Path, progress: Callable[[int], None] = lambda size: None) -> It
             for row in rows:
                 line += 1
                 if not tsv.is_event(row):
-                    yield Finding(
-                        path.name, line, "malformed", "not an event (fewer than two tabs)"
-                    )
+                    yield found("malformed", "not an event (fewer than two tabs)")
                     continue
                 id = tsv.id_of(row)
                 shown = id.decode(errors="replace")
                 if DEFAULT_ID.fullmatch(id):
                     if id == newest:
-                        yield Finding(path.name, line, "repeated", f"the id {shown} is repeated")
+                        yield found("repeated", f"the id {shown} is repeated")
                     elif id < newest:
-                        yield Finding(
-                            path.name, line, "order", f"the id {shown} is earlier than one before"
-                        )
+                        yield found("order", f"the id {shown} is earlier than one before")
                     newest = max(id, newest)
                 elif id in others:
-                    yield Finding(path.name, line, "repeated", f"the id {shown} is repeated")
+                    yield found("repeated", f"the id {shown} is repeated")
                 elif id:
                     others.add(id)
             done += len(block)
             progress(done)
     if rest:
-        yield Finding(
-            path.name, line + 1, "torn", f"the last row has no end; {len(rest)} bytes are torn"
-        )
+        line += 1
+        yield found("torn", f"the last row has no end; {len(rest)} bytes are torn")
 
 
 def repair(path: Path) -> Path | None:

@@ -66,20 +66,22 @@ def _setting(default: T, cast: Callable[[str], T], meaning: str) -> T:
     return field(default=default, metadata={"cast": cast, "meaning": meaning})
 
 
-def _origins(text: str) -> frozenset[str]:
-    origins = frozenset(text.lower().replace(",", " ").split())
-    for origin in origins - {"*", "null"}:
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin):
-            raise ValueError("origins such as https://example.org:8443, with spaces in between")
-    return origins
+def _set_of(pattern: str, what: str) -> Callable[[str], frozenset[str]]:
+    def cast(text: str) -> frozenset[str]:
+        found = frozenset(text.lower().replace(",", " ").split())
+        if not all(re.fullmatch(pattern, each) for each in found):
+            raise ValueError(f"{what}, with spaces in between")
+        return found
+
+    return cast
 
 
-def _hosts(text: str) -> frozenset[str]:
-    hosts = frozenset(text.lower().replace(",", " ").split())
-    for host in hosts:
-        if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[^\s/:@\[\]]+)(:\d{1,5})?", host):
-            raise ValueError("host names such as hub.example.org, with spaces in between")
-    return hosts
+_ORIGINS = _set_of(
+    r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+", "origins such as https://example.org:8443"
+)
+_HOSTS = _set_of(
+    r"(\[[0-9a-f:.]+\]|[^\s/:@\[\]]+)(:\d{1,5})?", "host names such as hub.example.org"
+)
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,9 @@ class Config:
     # The hub has no access control of its own, so it is not offered to the network by default.
     bind: str = _setting("127.0.0.1:9000", _bind, "the address to listen at")
     fsync: str = _setting(
-        "always",
-        _one_of(FSYNC_POLICIES),
+        "always", _one_of(FSYNC_POLICIES),
         "when rows are synced: `always` before the `201`, `interval` every second, `never`",
-    )
+    )  # fmt: skip
     # One event is held in memory, whole, by its publisher and by each reader that is sending it.
     max_event_bytes: int = _setting(
         1 << 20, _positive(int, "bytes"), "the largest event; a larger body is answered `413`"
@@ -114,15 +115,14 @@ class Config:
     )
     # Posts to ever new names fill a folder before they fill a disk.
     max_channels: int = _setting(
-        100_000,
-        _positive(int, "channels"),
+        100_000, _positive(int, "channels"),
         "how many files there may be; more get no `201` but `503`",
-    )
+    )  # fmt: skip
     cors_origins: frozenset[str] = _setting(
-        frozenset(), _origins, "origins whose pages may read and write, with spaces in between"
+        frozenset(), _ORIGINS, "origins whose pages may read and write, with spaces in between"
     )
     allowed_hosts: frozenset[str] = _setting(
-        frozenset(), _hosts, "the hub's own names; requests for others are answered `421`"
+        frozenset(), _HOSTS, "the hub's own names; requests for others are answered `421`"
     )
     # Below the 15 s that browsers' polyfills and the 30 s that proxies and NAT tables wait.
     heartbeat_seconds: float = _setting(

@@ -105,7 +105,8 @@ class StartError(EsourceError):
 class PreconditionFailed(EsourceError):
     """Others have appended since; nothing was stored. Read, decide, and try again.
 
-    `view` is that for which it does not hold, if it was asked of one.
+    `view` is that for which it does not hold, if it was asked of one. Not its version: that of a
+    file which is only being made is not known before the commit.
     """
 
     status = 412

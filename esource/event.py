@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import NamedTuple
 
-from esource.errors import BadInput, TooLarge
+from esource.errors import BadInput
 
 MAX_ID_BYTES = 1024
 MAX_TYPE_BYTES = 256
@@ -81,11 +81,6 @@ def check_data(data: bytes) -> bytes:
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return data
-
-
-def too_large(limit: int) -> TooLarge:
-    """Return what is to be raised for data over a limit, in bytes."""
-    return TooLarge(f"an event over the limit of {limit} bytes")
 
 
 def default_id(micros: int) -> bytes:

@@ -12,22 +12,22 @@ the log later.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from socket import socket
 
-from esource.event import Event
-from esource.hub.clients import Client, Clients
+from esource.hub.clients import Clients
+from esource.hub.commit import PLAIN, Receipt, Wish
 from esource.hub.followers import Follower, Followers
 from esource.hub.head import Head
+from esource.hub.known import Known
 from esource.hub.loop import in_thread, reads
 from esource.hub.malformed import Malformed
-from esource.hub.receipt import PLAIN, Receipt, Wish
 from esource.hub.stats import Stats
 from esource.hub.tail import Push, Stretch, Tail, read_stretch
 from esource.hub.view import View
 from esource.hub.writer import Writer
 from esource.log import Log
-from esource.rows import tsv
 from esource.rows.find import Verdict
-from esource.rows.tsv import Draft, Encode
+from esource.rows.tsv import Draft
 
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 
@@ -40,18 +40,20 @@ class Channel:
     """
 
     def __init__(
-        self, name: str, open_log: Callable[[], Log], fsync: str = "always",
-        dedup_events: int = 10_000, stats: Stats | None = None, clients: Clients | None = None,
+        self, name: str, open_log: Callable[[], Log], dedup_events: int = 10_000,
+        stats: Stats | None = None, clients: Clients | None = None,
     ) -> None:  # fmt: skip
         """Name a channel. Nothing is opened yet: `open_log` blocks, and raises `StorageError`."""
         self.name = name
         self.stats = stats or Stats()
         self.draining = False
         self.clients = clients or Clients()
-        self._tail = Tail(Malformed(self.stats).note)
+        self._malformed = Malformed(self.stats)
+        self._tail = Tail(self._malformed)
         self.followers = Followers(self.clients, self.stats, self._tail)
-        self._head = Head(open_log, self.followers)
-        self._writer = Writer(name, self._head, self.followers, fsync, dedup_events, self.stats)
+        known = Known(dedup_events)
+        self._head = Head(open_log, self.followers, known)
+        self._writer = Writer(name, self._head, self.followers, known, self.stats)
 
     def open(self) -> "Channel":
         """Open and repair the log if that was not done yet. Blocks; raises `StorageError`."""
@@ -81,10 +83,6 @@ class Channel:
         return self._head.refresh()
 
     # -- publishing ----------------------------------------------------------------------
-
-    def publish(self, event: Event) -> Event:
-        """Append an event; return it with its id. Blocks and raises as `Receipt.wait` does."""
-        return event._replace(id=self.append([tsv.draft(event)]).wait().first)
 
     def append(
         self, drafts: Sequence[Draft], wish: Wish = PLAIN, after: Receipt | None = None
@@ -140,7 +138,7 @@ class Channel:
             offset = stretch.end
 
     def follow(
-        self, log: Log, offset: int, heartbeat: float, client: Client | None = None,
+        self, log: Log, offset: int, heartbeat: float, client: socket | None = None,
         timeout: float | None = None, push: Push | None = None,
     ) -> Iterator[Stretch | None]:  # fmt: skip
         """Yield the rows from an offset on, as they are committed; None for silence.
@@ -157,6 +155,7 @@ class Channel:
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
         spoke = time.monotonic()  # when the client last heard something
         with Follower(self.followers, log, offset, client, push) as follower:
+            del log  # which may be replaced while this goes on for days
             while not self.draining:
                 view = self.view
                 end = view.end if follower.log is view.log else follower.log.end
@@ -167,9 +166,11 @@ class Channel:
                     if stretch.rows:
                         yield stretch
                         follower.offset = stretch.end
+                        del stretch
                         spoke = time.monotonic()
                         continue
-                    follower.offset = end  # the file was cut; where to go on is found below
+                    follower.offset = end  # the file was cut; there may be another one by now
+                    continue
                 if moved := self.followers.moved(follower.log):
                     follower.log, follower.offset = moved
                     continue
@@ -194,14 +195,8 @@ class Channel:
         stretch = self._tail.at(log, offset)
         if stretch and stretch.end <= end:
             return stretch
-        return in_thread(reads(), read_stretch, log, offset, self._tail.until(log, offset, end))
-
-    def encoded(self, stretch: Stretch, encode: Encode) -> tuple[bytes, int]:
-        """Return (a stretch in a format, how many events it is).
-
-        Rows that are no events are named in the log, once.
-        """
-        return self._tail.encoded(stretch, encode)
+        until = self._tail.until(log, offset, end)
+        return in_thread(reads(), read_stretch, log, offset, until, self._malformed)
 
     # -- stopping ------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
 
 import gevent
 from gevent import monkey
@@ -34,51 +33,31 @@ TCP_RTO_MAX_MS = 44
 RTO_MAX_MS = 2000
 
 
-class Client(Protocol):
-    """A client's socket, of gevent's kind."""
-
-    @property
-    def family(self) -> int:
-        """The kind of its address."""
-
-    def fileno(self) -> int:
-        """Return its descriptor; -1 once it is closed."""
-
-    def sendall(self, data: bytes | memoryview, /) -> None:
-        """Send all of it; the greenlet waits. Raises `OSError`."""
-
-    def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
-        """Return an option's value."""
-
-    def setsockopt(self, level: int, option: int, value: int, /) -> None:
-        """Set an option."""
-
-
 class Clients:
     """The clients of a hub whose connections may last."""
 
     def __init__(self) -> None:
-        self._sent_to: set[Client] = set()
-        self._received_from: set[Client] = set()
-        self._unanswered: dict[Client, float] = {}  # since when nothing comes back
+        self._sent_to: set[socket.socket] = set()
+        self._received_from: set[socket.socket] = set()
+        self._unanswered: dict[socket.socket, float] = {}  # since when nothing comes back
         self._watchman: gevent.Greenlet | None = None
 
     # -- which they are ------------------------------------------------------------------
 
-    def join(self, client: Client) -> None:
+    def join(self, client: socket.socket) -> None:
         """Have a client looked after that something is sent to: it may vanish without a FIN."""
         self._sent_to.add(client)
         if self._watchman is None and hasattr(socket, "TCP_INFO"):
             self._watchman = gevent.spawn(self._watch)
 
-    def leave(self, client: Client | None) -> None:
+    def leave(self, client: socket.socket | None) -> None:
         """Forget a client."""
         if client is not None:
             self._sent_to.discard(client)
             self._unanswered.pop(client, None)
 
     @contextmanager
-    def sending(self, client: Client) -> Iterator[None]:
+    def sending(self, client: socket.socket) -> Iterator[None]:
         """Look after a client that something is being sent to."""
         self.join(client)
         try:
@@ -87,7 +66,7 @@ class Clients:
             self.leave(client)
 
     @contextmanager
-    def receiving(self, client: Client | None) -> Iterator[None]:
+    def receiving(self, client: socket.socket | None) -> Iterator[None]:
         """Let a body without end, if it comes from a socket, be ended by `end_bodies`."""
         if client is None:
             yield
@@ -123,7 +102,7 @@ class Clients:
                     shut(client, socket.SHUT_RDWR)
         self._watchman = None
 
-    def _has_vanished(self, client: Client) -> bool:
+    def _has_vanished(self, client: socket.socket) -> bool:
         """Return whether nothing came back for `ANSWER_SECONDS` though something must have.
 
         TCP_USER_TIMEOUT does not tell a client that is gone from one that answers that its window
@@ -147,7 +126,7 @@ class Clients:
         return False
 
 
-def tune(client: Client) -> None:
+def tune(client: socket.socket) -> None:
     """Prepare a connection to be sent to for as long as its client lives, and no longer."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if client.family != socket.AF_UNIX:
@@ -160,29 +139,29 @@ def tune(client: Client) -> None:
                 client.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, RTO_MAX_MS)
 
 
-def takes_plain_bytes(client: Client) -> bool:
+def takes_plain_bytes(client: socket.socket) -> bool:
     """Return whether bytes that are written to the descriptor reach the client as they are."""
     return not isinstance(client, ssl.SSLSocket)
 
 
-def is_gone(client: Client) -> bool:
+def is_gone(client: socket.socket) -> bool:
     """Return whether a client has closed its sending side: what can be known without sending."""
     return _is_ready(client, select.POLLRDHUP)
 
 
-def is_full(client: Client) -> bool:
+def is_full(client: socket.socket) -> bool:
     """Return whether a client's socket takes nothing now, since the client takes nothing."""
     return not _is_ready(client, select.POLLOUT)
 
 
-def _is_ready(client: Client, events: int) -> bool:
+def _is_ready(client: socket.socket, events: int) -> bool:
     poll = monkey.get_original("select", "poll")()  # gevent's own waits, and knows no RDHUP
     with suppress(ValueError):  # closed
         poll.register(client.fileno(), events)
     return bool(poll.poll(0))
 
 
-def shut(client: Client, how: int) -> None:
+def shut(client: socket.socket, how: int) -> None:
     """Shut a connection as its peer would: a greenlet that reads or writes on it finds it ended.
 
     On a second descriptor: on the first one gevent would fail that greenlet, and noisily.

@@ -1,31 +1,163 @@
-"""Rows that are written together: one write, one sync, one signal for all their publishers.
+"""Rows on their way to the log: what their publishers hold, and the write that they share.
 
-publishers ──► commit, which takes more ──► asked, written, synced ──► done: all are answered
+publishers ──► receipts ──► commit, which takes more ──► asked, written, synced ──► answered
+▲     │
+other programs have appended ──┘
 """
 
 import time
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
-from esource.errors import EsourceError
+from esource.errors import EsourceError, PreconditionFailed, StorageError
+from esource.event import default_id
 from esource.hub.known import Known
-from esource.hub.receipt import Moment, Receipt, Wish
-from esource.hub.view import View
-from esource.log import Moved
+from esource.hub.tail import TAIL_BYTES
+from esource.hub.view import View, newest_id
+from esource.log import Appended, Moved
+from esource.rows import tsv
+from esource.rows.dedup import Dedup, digests
 from esource.rows.tsv import Draft
 
-FEW_BYTES = 1 << 18  # of rows, which are written in one piece and kept for the tail
+PATIENCE_SECONDS = 2.0  # while other programs append again and again
+
+Precondition = Callable[[View], None]  # raises `PreconditionFailed`
+
+
+class Wish(NamedTuple):
+    """How rows are to be appended."""
+
+    precondition: Precondition | None = None  # asked of the view right before them
+    unique: bool = False  # leave out what is among the last events already
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the rows may only be appended behind those that the wish was asked of."""
+        return self.unique or self.precondition is not None
+
+
+PLAIN = Wish()
+
+
+class Moment(NamedTuple):
+    """What is true where the rows of a receipt would be appended."""
+
+    view: View  # up to and with the rows of those before
+    newest: int  # microseconds since 1970 of the greatest default id before
+    now: int  # microseconds since 1970
+    dedup: Dedup | None  # of what is in the log
+    fresh: dict[bytes, bytes]  # digests of the rows of those before, by id
+    least: bytes = b""  # of the default ids made for those before
+    is_exact: bool = False  # whether what was asked holds only if no other rows come in between
+
+
+class Receipt:
+    """Rows that are to be appended as one run; after `wait`, what became of them."""
+
+    __slots__ = (
+        "_after", "_commit", "_drafts", "_error",
+        "appended", "first", "last", "queued", "skipped", "view", "wish",
+    )  # fmt: skip
+
+    def __init__(
+        self, commit: "Commit", drafts: Sequence[Draft], wish: Wish, after: "Receipt | None"
+    ) -> None:
+        self._commit = commit
+        self._drafts = drafts
+        self.wish = wish
+        self._after = after
+        self._error: EsourceError | None = None
+        self.queued = time.monotonic()
+        self.appended = self.skipped = 0  # events
+        self.first = self.last = b""  # ids of those that were appended
+        self.view: View  # which ends with these rows; if refused, which was asked. Set by `ask`
+
+    def wait(self) -> "Receipt":
+        """Block until the rows are committed: on disk, under ESOURCE_FSYNC=always.
+
+        Raises `StorageError`, `PreconditionFailed`, `Conflict`; then none is in the log.
+        """
+        self._commit.wait()
+        error = self._commit.error or self._error
+        if error:
+            raise error.again() from error
+        return self
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether the rows were refused, as far as it is known."""
+        return bool(self._commit.error or self._error)
+
+    def forget_before(self) -> None:
+        """Once it is done: or an endless stream would be an endless chain."""
+        self._after = None
+
+    def move(self, by: int) -> None:
+        """Note that the rows stand so many bytes behind the place that they were asked of."""
+        if self.appended:
+            self.view = self.view._replace(end=self.view.end + by)
+
+    def ask(self, moment: Moment) -> tuple[list[bytes], Moment]:
+        """Return the rows to append at a moment, with their ids, and the moment behind them.
+
+        If they are refused there are none, and the moment is the same. May be asked again: nothing
+        of an earlier answer is left.
+        """
+        self._error = None
+        self.appended = self.skipped = 0
+        self.first = self.last = b""
+        self.view = moment.view
+        if self.wish.is_exact:  # a refusal, too, is of just this moment
+            moment = moment._replace(is_exact=True)
+        newest, least = moment.newest, moment.least
+        fresh: dict[bytes, bytes] = {}
+        blocks = []
+        try:
+            if self._after and self._after.was_refused:
+                raise PreconditionFailed("what went before it was refused")
+            for draft in self._drafts:
+                rows, events = draft.rows, draft.events
+                if draft.newest_micros is not None:
+                    newest = max(newest, draft.newest_micros)
+                if draft.without_id:
+                    micros = max(moment.now, newest + 1)
+                    rows, newest = tsv.stamp(draft, micros), micros + draft.without_id - 1
+                    least = least or default_id(micros)
+                if self.wish.unique and moment.dedup:
+                    rows, events = moment.dedup.new(rows, ChainMap(fresh, moment.fresh))
+                    self.skipped += draft.events - events
+                elif moment.dedup:
+                    fresh.update(digests(rows))
+                self.appended += events
+                if rows:
+                    blocks.append(rows)
+            # Last, and not for rows that are all there: a retry is harmless.
+            if blocks and self.wish.precondition:
+                self.wish.precondition(moment.view)
+        except EsourceError as error:
+            self._error = error
+            self.appended = self.skipped = 0
+            return [], moment
+        if not blocks:
+            return [], moment
+        self.first = tsv.id_of(blocks[0])
+        last = blocks[-1]
+        self.last = tsv.id_of(last[last.rfind(b"\n", 0, -1) + 1 :])
+        end = moment.view.end + sum(map(len, blocks))
+        self.view = View(moment.view.log, end, self.last)
+        moment.fresh.update(fresh)
+        return blocks, moment._replace(view=self.view, newest=newest, least=least)
 
 
 class Done(NamedTuple):
-    """What came of a commit."""
+    """What a commit has appended."""
 
     view: View  # up to and with its rows
-    start: int  # the offset where they begin; the view's end if there are none
-    rows: bytes  # the rows, if they are few
-    sync_seconds: float
+    rows: bytes  # these, if they are few enough for the tail in memory
+    appended: Appended
 
 
 class Commit:
@@ -47,46 +179,52 @@ class Commit:
             self.size += len(draft.rows)
         return receipt
 
-    def answer(self) -> None:
-        """Tell the publishers that it is done, well or badly; return at once."""
+    def answer(self) -> list[Receipt]:
+        """Let the publishers go on, well or badly; return their receipts, at once."""
         self._done.set()
-        self.receipts = []  # they hold the commit: it need not hold them, too
+        receipts, self.receipts = self.receipts, []  # they hold the commit: no need for a cycle
+        return receipts
 
     def wait(self) -> None:
         """Block until it is done."""
         if not self._done.is_set():
             self._done.wait()
 
-    @property
-    def needs_dedup(self) -> bool:
-        """Whether some rows are only to be appended if their events are not there."""
-        return any(receipt.wish.unique for receipt in self.receipts)
+    def append_to(self, view: View, known: Known) -> Done | Moved | None:
+        """Ask the receipts, and append the rows of those that are not refused.
 
-    def append_to(self, view: View, known: Known) -> Done | Moved:
-        """Ask the receipts, one after the other, and append the rows of those that get a yes.
-
-        `known` is what is known of the view. Blocks: runs in a thread, since it may be tens of
-        megabytes, of which no step is more than one. May be called again, with another view.
+        Return None if there are none, and `Moved` if the log has other rows now. Rows that other
+        programs append meanwhile are asked about, and come first; they may do so for
+        `PATIENCE_SECONDS`. Blocks: runs in a thread, since it may be tens of megabytes, of which
+        no step is more than one. Raises `StorageError`.
         """
-        moment = Moment(view, known.newest, time.time_ns() // 1000, known.dedup, {})
-        blocks: list[bytes] = []
-        for receipt in self.receipts:
-            rows, moment = receipt.ask(moment)
-            blocks += rows
-        if not blocks:  # a no, too, takes all that is there
-            is_current = view.log.is_current()
-            return Done(view, view.end, b"", 0.0) if is_current else Moved("it has changed")
-        size = sum(map(len, blocks))
-        if size <= FEW_BYTES:
-            blocks = [b"".join(blocks)]
-        appended = view.log.append(view.end if moment.is_exact else None, blocks, moment.least)
-        if isinstance(appended, Moved):
-            return appended
-        start, sync_seconds = appended
-        made = View(view.log, start + size, moment.view.newest_id)
-        if start == view.end:
-            known.advance(made, moment.newest, moment.fresh)
-        else:  # others appended right before, which is in the log but not known
+        log, deadline = view.log, time.monotonic() + PATIENCE_SECONDS
+        with_dedup = any(receipt.wish.unique for receipt in self.receipts)
+        while True:
+            known.catch_up(view, with_dedup)
+            moment = Moment(view, known.newest, time.time_ns() // 1000, known.dedup, {})
+            blocks: list[bytes] = []
             for receipt in self.receipts:
-                receipt.move(start - view.end)
-        return Done(made, start, blocks[0] if len(blocks) == 1 else b"", sync_seconds)
+                rows, moment = receipt.ask(moment)
+                blocks += rows
+            if moment.view.end - view.end <= TAIL_BYTES:
+                blocks = [b"".join(blocks)] if blocks else []
+            # Without rows, too: a refusal must be decided on all that is there.
+            appended = log.append(view.end if moment.is_exact else None, blocks, moment.least)
+            if isinstance(appended, Appended):
+                break
+            if appended.end is None:
+                return appended
+            if time.monotonic() > deadline:
+                raise StorageError(f"{appended.why}, again and again")
+            view = View(log, appended.end, newest_id(log, appended.end))
+        if not blocks:
+            return None
+        ahead = appended.start - view.end  # rows that others have appended right before
+        made = View(log, moment.view.end + ahead, moment.view.newest_id)
+        if ahead:
+            for receipt in self.receipts:
+                receipt.move(ahead)
+        else:
+            known.advance(made, moment.newest, moment.fresh)
+        return Done(made, blocks[0] if len(blocks) == 1 else b"", appended)

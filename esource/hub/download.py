@@ -7,11 +7,12 @@ that takes all it gets is waited for there: the way through the loop takes as lo
 import select
 import time
 from collections.abc import Iterator
+from socket import socket
 
 import gevent
 from gevent import monkey
 
-from esource.hub.clients import Client, Clients, takes_plain_bytes
+from esource.hub.clients import Clients, takes_plain_bytes
 from esource.hub.loop import in_thread, reads
 from esource.log import Log
 
@@ -24,7 +25,7 @@ _poll = monkey.get_original("select", "poll")  # gevent's own is not for threads
 
 
 def send(
-    clients: Clients, client: Client | None, log: Log, offset: int, end: int
+    clients: Clients, client: socket | None, log: Log, offset: int, end: int
 ) -> Iterator[bytes]:
     """Send the bytes of a log from an offset to an end; yield those that the server must send.
 

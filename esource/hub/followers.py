@@ -18,13 +18,14 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from socket import socket
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
-from esource.hub.clients import Client, Clients
+from esource.hub.clients import Clients
 from esource.hub.loop import give_way
 from esource.hub.stats import Stats
 from esource.hub.tail import News, Push, Tail
@@ -45,9 +46,9 @@ class _Watcher(Protocol):
 
 
 class _Cohort:
-    """Up to `COHORT` followers, which are woken together: all with a push, or none.
+    """Up to `COHORT` followers. Either all are pushed to or none is.
 
-    Those without have to be woken for every commit, and the others must not be, with them.
+    Those that are not have to be woken for every commit, and the others must not be, with them.
     """
 
     __slots__ = ("followers", "has_push", "pushable", "signal", "waiting")
@@ -89,7 +90,7 @@ class Followers:
         self.stats = stats
         self._tail = tail
         self._cohorts: list[_Cohort] = []
-        # Where those go on that still read a log that was replaced, once they have all of it.
+        # Log that was replaced -> where followers go on that have read all of it.
         self._moved: WeakKeyDictionary[Log, tuple[Log, int]] = WeakKeyDictionary()
         self._waker: gevent.Greenlet | None = None
         self._shown: View | None = None  # of a commit of which a cohort may not have heard
@@ -192,7 +193,7 @@ class Follower:
     )  # fmt: skip
 
     def __init__(
-        self, followers: Followers, log: Log, offset: int, client: Client | None, push: Push | None
+        self, followers: Followers, log: Log, offset: int, client: socket | None, push: Push | None
     ) -> None:
         """Begin at an offset, with the client's socket, if there is one.
 
@@ -209,10 +210,10 @@ class Follower:
         self._waits = False
 
     def __enter__(self) -> "Follower":
-        self._cohort = self._followers.place(self)
         if self._client is not None:
-            self._followers.clients.join(self._client)
             self._readable = gevent.get_hub().loop.io(self._client.fileno(), 1)
+            self._followers.clients.join(self._client)
+        self._cohort = self._followers.place(self)
         return self
 
     def __exit__(self, *_: object) -> None:

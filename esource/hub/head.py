@@ -3,17 +3,20 @@
     open ──► view ──► a commit ────────────────────► view
                  └──► what others did to the log ──► view
 
-A view is replaced in one assignment, under the lock, so two of these never mix. Followers, which
-depend on it, are told in the same breath.
+A view is replaced in one assignment, under the lock, so no two changes overlap. Followers are told
+before any other greenlet runs.
 """
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from gevent.lock import BoundedSemaphore
 
+from esource.errors import StorageError
 from esource.hub.followers import Followers
-from esource.hub.loop import in_thread, reads, unswitched
+from esource.hub.known import Known
+from esource.hub.loop import commits, in_thread, reads, unswitched
 from esource.hub.search import Search
 from esource.hub.view import View
 from esource.log import Log
@@ -24,11 +27,12 @@ logger = logging.getLogger(__name__)
 class Head:
     """The newest view of one channel."""
 
-    def __init__(self, open_log: Callable[[], Log], followers: Followers) -> None:
-        """Nothing is opened yet. The followers are told of changes that others make."""
+    def __init__(self, open_log: Callable[[], Log], followers: Followers, known: Known) -> None:
+        """Nothing is opened yet. Of changes that others make, both are told."""
         self.lock = BoundedSemaphore(1)  # held while the log is opened, appended to or refreshed
         self._open_log = open_log
         self._followers = followers
+        self._known = known
         self._view: View | None = None
         self._search: Search | None = None  # in the newest view's log
 
@@ -54,12 +58,13 @@ class Head:
 
     def search(self, log: Log) -> Search:
         """Return what finds places in a log, and has learned of it if it is the newest."""
-        search = self._search
-        if search is None or search.log is not log:
+        if self._search is None or self._search.log is not log:
             search = Search(log)
-            if log is self.view.log:
-                self._search = search
-        return search
+            if log is not self.view.log:
+                search.close()  # it will not be asked again
+                return search
+            self._search = search
+        return self._search
 
     def refresh(self) -> View:
         """Return a view of what is in the log now, also if others put it there. Blocks.
@@ -78,32 +83,37 @@ class Head:
         Raises `StorageError`, and then the view is as it was.
         """
         old = self.view
-        change = in_thread(reads(), old.log.refresh)
+        change = in_thread(commits(), old.log.refresh)
+        search: Search | None
         if change:
-            logger.warning("%s; opening it anew", change.why)
-            new = in_thread(reads(), View.of, change.by)
-            place = self._place(old, new) if change.at is None else change.at
+            if old.end:
+                logger.warning("%s; opening it anew", change.why)
+            with suppress(StorageError):  # of the old log: the new one can still be read
+                in_thread(commits(), self._known.leave, View(old.log, old.log.end, b""))
+            new = in_thread(commits(), View.of, change.by)
+            search, place = Search(new.log), change.at
+            if place is None:
+                place = self._gone(old, new, search)
         elif old.log.end != old.end:
-            new = in_thread(reads(), View.of, old.log)
-            place = old.end
+            new = in_thread(commits(), View.of, old.log)
+            search, place = self._search, old.end
         else:
             return
         with unswitched():
-            self._view = new
-            if self._search and self._search.log is not new.log:
+            if self._search and self._search is not search:
                 self._search.close()
-                self._search = None
+            self._view, self._search = new, search
             self._followers.move(old.log, new.log, place)
 
     def advance(self, view: View) -> None:
         """Go on with the view that a commit has made. The lock must be held."""
         self._view = view
 
-    def _place(self, old: View, new: View) -> int:
-        """Return where a follower goes on that has read a replaced log to its end."""
+    def _gone(self, old: View, new: View, search: Search) -> int:
+        """Return the offset in the new log at which followers of the old one continue."""
         logger.error(
-            "%s: a file with %d acknowledged bytes (newest id %r) is gone from this name",
+            "%s: a log with %d acknowledged bytes (newest id %r) is gone from this name",
             old.log.name, old.end, old.newest_id.decode(errors="replace"),
         )  # fmt: skip
-        place, _ = Search(new.log).after(new, old.newest_id)
+        place, _ = search.after(new, old.newest_id)
         return place

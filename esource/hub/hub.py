@@ -77,8 +77,8 @@ class Hub:
             if not self._is_open:  # not under gunicorn, whose hook opens the hub
                 self.open()
             channel = Channel(
-                name, partial(self.logs.open, name), self.config.fsync, self.config.dedup_events,
-                self.stats, self.clients,
+                name, partial(self.logs.open, name), self.config.dedup_events, self.stats,
+                self.clients,
             )  # fmt: skip
             self._channels[name] = channel
             channel.draining = self.draining
@@ -119,9 +119,9 @@ class Hub:
         now = time.monotonic()
         is_full = self._count + len(self._admitted) >= limit
         if self._counted is None or (is_full and now - self._counted > COUNT_SECONDS):
+            self._count = in_thread(reads(), self.count)
             self._counted = now
             self._admitted.clear()
-            self._count = in_thread(reads(), self.count)
         if self._count + len(self._admitted) >= limit:
             self._max_channels.refuse(f"there are {limit} channels already")
         self._admitted.add(name)

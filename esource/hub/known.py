@@ -1,64 +1,56 @@
 """What a writer remembers of a log's rows, so as not to read them before each commit.
 
 The time that the next default id must exceed, and which events are there already. It is known of
-the rows up to an offset, and brought up to a view before anything is decided by it: so rows that
-others have appended count, and rows that were refused do not.
+the rows up to the end of a view, and brought up to another one before anything is decided by it: so
+rows of other programs count, and rows that were refused do not.
 """
 
-from typing import NamedTuple
-
 from esource.hub.view import View
-from esource.log import Log
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 
-FEED_BYTES = 1 << 20  # of rows of others, which are read; of more only the end is
-
-
-class Place(NamedTuple):
-    """How far something is known."""
-
-    log: Log
-    end: int
+FEED_BYTES = 1 << 20  # of rows by others, which are read whole; of more, only the end
 
 
 class Known:
-    """What is known of the rows up to a place."""
+    """What is known of the rows of a view."""
 
     def __init__(self, dedup_events: int) -> None:
         """Know nothing; `dedup_events` is how many events back a repeated id is looked for."""
         self.newest = 0  # microseconds of the greatest default id, of earlier logs of the name too
         self.dedup: Dedup | None = None  # of the last rows, from when it is first asked for
         self._dedup_events = dedup_events
-        self._place: Place | None = None
-
-    def covers(self, view: View, with_dedup: bool) -> bool:
-        """Whether all of a view is known, and nothing need be read."""
-        has_all = self.dedup is not None or not with_dedup
-        return has_all and self._place == (view.log, view.end)
+        self._view: View | None = None
 
     def catch_up(self, view: View, with_dedup: bool) -> None:
-        """Know all of a view. Blocks; raises `StorageError`."""
-        place = self._place
-        if place and place.log is view.log and view.end - place.end <= FEED_BYTES:
-            rows = view.log.pread(place.end, view.end - place.end)
-            newest = tsv.newest_micros(rows)
-            if self.dedup:
-                self.dedup.add(digests(rows))
-        else:
-            newest = _newest_micros(view)
-            self.dedup = None
+        """Know all of a view. Blocks if it is not known yet; raises `StorageError`."""
+        known = self._view
+        if known != view:
+            if known and known.log is view.log and 0 <= view.end - known.end <= FEED_BYTES:
+                rows = view.log.pread(known.end, view.end - known.end)
+                newest = tsv.newest_micros(rows)
+                if self.dedup:
+                    self.dedup.add(digests(rows))
+            else:
+                newest = _newest_micros(view)
+                self.dedup = None
+            self.newest = max(self.newest, newest or 0)
+            self._view = view
         if with_dedup and self.dedup is None:
             self.dedup = Dedup(self._dedup_events, _last_rows(view, self._dedup_events))
-        self.newest = max(self.newest, newest or 0)
-        self._place = Place(view.log, view.end)
 
     def advance(self, view: View, newest: int, fresh: dict[bytes, bytes]) -> None:
         """Know that a view goes on behind what is known by rows of a commit."""
         self.newest = newest
         if self.dedup:
             self.dedup.add(fresh)
-        self._place = Place(view.log, view.end)
+        self._view = view
+
+    def leave(self, view: View) -> None:
+        """Know the last view of a log that was replaced, and let go of the log. Blocks."""
+        if self._view:
+            self.catch_up(view, with_dedup=False)
+            self._view = self.dedup = None
 
 
 def _newest_micros(view: View) -> int | None:

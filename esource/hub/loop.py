@@ -40,7 +40,10 @@ def in_thread(pool: ThreadPool, function: Callable[..., T], *args: object) -> T:
     """Call a blocking function; the greenlet waits, the loop does not. Raises what it raises."""
     result, error = pool.apply(_caught, (function, args))
     if error:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # or it would hold this frame, and so itself and the arguments
     return result  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ from esource.hub.loop import in_thread, reads
 from esource.hub.view import View
 from esource.log import Log
 from esource.rows import find, tsv
-from esource.rows.find import ZONE_BYTES, Verdict, Zone, zone
+from esource.rows.find import ZONE_BYTES, Verdict, Zone
 
 SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
 HOP_BYTES = 1 << 23  # of them in one go, in a thread
@@ -93,22 +93,23 @@ class Search:
         return self._zones[-1].end if self._zones else self.log.begin
 
     def _find(
-        self, end: int, admits: Callable[[Zone], bool], find: Callable[[bytes], int | None]
+        self, end: int, admits: Callable[[Zone], bool], place_in: Callable[[bytes], int | None]
     ) -> int | None:
-        """Return the first offset where `find` finds something, in zones that admit it."""
+        """Return the first offset where `place_in` finds something, in zones that admit it."""
 
         def step(offset: int, stop: int) -> tuple[int | None, int]:
             """Return where it was found, if it was, and how far the search has come."""
             hop = offset + HOP_BYTES
             while offset < min(stop, hop) and (rows := self.log.read(offset, SCAN_BYTES, stop)):
-                found = find(rows)
+                found = place_in(rows)
                 if found is not None:
                     return offset + found, offset
                 offset += len(rows)
             return None, offset
 
         mapped = self._mapped
-        places = [(z.offset, z.end) for z in self._zones if z.end <= end and admits(z)]
+        zones = [zone for zone in self._zones if zone.offset < end and admits(zone)]
+        places = [(zone.offset, min(zone.end, end)) for zone in zones]
         try:
             for offset, stop in [*places, (mapped, end)]:
                 while offset < stop:
@@ -139,7 +140,7 @@ class Search:
 
         def step(offset: int) -> Zone | None:
             rows = self.log.read(offset, ZONE_BYTES, end)
-            return zone(offset, rows) if rows else None
+            return find.zone(offset, rows) if rows else None
 
         while end - self._mapped >= ZONE_BYTES and not self._closed:
             mapped = self._mapped

@@ -12,6 +12,8 @@ is in the log.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from esource.hub.clients import SEND_BUFFER_BYTES
+from esource.hub.malformed import Malformed
 from esource.hub.view import View
 from esource.log import Log
 from esource.rows.tsv import Encode
@@ -21,17 +23,20 @@ READ_ROWS = 4000  # how many: together about two milliseconds of the loop
 TAIL_BYTES = 1 << 18  # of rows kept in memory, at most, and
 TAIL_STRETCHES = 256  # how many: each costs as much as some kilobytes
 PUSH_BYTES = 1 << 16  # of encoded events pushed at a time: what a socket may take
+assert PUSH_BYTES <= SEND_BUFFER_BYTES
 
 
 class Stretch:
     """Whole rows that stand together in a log, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "log", "offset", "rows")
+    __slots__ = ("_encoded", "_malformed", "log", "offset", "rows")
 
-    def __init__(self, log: Log, offset: int, rows: bytes) -> None:
+    def __init__(self, log: Log, offset: int, rows: bytes, malformed: Malformed) -> None:
+        """Hold the rows from an offset on; `malformed` is told of rows that are no events."""
         self.log = log
         self.offset = offset
         self.rows = rows
+        self._malformed = malformed
         self._encoded: dict[Encode, tuple[bytes, int]] = {}
 
     @property
@@ -43,27 +48,24 @@ class Stretch:
         """Whether this format has been asked for before."""
         return encode in self._encoded
 
-    def encoded(
-        self, encode: Encode, malformed: Callable[["Stretch", int], None]
-    ) -> tuple[bytes, int]:
+    def encoded(self, encode: Encode) -> tuple[bytes, int]:
         """Return (the rows in a format, how many events they are).
 
-        (In TSV a row that is not an event counts, too: it is sent like all others.) If some rows
-        are no events, `malformed` is told of how many, the first time.
+        (In TSV a row that is not an event counts, too: it is sent like all others.)
         """
         if encode not in self._encoded:
             skipped: list[bytes] = []
             text = encode(self.rows, skipped)
             self._encoded[encode] = text, self.rows.count(b"\n") - len(skipped)
             if skipped:
-                malformed(self, len(skipped))
+                self._malformed.note(self.log, self.offset, self.rows, len(skipped))
         return self._encoded[encode]
 
 
-def read_stretch(log: Log, offset: int, end: int) -> Stretch:
+def read_stretch(log: Log, offset: int, end: int, malformed: Malformed) -> Stretch:
     """Read whole rows from an offset, as many as can be encoded in one turn. Blocks."""
     rows = log.read(offset, READ_BYTES, end)
-    return Stretch(log, offset, few_rows(rows) or rows)
+    return Stretch(log, offset, few_rows(rows) or rows, malformed)
 
 
 def few_rows(rows: bytes) -> bytes:
@@ -97,8 +99,8 @@ NO_NEWS = News(b"", 0, 0, is_all=False)
 class Tail:
     """The last commits of one log, in stretches that end where a view ends."""
 
-    def __init__(self, malformed: Callable[[Stretch, int], None]) -> None:
-        """Begin with nothing in memory; `malformed` is as for `Stretch.encoded`."""
+    def __init__(self, malformed: Malformed) -> None:
+        """Begin with nothing in memory."""
         self._malformed = malformed
         self._log: Log | None = None
         self._end = 0
@@ -114,7 +116,7 @@ class Tail:
         begin = 0
         while begin < len(rows):
             few = few_rows(rows[begin : begin + READ_BYTES]) or rows[begin:]
-            self._stretches[start + begin] = Stretch(log, start + begin, few)
+            self._stretches[start + begin] = Stretch(log, start + begin, few, self._malformed)
             begin += len(few)
         self._end = start + begin
         self._bytes += begin
@@ -139,10 +141,6 @@ class Tail:
         begin = next(iter(self._stretches), end) if log is self._log else end
         return begin if offset < begin < end else end
 
-    def encoded(self, stretch: Stretch, encode: Encode) -> tuple[bytes, int]:
-        """Return (a stretch in a format, how many events it is): see `Stretch.encoded`."""
-        return stretch.encoded(encode, self._malformed)
-
     def news(self, view: View, log: Log, offset: int, push: Push) -> News:
         """Return what is to be written next to a follower at an offset into a log.
 
@@ -154,7 +152,7 @@ class Tail:
         pieces = []
         size, end, events = 0, offset, 0
         while stretch := self.at(log, end):
-            piece, count = self.encoded(stretch, push.encode)
+            piece, count = stretch.encoded(push.encode)
             size += len(piece)
             if size > PUSH_BYTES:
                 break
@@ -162,6 +160,6 @@ class Tail:
             end = stretch.end
             events += count
         data = b"".join(pieces)
-        is_all = log is view.log and end == view.end
+        is_all = log is view.log and end >= view.end  # there may be a later commit already
         self._news = key, News(push.frame(data) if data else b"", events, end, is_all)
         return self._news[1]

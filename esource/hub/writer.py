@@ -1,11 +1,11 @@
-"""What writes to a channel: a greenlet that drains the queue into the log.
+"""The writer of a channel: a greenlet that drains the queue into the log.
 
     publishers ──► queue ──► writer ──► log.append ──► the view moves
                                                         1. the publishers are answered
                                                         2. the followers are told
 
-Group commit: all rows that are published while the writer is at the disk become the next commit. An
-idle writer is none: its greenlet ends, and the next publisher starts another.
+Group commit: rows that are queued while the writer is at the disk become the next commit. An idle
+channel has no writer greenlet: the next publisher starts one.
 """
 
 import logging
@@ -17,13 +17,13 @@ import gevent
 from gevent.queue import Empty, SimpleQueue
 
 from esource.errors import EsourceError, StorageError
-from esource.hub.commit import Commit, Done
+from esource.hub.commit import Commit, Done, Receipt, Wish
 from esource.hub.followers import Followers
 from esource.hub.head import Head
 from esource.hub.known import Known
 from esource.hub.loop import commits, in_thread, unswitched
-from esource.hub.receipt import Receipt, Wish
 from esource.hub.stats import Stats
+from esource.log import Moved
 from esource.rows.tsv import Draft
 
 logger = logging.getLogger(__name__)
@@ -31,23 +31,21 @@ logger = logging.getLogger(__name__)
 COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
 IDLE_SECONDS = 0.1  # after which the greenlet ends
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
-TRIES = 64  # for a commit, while others change the log again and again
+TRIES = 8  # for a commit, while the log is replaced again and again
 
 
 class Writer:
     """The queue of one channel, and the greenlet that drains it while there is something in it."""
 
     def __init__(
-        self, name: str, head: Head, followers: Followers, fsync: str, dedup_events: int,
-        stats: Stats,
-    ) -> None:  # fmt: skip
+        self, name: str, head: Head, followers: Followers, known: Known, stats: Stats
+    ) -> None:
         """Begin with nothing queued."""
         self._name = name
         self._head = head
-        self._fsync = fsync
-        self._stats = stats
         self._followers = followers
-        self._known = Known(dedup_events)
+        self._known = known
+        self._stats = stats
         self._queue: SimpleQueue[Commit] = SimpleQueue()
         self._open: Commit | None = None  # the last in the queue, which takes more rows
         self._greenlet: gevent.Greenlet | None = None
@@ -59,7 +57,8 @@ class Writer:
     ) -> Receipt:
         """Queue rows, at least one; return at once what tells of them (see `Channel.append`).
 
-        The `owner` is kept alive until they are written, or another one might write meanwhile.
+        The `owner` is kept alive until they are written: or a second channel of the name could be
+        opened, and write meanwhile.
         """
         commit = self._open
         if commit is None or commit.size >= COMMIT_BYTES:
@@ -93,57 +92,53 @@ class Writer:
         try:
             done = self._commit(commit)
         except EsourceError as error:
-            logger.error("%s: %d publishers refused: %s", name, len(commit.receipts), error)
-            commit.error = error
+            logger.error("%s: %d publishers refused: %s", name, len(commit.receipts), error.text)
+            commit.error = error.again()  # its traceback would hold the rows
         except Exception as error:
             logger.exception("%s: %d publishers refused", name, len(commit.receipts))
             commit.error = StorageError(f"cannot write {name}: {error!r}")
         with unswitched():
             if commit is self.unfinished:
                 self.unfinished = None
-            self._count(commit, done, time.monotonic() - began)
             # First the publishers, then the followers: both are callbacks of the loop, which runs
             # them in this order.
-            commit.answer()
-            if done and done.start < done.view.end:
-                self._sync_soon(owner)
-                self._followers.show(done.view, done.start, done.rows)
+            receipts = commit.answer()
+            if done:
+                self._followers.show(done.view, done.appended.start, done.rows)
+            self._count(receipts, done, time.monotonic() - began)
+            self._stats.failed_commits += commit.error is not None
+            if done and done.appended.is_due and not self._sync_is_due:
+                self._sync_is_due = True
+                gevent.spawn_later(SYNC_SECONDS, self.sync, owner)
 
-    def _commit(self, commit: Commit) -> Done:
-        """Append what is queued, and make the next view. Raises `StorageError`."""
-        head, known, with_dedup = self._head, self._known, commit.needs_dedup
-        with head.lock:
+    def _commit(self, commit: Commit) -> Done | None:
+        """Append what is queued, and make the next view; None if all is refused or there already.
+
+        Raises `StorageError`.
+        """
+        with self._head.lock:
             why = ""
             for _ in range(TRIES):
-                view = head.view
-                if not known.covers(view, with_dedup):
-                    in_thread(commits(), known.catch_up, view, with_dedup)
-                done = in_thread(commits(), commit.append_to, view, known)
-                if isinstance(done, Done):
-                    head.advance(done.view)
+                done = in_thread(commits(), commit.append_to, self._head.view, self._known)
+                if not isinstance(done, Moved):
+                    if done:
+                        self._head.advance(done.view)
                     return done
                 why = done.why
-                head.take_in()
+                self._head.take_in()
         raise StorageError(f"{why}, again and again")
 
-    def _count(self, commit: Commit, done: Done | None, seconds: float) -> None:
+    def _count(self, receipts: list[Receipt], done: Done | None, seconds: float) -> None:
         """Count a commit that took so many seconds."""
         stats, now, events = self._stats, time.monotonic(), 0
-        for receipt in commit.receipts:
+        for receipt in receipts:
             receipt.forget_before()
             events += receipt.appended
             stats.publish_seconds.observe(now - receipt.queued)
-        if done is None:
-            stats.failed_commits += 1
-        elif events:
-            size = done.view.end - done.start
-            stats.committed(self._name, events, size, seconds, done.sync_seconds, now)
-
-    def _sync_soon(self, owner: object) -> None:
-        """Under ESOURCE_FSYNC=interval: put what is committed on disk within `SYNC_SECONDS`."""
-        if self._fsync == "interval" and not self._sync_is_due:
-            self._sync_is_due = True
-            gevent.spawn_later(SYNC_SECONDS, self.sync, owner)
+        if done:
+            start, sync_seconds, _ = done.appended
+            size = done.view.end - start
+            stats.committed(self._name, events, size, seconds, sync_seconds, now)
 
     def sync(self, owner: object = None) -> None:
         """Put what is committed on disk, if that is still to be done. Blocks."""

@@ -9,12 +9,11 @@ r"""The contract of a log: the rows of one channel, as bytes at offsets.
     rows = log.read(appended.start, limit=1 << 18, stop=log.end)
 
 Offsets never change their meaning, and rows between `begin` and `end` never change. `end` moves in
-`append` and `refresh` alone, once what is before it is as safe as it is going to be. A log is one
-*generation*: when the rows of a name are replaced, `refresh` hands out the next one, and this one
-can be read for as long as there is a reference to it.
+`append` and `refresh` alone, once the rows before it are synced, if the log was asked to sync. A
+log is one *generation*: when the rows of a name are replaced, `refresh` hands out the next one, and
+this one can be read for as long as there is a reference to it.
 
-All calls block, and all may raise `StorageError`. `append` and `refresh` are for one thread at a
-time; the others are for any number of threads, also during those.
+All calls block, may be made by any number of threads at once, and may raise `StorageError`.
 
 Kinds of logs: `file` (a folder of plain files), `memory` (a list, for the tests). What all of them
 promise is tested by `tests/log/test_contract.py`.
@@ -28,23 +27,25 @@ NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")  # of a channel; shorter ones are free
 
 
 class Appended(NamedTuple):
-    """The rows are in the log, right behind `start`, with nothing in between."""
+    """The rows are in the log, one after the other, from an offset on."""
 
     start: int
     sync_seconds: float  # how long it took to sync them; 0.0 if they were not
+    is_due: bool  # whether `flush` is to be called within a second or so
 
 
 class Moved(NamedTuple):
-    """Nothing was appended: the log is not where its caller saw it. `refresh`, and ask again."""
+    """Nothing was appended: other programs have changed the log. Ask again, of what is there."""
 
     why: str  # for a person
+    end: int | None  # where its rows end now; None if it takes a `refresh` to see what is there
 
 
 class Replaced(NamedTuple):
     """The name has another log now."""
 
     by: "Log"
-    at: int | None  # the offset in it that is this log's end; None if the rows before differ
+    at: int | None  # the offset in it where this log ends, if its last 4 KiB are there; else None
     why: str  # for a person
 
 
@@ -69,11 +70,11 @@ class Log(Protocol):
 
     @property
     def refusal(self) -> str:
-        """The fault that keeps rows out until an append can mend it; empty if there is none."""
+        """Why appends fail now. The next one tries to repair that. Empty if they do not."""
 
     @property
     def modified(self) -> float:
-        """When the last row was appended, in seconds since 1970; 0.0 if none ever was."""
+        """When `end` has moved last, in seconds since 1970; 0.0 if it never has."""
 
     def append(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
@@ -82,8 +83,9 @@ class Log(Protocol):
 
         At `expected` or not at all; for None at the end, wherever that is, if `least` (the least
         default id that was made for these rows, if there is one) is greater than every default id
-        that others have appended meanwhile. On return the rows are before `end`, and as safe as
-        the log was asked to make them. If it raises, none of them is in the log.
+        that other programs have appended meanwhile. On return the rows are before `end`, and on
+        disk if the log was asked to sync. If it raises, none of them is in the log. Without rows it
+        says whether they could be appended.
         """
 
     def is_current(self) -> bool:
@@ -93,13 +95,16 @@ class Log(Protocol):
         """
 
     def refresh(self) -> Replaced | None:
-        """Take in what others have appended, which moves `end`; or find the log of the name now.
+        """Take in what other programs have appended, which moves `end`; or return the next log.
 
-        Cuts nothing off, but that the next log is opened as any is.
+        Does not cut off a torn row, but opening the next log does.
         """
 
     def flush(self) -> float:
-        """Put all rows on disk; return how many seconds it took. A failure is a `refusal`."""
+        """Put all rows on disk; return how many seconds it took.
+
+        A failure is raised, and is a `refusal` from then on. May be called during an append.
+        """
 
     def read(self, offset: int, limit: int, stop: int) -> bytes:
         """Return whole rows from `offset`, where a row begins, none of them at or after `stop`.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esource.errors import StorageError, StorageFull
 
-# A FIFO must not block the open; a link leads out of the folder.
+# A FIFO must not block the open; a symbolic link may lead out of the folder.
 FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16
@@ -27,8 +27,8 @@ def whole_rows(fd: int, start: int, end: int) -> int:
     return start
 
 
-def save_aside(fd: int, start: int, end: int, path: Path) -> str:
-    """Copy bytes of the file at `path` to a new file next to it; return the name of that.
+def save_aside(fd: int, start: int, end: int, path: Path) -> Path:
+    """Copy bytes of the file at `path` to a new file next to it; return its path.
 
     It is on disk on return, its name included. Raises `OSError`, and then there is no copy.
     """
@@ -42,11 +42,11 @@ def save_aside(fd: int, start: int, end: int, path: Path) -> str:
                 start += copy.write(piece)
             copy.flush()
             os.fsync(copy_fd)
+        sync_folder(path.parent)
     except OSError:
         saved.unlink()
         raise
-    sync_folder(path.parent)
-    return saved.name
+    return saved
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,28 +1,32 @@
-"""A log in one file: opened, repaired, appended to, read back. Knows LF and the disk, not tabs.
+"""A log in one file: opened, repaired, appended to, read back. Knows the disk, LF, and default ids.
 
     |-- whole rows --------------------|-- being appended, or torn --|
     0                                 end                           size of the file
 
 One process writes through the hub; others may append by hand (`>>`), move the file away or put
-another in its place. So before every append the file is looked at. What grew by whole rows is taken
-in; half a row is copied to `<name>.torn-<time>` and cut off; any other change is for the caller.
+another in its place. So before every append the file is looked at. Whole rows that came are before
+ours; half a row is copied to `<name>.torn-<time>` and cut off; after any other change the append
+returns `Moved`.
 
 After a failed sync the kernel may have dropped the pages and forgotten that they were dirty (the
 "fsyncgate" of 2018): what was written since the last good sync is unknown, and a second sync that
 succeeds proves nothing. So the file is cut back to `end`, and the log refuses rows until the file
 has been opened again.
 
-What a file cannot do: an append at exactly one place is two calls, a look and a write, so a row
-that another program appends between the two, some microseconds, is before ours unasked.
+What a file cannot do: an append at exactly one place is two calls, a look and a write. A row that
+another program appends between the two, some microseconds, stands before ours, and nothing was
+asked about it.
 """
 
 import errno
 import logging
 import os
 import stat
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -35,6 +39,8 @@ from esource.rows import tsv
 logger = logging.getLogger(__name__)
 
 SAME_BYTES = 1 << 12  # by which two files are compared
+TORN = "the last row had no end (a torn write)"
+FAILED = "an append has failed"
 GROWN_BYTES = 1 << 20  # by so many a file may have grown and still be appended to without a refresh
 
 
@@ -63,7 +69,9 @@ class FileLog:
         self._identity = (0, 0)
         self._size = 0  # of the file, when it was last looked at or written
         self._is_read_only = False
-        self._is_appending = False
+        self._lock = threading.Lock()  # while rows are appended or taken in
+        self._is_busy = False  # what is there now is being appended, or taken in
+        self._leftover: int | None = None  # from where on there may be bytes of a failed append
         self._folder_is_synced = False
         try:
             self._open()
@@ -88,8 +96,8 @@ class FileLog:
         end = disk.whole_rows(self._fd, 0, self._size)
         if end < self._size and not self._is_read_only:
             try:
-                self._cut_torn_row(end, self._size)
-                self._size = end
+                if self._cut(end, self._size, TORN):
+                    self._size = end
             except OSError as error:  # a full disk: what is whole can still be read
                 self.refusal = f"{self.name} needs repair: {error.strerror}"
                 logger.critical("%s", self.refusal)
@@ -113,15 +121,16 @@ class FileLog:
             self.generation = blake2b(name, digest_size=6).hexdigest()
         self.end, self.modified = end, modified
 
-    def _cut_torn_row(self, end: int, size: int) -> None:
-        """Cut off what follows the last whole row, after saving it."""
+    def _cut(self, end: int, size: int, why: str) -> bool:
+        """Cut off what follows an offset, after saving it, unless more has come meanwhile."""
         saved = disk.save_aside(self._fd, end, size, self.path)
+        if os.fstat(self._fd).st_size != size:
+            saved.unlink()
+            return False
         os.ftruncate(self._fd, end)
         os.fsync(self._fd)
-        logger.warning(
-            "%s: the last row had no end (a torn write); its %d bytes are now in %s",
-            self.path, size - end, saved,
-        )  # fmt: skip
+        logger.warning("%s: %s; its %d bytes are now in %s", self.path, why, size - end, saved.name)
+        return True
 
     def _sync(self) -> None:
         disk.sync(self._fd)
@@ -138,36 +147,32 @@ class FileLog:
 
         Creates the file. Raises `StorageFull` or `StorageError` with the file as it was.
         """
-        self._is_appending = True
-        try:
-            if self.refusal or self._is_read_only:
-                self._mend()
-            size, why = self._look()
-            if why:
-                return Moved(why)
-            end = disk.whole_rows(self._fd, self.end, size)
-            why = self._why_not(expected, end, least)
-            if why:
-                return Moved(why)
-            if end < size:
-                self._cut_torn_row(end, size)
-            return self._append_at(end, blocks)
-        except OSError as error:
-            raise disk.storage_error("write", self.path, error) from error
-        finally:
-            self._is_appending = False
-
-    def _why_not(self, expected: int | None, end: int, least: bytes) -> str:
-        """Return why rows cannot be appended at `end`, where the file's whole rows end."""
-        if expected is not None and expected != end:
-            return f"{self.name} is {end} bytes long, not {expected}"
-        if least and end > self.end:
-            if end - self.end > GROWN_BYTES:
-                return f"{self.name} has grown by {end - self.end} bytes"
-            newest = tsv.newest_micros(os.pread(self._fd, end - self.end, self.end))
-            if newest is not None and default_id(newest) >= least:
-                return f"{self.name} has grown by rows of a later time"
-        return ""
+        with self._lock:
+            self._is_busy = True
+            try:
+                if self.refusal or self._is_read_only:
+                    self._mend()
+                size, why = self._look()
+                if why:
+                    return Moved(why, None)
+                end = disk.whole_rows(self._fd, self.end, size)
+                if expected not in (None, end):
+                    return Moved(f"{self.name} is {end} bytes long, not {expected}", end)
+                if least and end - self.end > GROWN_BYTES:
+                    return Moved(f"{self.name} has grown by {end - self.end} bytes", None)
+                if least and end > self.end:
+                    newest = tsv.newest_micros(os.pread(self._fd, end - self.end, self.end))
+                    if newest is not None and default_id(newest) >= least:
+                        return Moved(f"{self.name} has grown by rows of a later time", end)
+                if not blocks:
+                    return Appended(end, 0.0, is_due=False)
+                if end < size and not self._cut(end, size, TORN):
+                    return Moved(f"{self.name} is being written to", None)
+                return self._append_at(end, blocks)
+            except OSError as error:
+                raise disk.storage_error("write", self.path, error) from error
+            finally:
+                self._is_busy = False
 
     def _append_at(self, end: int, blocks: Sequence[bytes]) -> Appended | Moved:
         """Append to the file, whose whole rows end at `end`, with nothing behind them."""
@@ -175,7 +180,8 @@ class FileLog:
             if self._fd < 0:
                 self._create()
         except FileExistsError:
-            return Moved(f"{self.name} was created")
+            return Moved(f"{self.name} was created", None)
+        self._leftover = end
         try:
             for block in blocks:
                 view = memoryview(block)
@@ -184,9 +190,8 @@ class FileLog:
         except OSError as error:
             self._cut_back(end, error)
             raise
-        status = os.fstat(self._fd)
-        if not status.st_nlink:
-            return Moved(f"{self.name} was removed")
+        if not os.fstat(self._fd).st_nlink:
+            return Moved(f"{self.name} was removed", None)
         # With O_APPEND the kernel leaves the file's position after what it wrote.
         stop = os.lseek(self._fd, 0, os.SEEK_CUR)
         start = stop - sum(map(len, blocks))
@@ -200,9 +205,10 @@ class FileLog:
             except StorageError as error:
                 self._cut_back(end, error.__cause__)
                 raise
+        self._leftover = None
         self._size = stop
-        self._move_end(stop, status.st_mtime)
-        return Appended(start, seconds)
+        self._move_end(stop, time.time())  # not when it was written: that is before it was shown
+        return Appended(start, seconds, is_due=self._fsync == "interval")
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
@@ -214,6 +220,7 @@ class FileLog:
         try:
             if os.fstat(self._fd).st_size > end:  # never make it longer, with zeros
                 os.ftruncate(self._fd, end)
+            self._leftover = None
         except OSError as error:
             # An unfinished row stands in the file. Mending it saves that aside.
             self.refusal = f"{self.name} holds an unfinished write: {error.strerror}"
@@ -221,7 +228,7 @@ class FileLog:
 
     def flush(self) -> float:
         """Put everything written on disk; return how long it took. A failure is a `refusal`."""
-        if self._fd < 0:
+        if self._fd < 0 or self._fsync == "never":
             return 0.0
         began = time.monotonic()
         try:
@@ -233,7 +240,7 @@ class FileLog:
         return time.monotonic() - began
 
     def _mend(self) -> None:
-        """After a fault, open the file again, and save aside and cut off what it has after `end`.
+        """After a fault, open the file again, and save aside and cut off what an append has left.
 
         That was never acknowledged. Raises `StorageError` if the file is still read-only, and
         `OSError`. If another file has the name now, nothing is done: that is found next.
@@ -254,16 +261,15 @@ class FileLog:
             os.dup2(fd, self._fd, inheritable=False)
         finally:
             os.close(fd)
-        if self.refusal and status.st_size > self.end:
-            disk.save_aside(self._fd, self.end, status.st_size, self.path)
-            os.ftruncate(self._fd, self.end)
+        begin, size = self._leftover, status.st_size
+        if begin is not None and begin < size and not self._cut(begin, size, FAILED):
+            raise StorageError(f"{self.name} is being written to by another program")
         if self._fsync != "never":
             self._sync()
         if disk.whole_rows(self._fd, 0, self.end) != self.end:  # read again, from the disk
             self._identity = (0, 0)  # what was acknowledged is not there: it is another file
-        self._size = os.fstat(self._fd).st_size
         self._is_read_only = False
-        self.refusal = ""
+        self._leftover, self.refusal = None, ""
 
     # -- what others do ------------------------------------------------------------------
 
@@ -286,34 +292,42 @@ class FileLog:
             size, why = self._look()
         except OSError as error:
             raise disk.storage_error("look at", self.path, error) from error
-        return self._is_appending or (not why and size == self._size)
+        return self._is_busy or (not why and size == self._size)
 
     def refresh(self) -> Replaced | None:
         """Take in whole rows that others have appended, or open the file that has the name now.
 
         What follows the last whole row is left alone: its writer may be in the middle of it. After
-        a fault nothing is taken in: what is behind `end` may be this log's own, and refused. The
-        rows are on disk where appends are.
+        an append has failed nothing is taken in: what is behind `end` may be of that one. The rows
+        are on disk where appends are.
         """
-        try:
-            size, why = self._look()
-            if self._fd < 0:  # nobody has read anything of it, so it can only have grown
-                self._open()
-                return None
-            if why:
-                new = FileLog(self.path, self._fsync)
-                return Replaced(new, self.end if self._is_in(new) else None, why)
-            if self.refusal:
-                return None
-            end = disk.whole_rows(self._fd, self.end, size)
-        except OSError as error:
-            raise disk.storage_error("read", self.path, error) from error
-        if end > self.end and self._fsync == "always" and not self._is_read_only:
-            self.flush()
-        self._size = size
-        if end > self.end:
-            self._move_end(end, os.fstat(self._fd).st_mtime)
+        with self._lock:
+            try:
+                size, why = self._look()
+                if why:
+                    return self._next(why)
+                end = self.end if self.refusal else disk.whole_rows(self._fd, self.end, size)
+                if end > self.end:
+                    self._is_busy = True
+                    if self._fsync == "always" and not self._is_read_only:
+                        self.flush()
+                    self._move_end(end, time.time())
+                self._size = size
+            except OSError as error:
+                raise disk.storage_error("read", self.path, error) from error
+            finally:
+                self._is_busy = False
         return None
+
+    def _next(self, why: str) -> Replaced:
+        """Open the file that has the name now, and take in the last rows of this one."""
+        new = FileLog(self.path, self._fsync)
+        if self._fd >= 0 and not self.refusal:
+            with suppress(StorageError):  # logged there; the rows are no longer of this name
+                self.flush()
+            size = os.fstat(self._fd).st_size
+            self._move_end(disk.whole_rows(self._fd, self.end, size), self.modified)
+        return Replaced(new, self.end if self._is_in(new) else None, why)
 
     def _is_in(self, other: "FileLog") -> bool:
         """Whether another file begins with these rows, by the bytes right before `end`."""

@@ -2,6 +2,7 @@
 
 Several logs of one name share its rows, as several processes share a file or an engine.
 """
+# ruff: noqa: D102 -- what each call promises, the contract says
 
 import os
 import time
@@ -35,33 +36,29 @@ class MemoryLog:
 
     @property
     def generation(self) -> str:
-        """Another for each `Rows`."""
         return f"{id(self._rows):x}" if self.end else ""
 
     def append(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Appended | Moved:
-        """Append blocks of whole rows: all or none."""
         if self._logs.rows.get(self.name) is not self._rows:
-            return Moved(f"{self.name} was replaced")
+            return Moved(f"{self.name} was replaced", None)
         start = len(self._rows.content)
         if expected is not None and expected != start:
-            return Moved(f"{self.name} is {start} bytes long, not {expected}")
+            return Moved(f"{self.name} is {start} bytes long, not {expected}", start)
         newest = tsv.newest_micros(bytes(self._rows.content[self.end :]))
         if least and newest is not None and default_id(newest) >= least:
-            return Moved(f"{self.name} has grown by rows of a later time")
+            return Moved(f"{self.name} has grown by rows of a later time", start)
         self._rows.content += b"".join(blocks)
         self._rows.modified = time.time()
         self.end = len(self._rows.content)
-        return Appended(start, 0.0)
+        return Appended(start, 0.0, is_due=False)
 
     def is_current(self) -> bool:
-        """Whether nobody else has changed the log."""
         rows = self._logs.rows.get(self.name)
         return rows is self._rows and len(rows.content) == self.end
 
     def refresh(self) -> Replaced | None:
-        """Take in what others have appended, or find the rows that have the name now."""
         if self._logs.rows.get(self.name) is not self._rows:
             new = MemoryLog(self._logs, self.name)
             is_in = new.pread(0, self.end) == self.pread(0, self.end)
@@ -70,11 +67,9 @@ class MemoryLog:
         return None
 
     def flush(self) -> float:
-        """Do nothing: memory is as safe as it gets."""
         return 0.0
 
     def read(self, offset: int, limit: int, stop: int) -> bytes:
-        """Return whole rows from `offset`, where a row begins, none of them at or after `stop`."""
         size = 0
         for row in self.pread(offset, stop - offset).split(b"\n")[:-1]:
             if size and size + len(row) + 1 > limit:
@@ -83,22 +78,18 @@ class MemoryLog:
         return self.pread(offset, size)
 
     def pread(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes at `offset`."""
         return bytes(self._rows.content[offset : offset + size])
 
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, row), the last before `stop`, where a row begins, first."""
         for row in reversed(self.pread(0, stop).split(b"\n")[:-1]):
             stop -= len(row) + 1
             yield stop, row + b"\n"
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
-        """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""
         return os.write(socket_fd, self.pread(offset, size))
 
     @property
     def modified(self) -> float:
-        """When the last row was appended, in seconds since 1970; 0.0 if none ever was."""
         return self._rows.modified
 
 
@@ -109,18 +100,15 @@ class MemoryLogs:
         self.rows: dict[str, Rows] = {}
 
     def hold(self, waiting: Callable[[], None]) -> None:
-        """Do nothing: no other process can reach them."""
+        pass
 
     def open(self, name: str) -> MemoryLog:
-        """Return the log of a channel."""
         return MemoryLog(self, name)
 
     def names(self) -> list[str]:
-        """Return the names of all channels that have been written to, in order."""
         return sorted(name for name, rows in self.rows.items() if rows.content)
 
     def summaries(self, names: Sequence[str]) -> list[Summary]:
-        """Return what can be seen of these channels."""
         found = []
         for name in names:
             log = self.open(name)
@@ -130,5 +118,4 @@ class MemoryLogs:
         return found
 
     def problems(self) -> list[str]:
-        """Return nothing: there is always room."""
         return []

@@ -20,13 +20,14 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from esource.event import DEFAULT_ID, DEFAULT_ID_BYTES, default_id, time_of
+from esource.event import DEFAULT_ID, DEFAULT_ID_BYTES, MAX_ID_BYTES, default_id, time_of
 from esource.rows import tsv
 
 ZONE_BYTES = 1 << 20
 # No comparison needs more of a row: ids are shorter, but for foreign ones, and then a zone
 # that admits the beginning of an id is searched in vain.
 PREFIX_BYTES = 1100
+assert MAX_ID_BYTES + len(b"\t") < PREFIX_BYTES
 
 _OTHER_ID = re.compile(rb"\n(?!" + DEFAULT_ID.pattern + rb"\t)")
 

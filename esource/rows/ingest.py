@@ -10,11 +10,12 @@ of an event that is not complete is bounded by the limit of an event's data.
 
 import re
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from esource.errors import BadInput, EsourceError, TooLarge
-from esource.event import Event, check_data, check_id, check_type, too_large
+from esource.event import Event, check_data, check_id, check_type
 from esource.rows import ndjson, sse, tsv
-from esource.rows.tsv import Draft
+from esource.rows.tsv import Draft, too_large
 
 EMPTY = Draft(b"", 0, 0)
 # Of a line beyond its data: id, type, and JSON's escapes, six bytes for a control character.
@@ -125,6 +126,9 @@ class StreamDecoder:
         except EsourceError as error:
             self.error = type(error)(f"line {self._decoder.line}: {error}")
         return Draft.of(b"".join(rows))
+
+
+Decoder: TypeAlias = LineDecoder | StreamDecoder
 
 
 def decode_tsv(lines: bytes, limit: int) -> Draft:

@@ -15,7 +15,7 @@ import re
 import orjson
 
 from esource.errors import BadInput
-from esource.event import check_data, check_id, check_type, too_large
+from esource.event import check_data, check_id, check_type
 from esource.rows import tsv
 
 _DECODER = json.JSONDecoder()
@@ -72,7 +72,7 @@ def decode_row(line: bytes, limit: int) -> bytes:
         raise BadInput('"id" and "event" must be strings')
     text = data.encode() if type(data) is str else _text_of_data(line)
     if len(text) > limit:
-        raise too_large(limit)
+        raise tsv.too_large(limit)
     if b"\\" in line:  # else there is no line break in it, and nothing that is not allowed
         text = check_data(text).replace(b"\n", b"\x0b")
     return tsv.ROW % (check_id(id), check_type(event), text)

@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import AnyStr, NamedTuple
 
+from esource.errors import TooLarge
 from esource.event import DEFAULT_ID_BYTES, Event, default_id, micros_of
 
 # Encodes whole rows, and puts those that are not events into the list, without their LF.
@@ -85,6 +86,11 @@ def stamp(draft: Draft, micros: int) -> bytes:
         else:
             stamped.append(row + b"\n")
     return b"".join(stamped)
+
+
+def too_large(limit: int) -> TooLarge:
+    """Return what is to be raised for data over a limit, in bytes."""
+    return TooLarge(f"an event over the limit of {limit} bytes")
 
 
 # -- rows -> fields ------------------------------------------------------------------------

@@ -15,26 +15,26 @@ patches anything, so nothing here imports the hub (and so gevent) at the top; an
 `web` the application's name alone.
 """
 
-import errno
+from __future__ import annotations
+
 import gc
 import logging
 import os
 import platform
 import resource
 import signal
-import socket
 import ssl
 import sys
 from functools import partial
 from importlib.metadata import version
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from esource import __version__
 from esource.config import Config, unknown
 from esource.errors import StartError
-from esource.server import gunicorn
-from esource.server.gunicorn import Address, Application, Arbiter, Request, Worker
+from esource.server import addresses, gunicorn
+from esource.server.gunicorn import Arbiter, Request, Worker
 from esource.server.log_lines import last_line
 
 if TYPE_CHECKING:
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
 
     from esource.hub.hub import Hub
     from esource.server.connections import Connections
-    from esource.server.fastpath import FastPath
-    from esource.web.post import Publish
-
-# What `sys.exc_info` returns of an exception.
-Failure: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 try:
     _settings = Config.from_env(os.environ)
@@ -75,7 +70,7 @@ forwarder_headers = ""
 
 # -- the master ----------------------------------------------------------------------------
 
-_leave_folder: "Callable[[], None] | None" = None
+_leave_folder: Callable[[], None] | None = None
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -97,13 +92,14 @@ def on_starting(server: Arbiter) -> None:
     try:
         gunicorn.check_master(server)
         _leave_folder = prepare(_settings)
-        if not gunicorn.is_given_sockets(server):
-            _check_addresses(server.cfg.address)
+        addresses.check(server)
     except StartError as error:
         _refuse(str(error))
     for name in unknown(os.environ):
         server.log.warning("esource: %s is not a setting, and is ignored", name)
-    _raise_descriptor_limit()
+    # Each connection is a descriptor, and the soft limit of most systems is 1024.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.register_at_fork(
         before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOPS),
         after_in_child=_obey,
@@ -113,33 +109,6 @@ def on_starting(server: Arbiter) -> None:
 
 def _refuse(line: str) -> None:
     sys.exit(last_line(line))
-
-
-def _check_addresses(addresses: list[Address]) -> None:
-    """Raise `StartError` for an address that cannot be bound: gunicorn would retry for 5 s."""
-    for address in addresses:
-        if not isinstance(address, tuple):
-            continue
-        host, port = address[:2]
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
-                probe.listen(1)
-        except OSError as error:
-            what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
-            raise StartError(
-                f"{host}:{port} {what}; "
-                "stop the process that uses it, or set ESOURCE_BIND to another address"
-            ) from None
-
-
-def _raise_descriptor_limit() -> None:
-    """Each connection is a descriptor, and the soft limit of most systems is 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def nworkers_changed(server: Arbiter, new_value: int, old_value: int | None) -> None:
@@ -164,7 +133,7 @@ def on_exit(server: Arbiter) -> None:
 
 # -- a worker, until it serves -------------------------------------------------------------
 
-_connections: "Connections | None" = None
+_connections: Connections | None = None
 
 
 def _obey() -> None:
@@ -194,11 +163,12 @@ def post_fork(server: Arbiter, worker: Worker) -> None:
 def post_worker_init(worker: Worker) -> None:
     """Before a worker serves: become the one writer, and learn how to stop."""
     from esource.hub.loop import report_crashes, watch_lag
-    from esource.server.connections import Connections
+    from esource.server.connections import Connections, crash_report
+    from esource.server.fastpath import fast_path
 
     global _connections
-    application = worker.app.wsgi()
-    hub = _hub(application)
+    extensions: dict[str, Any] = worker.app.wsgi().extensions
+    hub: Hub = extensions["esource"]
     hub.open(waiting=partial(_wait, worker))
     watch_lag(hub.stats.lagged)
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
@@ -207,14 +177,10 @@ def post_worker_init(worker: Worker) -> None:
     log = logging.getLogger("esource")
     packages = ", ".join(f"{name} {version(name)}" for name in ("gunicorn", "gevent", "flask"))
     log.info("esource %s on Python %s, %s", __version__, platform.python_version(), packages)
-    log.info(
-        "%d channels in %s, fsync %s",
-        hub.count(),
-        _settings.dir.absolute(),
-        _settings.fsync,
-    )
-    report_crashes(_crash_report(log))
-    connections = Connections(worker, hub, _fast_path(worker, application))
+    folder = _settings.dir.absolute()
+    log.info("%d channels in %s, fsync %s", hub.count(), folder, _settings.fsync)
+    report_crashes(crash_report(log))
+    connections = Connections(worker, hub, fast_path(worker, extensions["esource.post"]))
     worker.handle = connections.handle
     worker.handle_error = connections.refuse
     _connections = connections
@@ -235,73 +201,11 @@ def _wait(worker: Worker) -> None:
         sys.exit()
 
 
-def _hub(application: Application) -> "Hub":
-    return cast("Hub", application.extensions["esource"])
-
-
-def _crash_report(log: logging.Logger) -> "Callable[[str, Failure], None]":
-    """Return what logs why a greenlet has ended, or a connection could not be accepted.
-
-    The latter is tried again for as long as there are no descriptors; a traceback each time
-    would not say what to do.
-    """
-    from esource.hub.limits import Reminder
-
-    descriptors = Reminder()
-
-    def report(text: str, failure: Failure) -> None:
-        error = failure[1]
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            descriptors.warn(
-                "%s (this process may have %d): new connections have to wait; "
-                "raise the limit (LimitNOFILE=, ulimit -n)",
-                error.strerror, resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            )  # fmt: skip
-        else:
-            log.critical("%s", text, exc_info=failure)
-
-    return report
-
-
-def _fast_path(worker: Worker, application: Application) -> "FastPath | None":
-    """Return the fast path; None where an option wants to see, count or encrypt every request.
-
-    Nor where a connection is for one request, or where gunicorn is told to take less of one
-    than the fast path does (0 is no limit).
-    """
-    from esource.server.fastpath import FIELDS, HEAD_BYTES, FastPath
-
-    cfg = worker.cfg
-    if (
-        cfg.is_ssl
-        or cfg.proxy_protocol != "off"
-        or worker.log.access_log_enabled
-        or cfg.statsd_host
-        or cfg.max_requests
-        or not cfg.keepalive
-        or 0 < cfg.limit_request_line < HEAD_BYTES
-        or 0 < cfg.limit_request_field_size < HEAD_BYTES
-        or 0 < cfg.limit_request_fields < len(FIELDS)
-    ):
-        return None
-    return FastPath(cast("Publish", application.extensions["esource.post"]), cfg.keepalive)
-
-
-def ssl_context(config: object, default: "Callable[[], ssl.SSLContext]") -> ssl.SSLContext:
+def ssl_context(config: object, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """Leave the handshake to a connection's first read, where a stop can end the wait for it."""
-
-    class Context(ssl.SSLContext):  # not before gevent has patched that one
-        def wrap_socket(
-            self, sock: socket.socket, server_side: bool = False,
-            do_handshake_on_connect: bool = True, suppress_ragged_eofs: bool = True,
-            server_hostname: str | bytes | None = None, session: ssl.SSLSession | None = None,
-        ) -> ssl.SSLSocket:  # fmt: skip
-            return super().wrap_socket(
-                sock, server_side, False, suppress_ragged_eofs, server_hostname, session
-            )
-
     context = default()
-    context.__class__ = Context
+    wrap = partial(context.wrap_socket, do_handshake_on_connect=False)
+    context.wrap_socket = wrap  # type: ignore[method-assign]
     return context
 
 
@@ -324,11 +228,11 @@ def post_request(
 
 def worker_int(worker: Worker) -> None:
     """On SIGINT or SIGQUIT, a tenth of a second before the end: streams end properly."""
-    if worker.booted:
-        _hub(worker.app.wsgi()).drain()
+    if _connections:
+        _connections.hub.drain()
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:
     """At the end of a worker: what was committed is on disk."""
-    if worker.booted:
-        _hub(worker.app.wsgi()).sync()
+    if _connections:
+        _connections.hub.sync()

@@ -17,14 +17,19 @@ that wait for nothing (refused ones, and others than publishes) are followed by 
 all the others.
 """
 
+import errno
+import logging
+import resource
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import gevent
 
 from esource.hub.clients import is_full, is_gone, shut
 from esource.hub.hub import Hub
-from esource.hub.loop import give_way
+from esource.hub.limits import Reminder
+from esource.hub.loop import Failure, give_way
 from esource.server.fastpath import FastPath
 from esource.server.gunicorn import (
     DEFAULTS,
@@ -49,7 +54,7 @@ class Connections:
     def __init__(self, worker: Worker, hub: Hub, fast_path: FastPath | None) -> None:
         """Begin with none. Without `fast_path` every request is gunicorn's."""
         self._worker = worker
-        self._hub = hub
+        self.hub = hub
         self._fast_path = fast_path
         self._open: set[socket.socket] = set()
         self._idle: set[socket.socket] = set()  # between two requests
@@ -64,7 +69,8 @@ class Connections:
         self._idle.add(client)
         try:
             if self._fast_path is None or self._publishes(self._fast_path, client):
-                self._serve(listener, client, address)
+                # Gunicorn asks the listener for its address, which a stop may have closed by now.
+                self._serve(client, client, address)
             else:
                 linger(client)
         finally:
@@ -120,7 +126,7 @@ class Connections:
         if b" 500 " not in status_line:
             text = " ".join(str(error).split()) or "this is no request that the hub understands"
         body = text.encode() + b"\n"
-        self._hub.stats.refuse(int(status_line.split(b" ")[1]))
+        self.hub.stats.refuse(int(status_line.split(b" ")[1]))
         with suppress(OSError):
             client.settimeout(LINGER_SECONDS)
             client.sendall(
@@ -142,11 +148,11 @@ class Connections:
         self._worker.cfg.set("keepalive", 1)
         if self._fast_path:
             self._fast_path.keepalive = 1
-        self._hub.drain()
+        self.hub.drain()
         for client in list(self._idle):
             shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
         gevent.sleep(DRAIN_SECONDS)
-        self._hub.cut_off()
+        self.hub.cut_off()
         # A client that closed its sending side may still be there, and wait for an answer that may
         # take a search of minutes. Now that is not worth the doubt.
         self._end_reads([client for client in self._reading if is_gone(client)])
@@ -159,3 +165,25 @@ class Connections:
     def _end_reads(self, clients: list[socket.socket]) -> None:
         for client in clients:
             self._reading[client].kill(block=False)
+
+
+def crash_report(log: logging.Logger) -> Callable[[str, Failure], None]:
+    """Return what logs why a greenlet has ended, or a connection could not be accepted.
+
+    The latter is tried again for as long as there are no descriptors; a traceback each time
+    would not say what to do.
+    """
+    descriptors = Reminder()
+
+    def report(text: str, failure: Failure) -> None:
+        error = failure[1]
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            descriptors.warn(
+                "%s (this process may have %d): new connections have to wait; "
+                "raise the limit (LimitNOFILE=, ulimit -n)",
+                error.strerror, resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )  # fmt: skip
+        else:
+            log.critical("%s", text, exc_info=failure)
+
+    return report

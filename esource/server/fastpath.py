@@ -26,7 +26,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import NamedTuple
 
-from esource.server.gunicorn import DEFAULTS
+from esource.server.gunicorn import DEFAULTS, Worker
 from esource.web.post import Post, Publish
 
 PEEK_BYTES = 1 << 16
@@ -101,6 +101,28 @@ class FastPath:
         return Request(self._publish, client, head, arrived[end : end + head.size])
 
 
+def fast_path(worker: Worker, publish: Publish) -> FastPath | None:
+    """Return the fast path; None where an option wants to see, count or encrypt every request.
+
+    Nor where a connection is for one request, or where gunicorn is told to take less of one
+    than the fast path does (0 is no limit).
+    """
+    cfg = worker.cfg
+    if (
+        cfg.is_ssl
+        or cfg.proxy_protocol != "off"
+        or worker.log.access_log_enabled
+        or cfg.statsd_host
+        or cfg.max_requests
+        or not cfg.keepalive
+        or 0 < cfg.limit_request_line < HEAD_BYTES
+        or 0 < cfg.limit_request_field_size < HEAD_BYTES
+        or 0 < cfg.limit_request_fields < len(FIELDS)
+    ):
+        return None
+    return FastPath(publish, cfg.keepalive)
+
+
 class Request:
     """A plain publish that was taken from its connection, and must be answered."""
 
@@ -121,9 +143,8 @@ class Request:
         `is_last` ends it in any case. Raises `OSError` if the client has gone.
         """
         answer = self._publish(self._head.post, self._body)
-        self.was_refused = answer.status_code >= 400
+        self.was_refused = answer.status >= "4"
         is_last |= self._head.is_last
-        content = answer.get_data()
         # The length is among them, since the content is whole.
         fields = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
         self._client.settimeout(None)
@@ -132,7 +153,8 @@ class Request:
             b"HTTP/1.%b %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b\r\n%b"
             b"\r\n%b" % (
                 self._head.version, answer.status.encode("latin-1"), _date(int(time.time())),
-                b"close" if is_last else b"keep-alive", fields.encode("latin-1"), content,
+                b"close" if is_last else b"keep-alive", fields.encode("latin-1"),
+                answer.content,
             )
         )  # fmt: skip
         return not is_last

@@ -14,13 +14,11 @@ the one in Python, so nothing here depends on which of them there is.
 """
 
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
-from typing import Protocol, TypeAlias, cast, get_type_hints
+from typing import Any, Protocol, TypeAlias, cast, get_type_hints
 
 from gunicorn import __version__, http, systemd, util
 from gunicorn.config import Config
@@ -85,64 +83,25 @@ class Arbiter(Protocol):
     num_workers: int
 
 
-class App(Protocol):
-    """What starts the WSGI application."""
+class Reader(Protocol):
+    """What finds the end of a body: gunicorn's `LengthReader`, or its `ChunkedReader`."""
 
-    def wsgi(self) -> "Application":
-        """Return the application; it is loaded once."""
-
-
-class Application(Protocol):
-    """A Flask application, of which the server needs this much."""
-
-    extensions: dict[str, object]
-
-
-class Unreader(Protocol):
-    """A connection as gunicorn's parsers read it."""
-
-    sock: socket.socket
-
-    def read(self) -> bytes:
-        """Return what arrives next; nothing at the end."""
-
-    def unread(self, data: bytes, /) -> None:
-        """Take back what was read too much."""
-
-
-class Framed(Protocol):
-    """What finds the end of a body; gunicorn's `LengthReader` and `ChunkedReader`."""
+    length: int  # of the first alone: how much is still to come
 
     def read(self, size: int, /) -> bytes:
         """Return so many bytes; fewer at the end, or if the client has gone."""
 
-
-class LengthFramed(Framed, Protocol):
-    """What reads a body of declared length."""
-
-    length: int  # how much is still to come
-
-
-class ChunkFramed(Framed, Protocol):
-    """What reads a chunked one."""
-
-    def parse_chunked(self, unreader: "Unreader | _Lines", /) -> Iterator[bytes]:
-        """Yield what is in the chunks, as it arrives; some of it may be empty."""
-
-
-class File(Protocol):
-    """Gunicorn's body, as WSGI wants it, until a `RequestBody` takes its place."""
-
-    reader: LengthFramed | ChunkFramed
+    def parse_chunked(self, lines: "_Lines", /) -> Iterator[bytes]:
+        """Yield what is in the chunks, as it arrives; some may be empty (the second alone)."""
 
 
 class Request(Protocol):
     """A request whose head gunicorn has parsed."""
 
-    body: "File | RequestBody"
+    body: Any  # with a `reader`, until a `RequestBody` takes its place
     method: str
     must_close: bool
-    unreader: Unreader
+    unreader: Any  # with the connection, `sock`, and `read` and `unread` for the parsers
 
     def force_close(self) -> None:
         """Make this the last request of its connection, if the answer has not begun."""
@@ -159,8 +118,7 @@ class Worker(Protocol):
     """
 
     alive: bool  # until it is told to stop
-    app: App
-    booted: bool
+    app: Any  # with `wsgi`, which returns the Flask application
     cfg: Settings
     handle: Callable[[socket.socket, socket.socket, Address], None]
     handle_error: "Explain"
@@ -183,20 +141,18 @@ class RequestBody:
 
     def __init__(self, request: Request) -> None:
         """Take the place of the body that gunicorn made, before anything was read of it."""
-        assert not isinstance(request.body, RequestBody)
-        self.client = request.unreader.sock
+        self.client: socket.socket = request.unreader.sock
         self.close_afterwards = request.force_close
         self.size: int | None = None
-        self._arriving: Iterator[bytes]
-        reader = request.body.reader
+        self._arriving: Iterator[bytes] = _NOTHING
+        reader: Reader = request.body.reader
         if isinstance(reader, body.ChunkedReader):
-            self._arriving = _chunks(reader, request.unreader)
+            lines = _Lines(request.unreader.read, request.unreader.unread)
+            self._arriving = _chunks(reader, lines)
         else:
-            declared = cast(LengthFramed, reader)
-            self.size = declared.length
-            # Ten thousand followers, whose requests have no body, need nothing that reads one.
-            read = iter(partial(declared.read, RECEIVE_BYTES), b"") if self.size else _NOTHING
-            self._arriving = read
+            self.size = reader.length
+            if self.size:  # ten thousand followers, whose requests have no body, need no reader
+                self._arriving = iter(partial(reader.read, RECEIVE_BYTES), b"")
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the bytes as they arrive, as `post.Body` says."""
@@ -210,26 +166,25 @@ class RequestBody:
 class _Lines:
     """What gunicorn's chunk parser reads from: fails when a line does not end."""
 
-    def __init__(self, unreader: Unreader) -> None:
-        self.unread = unreader.unread
+    def __init__(self, read: Callable[[], bytes], unread: Callable[[bytes], None]) -> None:
+        self.unread = unread
         self.left = CHUNK_LINE_BYTES
-        self._unreader = unreader
+        self._read = read
 
     def read(self) -> bytes:
         if self.left <= 0:
             raise OSError("a chunk's size line or the trailers are too long")
-        piece = self._unreader.read()
+        piece = self._read()
         self.left -= len(piece)
         return piece
 
 
-def _chunks(reader: ChunkFramed, unreader: Unreader) -> Iterator[bytes]:
+def _chunks(reader: Reader, lines: _Lines) -> Iterator[bytes]:
     """Yield what is in the chunks, within limits. Raises `NoMoreData` alone, an `OSError`.
 
     Of a body that nothing reads it is gunicorn that looks for the end, and anything else that
     may be wrong with it would be a traceback in the log.
     """
-    lines = _Lines(unreader)
     try:
         for piece in reader.parse_chunked(lines):
             lines.left = CHUNK_LINE_BYTES
@@ -278,16 +233,6 @@ class _Page:
 # -- the master ----------------------------------------------------------------------------
 
 
-def is_given_sockets(server: Arbiter) -> bool:
-    """Return whether there are sockets already: of systemd, or of gunicorn's before USR2."""
-    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())  # it may be for our parent
-    return bool(
-        server.LISTENERS
-        or (is_ours and os.environ.get("LISTEN_FDS"))
-        or os.environ.get("GUNICORN_FD")
-    )
-
-
 def tell_systemd_of_the_stop(server: Arbiter) -> None:
     """Tell that the stop is meant. That the hub is ready, gunicorn tells by itself."""
     systemd.sd_notify("STOPPING=1", server.log)
@@ -300,15 +245,15 @@ def is_of_gunicorn(handler: logging.Handler) -> bool:
 
 # -- the check -----------------------------------------------------------------------------
 
-# Of modules and classes: what is used here, and what is used on objects of theirs.
-_NAMES = {
-    "gunicorn.glogging:Logger": ("_set_handler",),
-    "gunicorn.http": ("get_parser",),
-    "gunicorn.http.errors": ("NoMoreData", "ParseException"),
-    "gunicorn.http.body": ("ChunkedReader", "LengthReader"),
-    "gunicorn.systemd": ("sd_notify",),
-    "gunicorn.util": ("close_graceful", "write_error"),
-}
+# What is used here of gunicorn's modules, and of an object that one of them makes.
+_NAMES = (
+    (http, "http", "get_parser"),
+    (errors, "http.errors", "NoMoreData ParseException"),
+    (body, "http.body", "ChunkedReader LengthReader"),
+    (systemd, "systemd", "sd_notify"),
+    (util, "util", "close_graceful write_error"),
+    (Logger, "glogging.Logger", "_set_handler"),
+)
 # Requests of each kind, with a body `abc`.
 _HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
 _CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
@@ -321,16 +266,11 @@ def check_master(server: Arbiter) -> None:
     Makes requests of each kind as a worker does, on a pair of sockets. Blocks for about a
     millisecond.
     """
-    for place, names in _NAMES.items():
-        module, _, attribute = place.partition(":")
-        thing = import_module(module)
-        for name in names:
-            _require(
-                place.replace(":", "."), getattr(thing, attribute) if attribute else thing, name
-            )
-    _require_all("arbiter", server, Arbiter)
-    _require_all("cfg", server.cfg, Settings)
-    _require_all("log", server.log, Log)
+    for thing, path, names in _NAMES:
+        _require(thing, path, *names.split())
+    _require(server, "arbiter", *_names_of(Arbiter))
+    _require(server.cfg, "cfg", *_names_of(Settings))
+    _require(server.log, "log", *_names_of(Log))
     # Set on what that makes, by the code alone.
     if "_gunicorn" not in Logger._set_handler.__code__.co_names:  # noqa: SLF001 -- to look at it
         raise _refusal("glogging.Logger._set_handler's handler._gunicorn")
@@ -339,12 +279,18 @@ def check_master(server: Arbiter) -> None:
         util.write_error(page, 400, "Bad Request", "")
     if page.status_line != b"HTTP/1.1 400 Bad Request":
         raise _refusal("util.write_error that calls sendall once")
-    _check_requests()
+    try:
+        _check_requests()
+    except StartError:
+        raise
+    except Exception as error:
+        raise _refusal(f"http.get_parser that reads as the hub knows ({error!r})") from error
 
 
 def check_worker(worker: Worker) -> None:
     """Raise `StartError` if a worker, made but not yet forked, is not as the hub knows it."""
-    _require_all("worker", worker, Worker)
+    _require(worker, "worker", *_names_of(Worker))
+    _require(worker.app, "worker.app", "wsgi")
 
 
 def _check_requests() -> None:
@@ -354,13 +300,12 @@ def _check_requests() -> None:
         theirs.shutdown(socket.SHUT_WR)
         config = Config()
         requests = http.get_parser(config, ours, ("127.0.0.1", 1))
-        for kind, form in (("chunked", ChunkFramed), ("length", LengthFramed)):
-            request = _next(requests)
-            _require_all("request", request, Request)
-            _require_all("request.unreader", request.unreader, Unreader)
-            file = cast(File, request.body)
-            _require_all("request.body", file, File)
-            _require_all(f"request.body.reader ({kind})", file.reader, form)
+        for kind, name in (("chunked", "parse_chunked"), ("length", "length")):
+            request = next(requests)
+            _require(request, "request", *_names_of(Request))
+            _require(request.unreader, "request.unreader", "sock", "read", "unread")
+            _require(request.body, "request.body", "reader")
+            _require(request.body.reader, f"request.body.reader ({kind})", "read", name)
             request.body = RequestBody(request)
             environ = wsgi.default_environ(request, ours, config)
             if environ["wsgi.input"] is not request.body or request.unreader.sock is not ours:
@@ -368,35 +313,28 @@ def _check_requests() -> None:
             if b"".join(request.body.pieces()) != b"abc":
                 raise _refusal(f"request.body.reader ({kind}) that reads as the hub knows")
         # What nothing has read of a body, gunicorn drops by its `read`.
-        request = _next(requests)
+        request = next(requests)
         request.body = RequestBody(request)
-        request = _next(requests)
+        request = next(requests)
         request.force_close()
         if not request.must_close or next(requests, None):
             raise _refusal("request.must_close that ends the connection")
 
 
-def _next(requests: Iterator[Request]) -> Request:
-    try:
-        return next(requests)
-    except Exception as error:
-        raise _refusal(f"http.get_parser that reads as the hub knows ({error!r})") from error
+def _names_of(form: type) -> list[str]:
+    """Return the names that a protocol says."""
+    return sorted({*get_type_hints(form), *(name for name in dir(form) if name[0] != "_")})
 
 
-def _require_all(path: str, thing: object, form: type) -> None:
-    """Raise `StartError` unless a thing has all that a protocol says."""
-    names = {*get_type_hints(form), *(name for name in dir(form) if name[0] != "_")}
-    for name in sorted(names):
-        _require(path, thing, name)
-
-
-def _require(path: str, thing: object, name: str) -> None:
-    if not hasattr(thing, name):
-        raise _refusal(f"{path}.{name}")
+def _require(thing: object, path: str, *names: str) -> None:
+    """Raise `StartError` unless a thing, found in gunicorn at a path, has all these names."""
+    for name in names:
+        if not hasattr(thing, name):
+            raise _refusal(f"{path}.{name}")
 
 
 def _refusal(what: str) -> StartError:
     return StartError(
-        f"gunicorn {__version__} has no {what.removeprefix('gunicorn.')}, which the hub needs; "
+        f"gunicorn {__version__} has no {what}, which the hub needs; "
         "install a version that the hub knows: pip install 'gunicorn[gevent,fast]>=26.2,<27'"
     )

@@ -7,6 +7,7 @@ from flask import Flask
 from esource.config import Config
 from esource.hub.hub import Hub
 from esource.web import ops, page, views
+from esource.web.origin import Origins
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -22,8 +23,9 @@ def create_app(config: Config | None = None) -> Flask:
     app.url_map.merge_slashes = False
     hub = Hub(config or Config.from_env(os.environ))
     app.extensions["esource"] = hub
-    app.extensions["esource.post"] = views.register(app, hub)
-    ops.register(app, hub)
+    origins = Origins(hub.config)
+    app.extensions["esource.post"] = views.register(app, hub, origins)
+    ops.register(app, hub, origins)
     if hub.config.ui:
-        page.register(app, hub.config)
+        page.register(app)
     return app

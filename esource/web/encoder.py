@@ -42,23 +42,17 @@ class Encoder:
                 return b""
             return self._encode(stretch)
 
-    def _takes_all(self, stretch: Stretch) -> bool:
-        """Whether the limit is far, so that no row need be looked at to find it.
-
-        TSV has rows that are not events, and does not know how many.
-        """
-        remaining = self._remaining
-        return (
-            remaining is not None
-            and remaining >= stretch.rows.count(b"\n")
-            and not self._wanted.types
-            and self._format is not TSV
-        )
-
     def _encode(self, stretch: Stretch) -> bytes:
         wanted = self._wanted
-        if wanted.is_whole or self._takes_all(stretch):
-            piece, count = self._channel.encoded(stretch, self._format.encode)
+        # No row need be looked at to find a limit that is far; but TSV has rows that are not
+        # events, and does not know how many.
+        if wanted.is_whole or (
+            self._remaining is not None
+            and self._remaining >= stretch.rows.count(b"\n")
+            and not wanted.types
+            and self._format is not TSV
+        ):
+            piece, count = stretch.encoded(self._format.encode)
             self._channel.stats.delivered += count
             if self._remaining is not None:
                 self._remaining -= count

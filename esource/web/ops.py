@@ -11,8 +11,6 @@ read are as for channels.
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
-from urllib.parse import urlencode
 
 import orjson
 from flask import Flask, Response, request
@@ -23,31 +21,29 @@ from esource.hub.hub import Hub
 from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
 from esource.web import answers, listing, metrics, query
-from esource.web.environ import Environ, query_of
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
-from esource.web.views import preflight
+from esource.web.post import Environ
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
-ALLOWED = "GET, HEAD, OPTIONS"
+CONTENT_TYPES = {TEXT: answers.TEXT, JSON: "application/json"}
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
-CHANNELS_PARAMETERS = ("after", "format", "limit", "match")
-PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 PROBLEMS = 10  # named in the answer of /-/health
 
+FORMAT = query.one_of(TEXT, JSON)
+PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
+LIMIT = query.up_to(PAGE_CHANNELS)
 
-def register(app: Flask, hub: Hub) -> None:
+
+def register(app: Flask, hub: Hub, origins: Origins) -> None:
     """Put the views into the app."""
-    origins = Origins(hub.config)
 
     def get(view: str) -> Response:
-        origins.check_host(request.environ.get("HTTP_HOST", ""))
         return views[view](hub, request.environ)
 
     def options(view: str) -> Response:
-        headers = {**preflight(origins, request.environ), "Allow": ALLOWED}
-        return answers.answer("", 204, headers)
+        return answers.answer("", 204, origins.preflight(request.environ, "GET, HEAD"))
 
     views: dict[str, Callable[[Hub, Environ], Response]] = {
         "health": health,
@@ -68,30 +64,29 @@ def register(app: Flask, hub: Hub) -> None:
 
 def health(hub: Hub, environ: Environ) -> Response:
     """Answer whether events can be stored. Blocks while that is tried."""
-    parameters = query.parameters(query_of(environ), ("format",))
+    format, _ = _asked(environ)
     problems = in_thread(reads(), hub.logs.problems)
     problems += [refusal for channel in hub.open_channels() if (refusal := channel.refusal)]
-    named = problems[:PROBLEMS]
-    if len(problems) > len(named):
-        named.append(f"{len(problems) - len(named)} more")
-    return _state("ok", named, parameters, environ)
+    if len(problems) > PROBLEMS:
+        problems[PROBLEMS:] = [f"{len(problems) - PROBLEMS} more"]
+    return _state("ok", problems, format)
 
 
 def ready(hub: Hub, environ: Environ) -> Response:
     """Answer whether new clients are welcome: not while the hub stops."""
-    problems = ["the hub is stopping"] if hub.draining else []
-    return _state("ready", problems, query.parameters(query_of(environ), ("format",)), environ)
+    format, _ = _asked(environ)
+    return _state("ready", ["the hub is stopping"] if hub.draining else [], format)
 
 
-def _state(
-    good: str, problems: list[str], parameters: dict[str, str], environ: Environ
-) -> Response:
-    status = 503 if problems else 200
-    more = {"Retry-After": str(RETRY_SECONDS)} if problems else {}
-    if _format(parameters, environ) == JSON:
+def _state(good: str, problems: list[str], format: str) -> Response:
+    if format == JSON:
         state = {"status": "failing" if problems else good, "problems": problems}
-        return _answer(orjson.dumps(state) + b"\n", JSON, status, more)
-    return _answer(f"{'; '.join(problems) or good}\n".encode(), TEXT, status, more)
+        content = orjson.dumps(state) + b"\n"
+    else:
+        content = f"{'; '.join(problems) or good}\n".encode()
+    if not problems:
+        return _answer(content, format)
+    return _answer(content, format, 503, {"Retry-After": str(RETRY_SECONDS)})
 
 
 # -- metrics -------------------------------------------------------------------------------
@@ -115,23 +110,12 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
 # -- channels ------------------------------------------------------------------------------
 
 
-class _Row(NamedTuple):
-    """What the list says of a channel; the names are those of its JSON."""
-
-    name: str
-    bytes: int
-    newest_id: str
-    modified: float
-    subscribers: int
-    rate: float
-
-
 def channels(hub: Hub, environ: Environ) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
-    parameters = query.parameters(query_of(environ), CHANNELS_PARAMETERS)
+    format, parameters = _asked(environ, "after", "limit", "match")
     after, match = parameters.get("after", ""), parameters.get("match", "")
-    limit = query.count_up_to(PAGE_CHANNELS, parameters, "limit")
-    page = in_thread(reads(), _page, hub, after, match, limit)
+    limit = LIMIT(parameters, "limit") or PAGE_CHANNELS
+    page = in_thread(reads(), lambda: listing.page(hub.logs.names(), after, match, limit))
     summaries = in_thread(reads(), hub.logs.summaries, page.names)
     now = time.monotonic()
     rows = []
@@ -139,69 +123,32 @@ def channels(hub: Hub, environ: Environ) -> Response:
         channel = hub.opened(name)
         if channel:  # only it knows what is committed
             _, size, newest_id = channel.view
-        rows.append(
-            _Row(
-                name, size, newest_id.decode(errors="replace"), modified,
-                len(channel.followers) if channel else 0, hub.stats.rates.of(name, now),
-            )
-        )  # fmt: skip
-    if _format(parameters, environ) == JSON:
-        content = orjson.dumps(
-            {
-                "channels": [row._asdict() for row in rows],
-                "total": page.total,
-                "next": page.next,
-            }
-        )
-        return _answer(content + b"\n", JSON)
-    return _answer(in_thread(reads(), _table, rows, page, match).encode(), TEXT)
-
-
-def _page(hub: Hub, after: str, match: str, limit: int) -> listing.Page:
-    return listing.page(hub.logs.names(), after, match, limit)
-
-
-def _table(rows: list[_Row], page: listing.Page, match: str) -> str:
-    """Return the list for people: a line for each channel, its columns one below the other."""
-    lines = [("NAME", "BYTES", "EVENTS/S", "SUBSCRIBERS", "MODIFIED".ljust(20), "NEWEST ID")]
-    for row in rows:
-        modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.modified))
-        lines.append(
-            (
-                row.name, str(row.bytes), f"{row.rate:.1f}", str(row.subscribers),
-                modified, _printable(row.newest_id),
-            )
-        )  # fmt: skip
-    name, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
-    text = "".join(
-        "  ".join([line[0].ljust(name), *map(str.rjust, line[1:5], others), line[5]]).rstrip()
-        + "\n"
-        for line in lines
-    )
-    if page.next is not None:
-        link = urlencode({"after": page.next, **({"match": match} if match else {})})
-        text += f"# {len(rows)} of {page.total}; the next page: /-/channels?{link}\n"
-    return text
-
-
-def _printable(id: str) -> str:
-    """Return an id that a terminal only shows: files from elsewhere may hold anything."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in id)
+        id = newest_id.decode(errors="replace")
+        followers = len(channel.followers) if channel else 0
+        rate = hub.stats.rates.of(name, now)
+        rows.append(listing.Row(name, size, id, modified, followers, rate))
+    if format == JSON:
+        return _answer(listing.json(rows, page), format)
+    return _answer(in_thread(reads(), listing.table, rows, page, match), format)
 
 
 # -- all of them ---------------------------------------------------------------------------
 
 
-def _format(parameters: dict[str, str], environ: Environ) -> str:
-    """Return the format that the query names, or the client prefers: text if it does not say."""
-    if format := query.word(parameters, "format", (TEXT, JSON)):
-        return format
-    accepted = parse_accept_header(environ.get("HTTP_ACCEPT", ""), MIMEAccept)
-    return MEDIA_TYPES[accepted.best_match(MEDIA_TYPES, "text/plain")]
+def _asked(environ: Environ, *names: str) -> tuple[str, dict[str, str]]:
+    """Return the format that the query names, or the client prefers, and the parameters.
+
+    It is text if neither says. Raises `BadInput` unless the parameters have these names.
+    """
+    parameters = query.parameters(environ.get("QUERY_STRING", ""), sorted(["format", *names]))
+    format = FORMAT(parameters, "format")
+    if not format:
+        accepted = parse_accept_header(environ.get("HTTP_ACCEPT", ""), MIMEAccept)
+        format = MEDIA_TYPES[accepted.best_match(MEDIA_TYPES, "text/plain")]
+    return format, parameters
 
 
 def _answer(
     content: bytes, format: str, status: int = 200, more: dict[str, str] | None = None
 ) -> Response:
-    content_type = answers.TEXT if format == TEXT else "application/json"
-    return answers.answer(content, status, {**HEADERS, **(more or {})}, content_type)
+    return answers.answer(content, status, {**HEADERS, **(more or {})}, CONTENT_TYPES[format])

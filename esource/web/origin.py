@@ -12,6 +12,8 @@ person opens, also to a hub on that person's own machine, where no gateway stand
 Sources: the Fetch standard (CORS protocol, `Sec-Fetch-Site`), RFC 6454, RFC 9110, 15.5.20.
 """
 
+from collections.abc import Mapping
+
 from esource.config import Config
 from esource.errors import Forbidden, Misdirected
 
@@ -75,14 +77,12 @@ class Origins:
             headers["Access-Control-Allow-Credentials"] = "true"
         return headers
 
-    def preflight(self, origin: str | None, method: str | None) -> dict[str, str]:
-        """Return the headers of the answer to OPTIONS; raise `Forbidden` for other origins.
-
-        `method` is the `Access-Control-Request-Method`; it is None if no page is asked for.
-        """
-        headers = {"Allow": f"{METHODS}, OPTIONS"}
-        if method is None:
-            return headers
+    def preflight(self, environ: Mapping[str, str], methods: str = METHODS) -> dict[str, str]:
+        """Return the headers of the answer to OPTIONS; raise `Forbidden` for other origins."""
+        headers = {"Allow": f"{methods}, OPTIONS"}
+        if "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
+            return headers  # it is no page that asks
+        origin = environ.get("HTTP_ORIGIN")
         if not self._allows(origin):
             raise Forbidden(f"pages of {origin} may not; ESOURCE_CORS_ORIGINS lists those that may")
         return {

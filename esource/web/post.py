@@ -8,9 +8,10 @@ Knows neither Flask nor gunicorn: the server imports this, and nothing else of `
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from esource.web.environ import Environ
+# WSGI's environment of a request (PEP 3333): text under most names, but not under all.
+Environ: TypeAlias = dict[str, Any]
 
 RECEIVE_BYTES = 1 << 16
 
@@ -72,26 +73,22 @@ class Body(Protocol):
         """End the connection after the answer: where the next request begins is not known."""
 
 
-class Answer(Protocol):
+class Answer(NamedTuple):
     """What `publish` answers, as far as the server must know."""
 
-    @property
-    def status(self) -> str:
-        """The code and the phrase."""
-
-    @property
-    def status_code(self) -> int: ...  # noqa: D102
-
-    @property
-    def headers(self) -> Iterable[tuple[str, str]]:
-        """All that go with the content; its length is among them."""
-
-    def get_data(self) -> bytes:
-        """Return the content, whole."""
+    status: str  # the code and the phrase
+    headers: Iterable[tuple[str, str]]  # all that go with the content; its length is among them
+    content: bytes
 
 
 # Answers for everything that can happen, and raises nothing. Blocks until the events are committed.
 Publish = Callable[[Post, Body], Answer]
+
+
+def client_of(environ: Environ) -> socket.socket | None:
+    """Return the connection that a request came on; None under a server that does not tell."""
+    client: socket.socket | None = environ.get("gunicorn.socket")
+    return client
 
 
 def body_of(environ: Environ) -> Body:
@@ -104,16 +101,12 @@ def body_of(environ: Environ) -> Body:
     return _File(source, int(environ.get("CONTENT_LENGTH") or 0))
 
 
-class _Source(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 class _File:
     """A body that a WSGI server hands over as a file, which ends where the message does."""
 
     client = None
 
-    def __init__(self, file: _Source, size: int | None) -> None:
+    def __init__(self, file: BinaryIO, size: int | None) -> None:
         self.size = size
         self._file = file
 

@@ -4,6 +4,7 @@ A batch of declared length is all or nothing. A chunked one is a stream: what is
 is committed as it arrives, and the answer comes at the end.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,17 +17,18 @@ from werkzeug.http import parse_etags, parse_options_header, quote_etag
 from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageError
 from esource.event import Event, check_data, check_id, check_type
 from esource.hub.channel import Channel
+from esource.hub.commit import Precondition, Receipt, Wish
 from esource.hub.hub import Hub
 from esource.hub.loop import turn
-from esource.hub.receipt import Precondition, Receipt, Wish
 from esource.hub.view import View
 from esource.rows import ingest, tsv
-from esource.rows.ingest import LineDecoder, StreamDecoder
+from esource.rows.ingest import Decoder, LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft
 from esource.web import answers, query
 from esource.web.body import check_framing, decode, pieces, read, require_utf8
 from esource.web.post import Body, Post
 
+EACH = query.one_of("line")
 PARAMETERS = ("id", "event", "each", "expect", "unique")
 # Of a stream that is on its way to the disk; then the sender waits.
 WINDOW_BYTES = 1 << 22
@@ -39,28 +41,26 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
     """Answer a POST. Blocks until the events are committed; raises `EsourceError`."""
     channel = hub.channel(post.channel)
     parameters = query.parameters(post.query, PARAMETERS)
-    wish = Wish(_precondition(parameters, post), bool(query.flag(parameters, "unique")))
+    wish = Wish(_precondition(parameters, post), query.FLAG(parameters, "unique") or False)
     decoder = _decoder(hub, parameters, post)
     hub.admit_channel(channel)
     check_framing(post, body)
     if decoder:
-        return _publish_batch(hub, channel, decoder, wish, body)
-    event = Event(
-        check_id(parameters.get("id", "")),
-        check_type(parameters.get("event", "")),
-        _data(hub, post, body),
-    )
-    return _publish_event(channel, event, wish)
-
-
-def _publish_event(channel: Channel, event: Event, wish: Wish) -> Response:
-    if wish.unique and not event.id:
+        batch = _Batch(hub, channel, decoder, wish, body)
+        if body.size is None:
+            batch.append_stream()
+        else:
+            batch.append_whole()
+        return batch.answer()
+    id, type = check_id(parameters.get("id", "")), check_type(parameters.get("event", ""))
+    event = Event(id, type, _data(hub, post, body))
+    if wish.unique and not id:
         raise BadInput(WITHOUT_ID)
     receipt = channel.append([tsv.draft(event)], wish).wait()
-    etag = quote_etag(receipt.view.version)
+    headers = {"ETag": quote_etag(receipt.view.version)}
     if receipt.skipped:
-        return answers.answer(event.id, 200, {"ETag": etag})
-    return answers.answer(receipt.first, 201, {"ETag": etag})
+        return answers.answer(id, 200, headers)
+    return answers.answer(receipt.first, 201, headers)
 
 
 def _data(hub: Hub, post: Post, body: Body) -> bytes:
@@ -101,14 +101,12 @@ def _precondition(parameters: dict[str, str], post: Post) -> Precondition | None
     return check
 
 
-def _decoder(
-    hub: Hub, parameters: dict[str, str], post: Post
-) -> LineDecoder | StreamDecoder | None:
+def _decoder(hub: Hub, parameters: dict[str, str], post: Post) -> Decoder | None:
     """Return the decoder of a batch; None for a body that is one event."""
     content_type, options = parse_options_header(post.content_type)
     limit = hub.config.max_event_bytes
-    decoder: LineDecoder | StreamDecoder
-    if query.word(parameters, "each", ["line"]):
+    decoder: Decoder
+    if EACH(parameters, "each"):
         type = check_type(parameters.get("event", ""))
         decoder = LineDecoder(ingest.decode_each_line(type), limit)
         others = {"id"}
@@ -132,118 +130,101 @@ def _decoder(
 # -- batches -------------------------------------------------------------------------------
 
 
-def _publish_batch(
-    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
-    body: Body,
-) -> Response:  # fmt: skip
-    append = _append_stream if body.size is None else _append_whole
-    return _batch_answer(channel, append(hub, channel, decoder, wish, body))
+class _Batch:
+    """A batch on its way into a channel, and what has become of it so far."""
 
+    def __init__(
+        self, hub: Hub, channel: Channel, decoder: Decoder, wish: Wish, body: Body
+    ) -> None:
+        self._hub = hub
+        self._channel = channel
+        self._decoder = decoder
+        self._wish = wish
+        self._body = body
+        self._appended = self._skipped = 0
+        self._first = self._last = b""
+        self._view: View | None = None  # right behind the last event
 
-def _batch_answer(channel: Channel, receipts: "_Totals") -> Response:
-    result: dict[str, int | str | None] = {
-        "count": receipts.appended,
-        "first": receipts.first.decode() or None,
-        "last": receipts.last.decode() or None,
-    }
-    if receipts.skipped:
-        result["skipped"] = receipts.skipped
-    etag = quote_etag((receipts.view or channel.view).version)
-    status = 201 if receipts.appended else 200
-    text = orjson.dumps(result) + b"\n"
-    return answers.answer(text, status, {"ETag": etag}, "application/json")
+    def append_whole(self) -> None:
+        """Append all of a body of declared length, or raise and append nothing."""
+        try:
+            drafts = list(self._drafts(self._hub.config.max_batch_bytes))
+        except EsourceError:
+            self._body.close_afterwards()  # what has not been read of it is not a request
+            raise
+        if drafts:
+            self._wait(self._channel.append(drafts, self._wish))
 
+    def append_stream(self) -> None:
+        """Append the events of a chunked body as they come.
 
-class _Totals:
-    """What became of the receipts of one batch."""
+        What is complete is queued at once but not waited for: commits go on while the next piece
+        is read. The sender waits while more than `WINDOW_BYTES` are on their way to the disk.
+        Raises with how many events are stored; those before the bad line are.
+        """
+        wish = self._wish
+        window: deque[tuple[Receipt, int]] = deque()
+        in_window = 0
+        stopped: EsourceError | None = None
+        try:
+            with self._hub.clients.receiving(self._body.client):
+                for draft in self._drafts():
+                    before = window[-1][0] if window else None
+                    receipt = self._channel.append([draft], wish, before)
+                    window.append((receipt, len(draft.rows)))
+                    in_window += len(draft.rows)
+                    while window and (in_window > WINDOW_BYTES or wish.precondition):
+                        receipt, size = window.popleft()
+                        in_window -= size
+                        self._wait(receipt)
+                        wish = wish._replace(precondition=None)  # it was for the beginning
+        except EsourceError as error:
+            stopped = error
+        for receipt, _ in window:
+            try:
+                self._wait(receipt)
+            except EsourceError as error:
+                stopped = stopped or error
+        if stopped:
+            self._body.close_afterwards()
+            if self._hub.draining:
+                stopped = StorageError("the hub is stopping; send the rest again")
+            raise stopped.with_text(f"{stopped}; {self._appended} events before that are stored")
 
-    def __init__(self) -> None:
-        self.appended = self.skipped = 0
-        self.view: View | None = None  # right behind the last of them
-        self.first = self.last = b""
+    def answer(self) -> Response:
+        """Return the answer to a batch that was appended."""
+        result: dict[str, int | str | None] = {
+            "count": self._appended,
+            "first": self._first.decode() or None,
+            "last": self._last.decode() or None,
+        }
+        if self._skipped:
+            result["skipped"] = self._skipped
+        headers = {"ETag": quote_etag((self._view or self._channel.view).version)}
+        status = 201 if self._appended else 200
+        return answers.answer(orjson.dumps(result) + b"\n", status, headers, "application/json")
 
-    def add(self, receipt: Receipt) -> None:
+    def _drafts(self, limit: int = sys.maxsize) -> Iterator[Draft]:
+        """Yield the events of the body; after the good ones raise what is wrong with the next."""
+        since_turn = 0  # bytes: a body that has arrived, in chunks of any size, needs no wait
+        for piece in chain(pieces(self._body, limit), [None]):
+            since_turn += len(piece or b"") + PIECE_BYTES
+            with turn() if since_turn > TURN_BYTES else nullcontext():
+                draft = self._decoder.end() if piece is None else self._decoder.feed(piece)
+            if since_turn > TURN_BYTES:
+                since_turn = 0
+            if self._wish.unique and draft.without_id:
+                raise BadInput(WITHOUT_ID)
+            if draft.events:
+                yield draft
+            if self._decoder.error:
+                raise self._decoder.error
+
+    def _wait(self, receipt: Receipt) -> None:
         """Wait for a receipt and count it. Raises what `Receipt.wait` raises."""
         receipt.wait()
-        self.appended += receipt.appended
-        self.skipped += receipt.skipped
-        self.first = self.first or receipt.first
-        self.last = receipt.last or self.last
-        self.view = receipt.view
-
-
-def _drafts(
-    decoder: LineDecoder | StreamDecoder, body: Iterator[bytes], wish: Wish
-) -> Iterator[Draft]:
-    """Yield the events of a body, and after the good ones raise what is wrong with the next."""
-    since_turn = 0  # bytes: a body that has arrived, in chunks of any size, is read without a wait
-    for piece in chain(body, [None]):
-        since_turn += len(piece or b"") + PIECE_BYTES
-        with turn() if since_turn > TURN_BYTES else nullcontext():
-            draft = decoder.end() if piece is None else decoder.feed(piece)
-        if since_turn > TURN_BYTES:
-            since_turn = 0
-        if wish.unique and draft.without_id:
-            raise BadInput(WITHOUT_ID)
-        if draft.events:
-            yield draft
-        if decoder.error:
-            raise decoder.error
-
-
-def _append_whole(
-    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
-    body: Body,
-) -> _Totals:  # fmt: skip
-    """Append all of a body of declared length, or raise and append nothing."""
-    totals = _Totals()
-    try:
-        drafts = list(_drafts(decoder, pieces(body, hub.config.max_batch_bytes), wish))
-    except EsourceError:
-        body.close_afterwards()  # what has not been read of it is not a request
-        raise
-    if drafts:
-        totals.add(channel.append(drafts, wish))
-    return totals
-
-
-def _append_stream(
-    hub: Hub, channel: Channel, decoder: LineDecoder | StreamDecoder, wish: Wish,
-    body: Body,
-) -> _Totals:  # fmt: skip
-    """Append the events of a chunked body as they come.
-
-    What is complete is queued at once but not waited for: commits go on while the next piece
-    is read. The sender waits while more than `WINDOW_BYTES` are on their way to the disk.
-    Raises with how many events are stored; those before the bad line are.
-    """
-    totals = _Totals()
-    window: deque[tuple[Receipt, int]] = deque()
-    in_window = 0
-    stopped: EsourceError | None = None
-    try:
-        with hub.clients.receiving(body.client):
-            for draft in _drafts(decoder, pieces(body), wish):
-                before = window[-1][0] if window else None
-                receipt = channel.append([draft], wish, before)
-                window.append((receipt, len(draft.rows)))
-                in_window += len(draft.rows)
-                while window and (in_window > WINDOW_BYTES or wish.precondition):
-                    receipt, size = window.popleft()
-                    in_window -= size
-                    totals.add(receipt)
-                    wish = wish._replace(precondition=None)  # it was for the beginning
-    except EsourceError as error:
-        stopped = error
-    for receipt, _ in window:
-        try:
-            totals.add(receipt)
-        except EsourceError as error:
-            stopped = stopped or error
-    if stopped:
-        body.close_afterwards()
-        if hub.draining:
-            stopped = StorageError("the hub is stopping; send the rest again")
-        text = f"{stopped}; {totals.appended} events before that are stored"
-        raise stopped.with_text(text)
-    return totals
+        self._appended += receipt.appended
+        self._skipped += receipt.skipped
+        self._first = self._first or receipt.first
+        self._last = receipt.last or self._last
+        self._view = receipt.view

@@ -1,11 +1,11 @@
 """The one grammar of parameters: what a query says, for reads, publishes, and `/-/`.
 
-    text     any, or a check of `event`        id, event, expect, match
+    text     any, or a check of `event`        id, event, expect, after, match
     flag     0 | 1                             follow, unique
     word     one of a few                      format, each
     count    digits                            tail, limit
     seconds  digits [ "." digits ]             timeout
-    since    a time | seconds ( s | m | h | d )
+    moment   a time | seconds ( s | m | h | d )
 
 An empty value is as if the parameter were not there. A parameter that is unknown, or given
 twice (but for a read's `event`), is refused, and so is a value that is not in the grammar: an
@@ -14,25 +14,22 @@ error tells a client more than an answer to another question.
 
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from esource.errors import BadInput
 from esource.event import check_type, time_of
+from esource.rows.formats import FORMATS
 
-# Browsers cannot set the header on their first request, and libraries differ in the name.
-RESUME_PARAMETERS = ("after", "lastEventId", "last_event_id", "Last-Event-ID")
-READ_PARAMETERS = (
-    *RESUME_PARAMETERS, "since", "tail", "event", "limit", "follow", "timeout", "format",
-)  # fmt: skip
+T = TypeVar("T")
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SECONDS = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_DURATION = re.compile(f"({_SECONDS})([smhd])")
 
-Parameters = Mapping[str, str]
 
-
-# -- names and values ----------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------
 
 
 def pairs(query: str) -> list[tuple[str, str]]:
@@ -67,69 +64,74 @@ def _by_name(pairs: Iterable[tuple[str, str]], allowed: Collection[str]) -> dict
     return found
 
 
-def flag(parameters: Parameters, name: str) -> bool | None:
-    """Return whether a parameter is 1; None without it. Raises `BadInput`."""
-    text = parameters.get(name, "")
-    if text not in ("", "0", "1"):
-        raise _refused(name, text, "0 or 1")
-    return text == "1" if text else None
+# -- values --------------------------------------------------------------------------------
 
 
-def word(parameters: Parameters, name: str, words: Collection[str]) -> str:
-    """Return one of a few words; empty without the parameter. Raises `BadInput`."""
-    text = parameters.get(name, "")
-    if text and text not in words:
-        raise _refused(name, text, f"{'one of ' if len(words) > 1 else ''}{', '.join(words)}")
-    return text
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """What some parameters have in common: which values there are, and what each of them means."""
+
+    pattern: str
+    value: Callable[[str], T | None]  # None of a text that fits the pattern, but means nothing
+    what: str  # that it must be, in words
+
+    def __call__(self, parameters: Mapping[str, str], name: str) -> T | None:
+        """Return the value of a parameter; None without it. Raises `BadInput`."""
+        text = parameters.get(name)
+        if not text:
+            return None
+        value = self.value(text) if re.fullmatch(self.pattern, text) else None
+        if value is None:
+            raise BadInput(f"{name} is {text!r}, but must be {self.what}")
+        return value
 
 
-def count(parameters: Parameters, name: str) -> int | None:
-    """Return a number of events; None without the parameter. Raises `BadInput`."""
-    text = parameters.get(name, "")
-    if text and not re.fullmatch(r"[0-9]{1,18}", text):
-        raise _refused(name, text, "a whole number of events, 0 or more")
-    return int(text) if text else None
+def one_of(*words: str) -> Kind[str]:
+    """Return the kind of a few words."""
+    what = f"{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
+    return Kind("|".join(words), str, what)
 
 
-def count_up_to(most: int, parameters: Parameters, name: str) -> int:
-    """Return a number from 1 to `most`, which it is without the parameter. Raises `BadInput`."""
-    text = parameters.get(name) or str(most)
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= most:
-        raise _refused(name, text, f"1 to {most}")
-    return int(text)
+def up_to(most: int) -> Kind[int]:
+    """Return the kind of the numbers from 1 to `most`."""
+
+    def value(text: str) -> int | None:
+        return int(text) if 1 <= int(text) <= most else None
+
+    return Kind("[0-9]{1,9}", value, f"1 to {most}")
 
 
-def seconds(parameters: Parameters, name: str) -> float | None:
-    """Return a number of seconds; None without the parameter. Raises `BadInput`."""
-    text = parameters.get(name, "")
-    if text and not re.fullmatch(_SECONDS, text):
-        raise _refused(name, text, "a number of seconds")
-    return float(text) if text else None
-
-
-def since(parameters: Parameters, name: str) -> int | None:
-    """Return a time, or so long ago, in nanoseconds since 1970; None without the parameter.
-
-    Raises `BadInput`.
-    """
-    text = parameters.get(name, "")
-    if not text:
-        return None
-    duration = re.fullmatch(f"({_SECONDS})([smhd])", text)
+def _moment(text: str) -> int | None:
+    """Return a time, or so long ago, in nanoseconds since 1970."""
+    duration = _DURATION.fullmatch(text)
     if duration:
         return time.time_ns() - int(float(duration[1]) * UNIT_SECONDS[duration[2]] * 1e9)
-    moment = time_of(text.encode())
-    if moment is None:
-        what = "a time such as 2026-01-31T10:00Z, or a duration such as 90s, 15m, 24h, 7d"
-        raise _refused(name, text, what)
-    return moment
+    return time_of(text.encode())
 
 
-def _refused(name: str, text: str, what: str) -> BadInput:
-    return BadInput(f"{name} is {text!r}, but must be {what}")
+FLAG = Kind("[01]", lambda text: text == "1", "0 or 1")
+COUNT = Kind("[0-9]{1,18}", int, "a whole number of events, 0 or more")
+SECONDS = Kind(_SECONDS, float, "a number of seconds")
+MOMENT = Kind(
+    ".+", _moment, "a time such as 2026-01-31T10:00Z, or a duration such as 90s, 15m, 24h, 7d"
+)
 
 
 # -- a read --------------------------------------------------------------------------------
+
+
+# Browsers cannot set the header on their first request, and libraries differ in the name.
+RESUME_PARAMETERS = ("after", "lastEventId", "last_event_id", "Last-Event-ID")
+# Those that are a field of a selection by themselves.
+FIELDS: dict[str, Kind[Any]] = {
+    "since": MOMENT,
+    "tail": COUNT,
+    "limit": COUNT,
+    "follow": FLAG,
+    "timeout": SECONDS,
+    "format": one_of(*FORMATS),
+}
+READ_PARAMETERS = (*RESUME_PARAMETERS, "event", *FIELDS)
 
 
 class Selection(NamedTuple):
@@ -145,7 +147,7 @@ class Selection(NamedTuple):
     limit: int | None = None  # how many events, to stop after
     follow: bool | None = None  # whether to wait for more at the end
     timeout: float | None = None  # seconds, to stop after
-    format: str = ""
+    format: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -156,22 +158,16 @@ class Selection(NamedTuple):
 EVERYTHING = Selection()
 
 
-def parse(pairs: list[tuple[str, str]], formats: Collection[str]) -> Selection:
+def parse(pairs: list[tuple[str, str]]) -> Selection:
     """Return the selection of a read's parameters; raise `BadInput` for what makes no sense."""
     if not pairs:
         return EVERYTHING
-    others = [pair for pair in pairs if pair[0] != "event"]
-    fields = _by_name(others, READ_PARAMETERS)
-    given = [name for name in RESUME_PARAMETERS if fields.get(name)]
-    if len(given) > 1:
-        raise BadInput(f"{' and '.join(given)} mean the same; give one of them")
+    given = _by_name([pair for pair in pairs if pair[0] != "event"], READ_PARAMETERS)
+    resume = [name for name in RESUME_PARAMETERS if given.get(name)]
+    if len(resume) > 1:
+        raise BadInput(f"{' and '.join(resume)} mean the same; give one of them")
     return Selection(
-        after=fields[given[0]].encode() if given else b"",
-        since=since(fields, "since"),
-        tail=count(fields, "tail"),
+        after=given[resume[0]].encode() if resume else b"",
         types=frozenset(check_type(value) for name, value in pairs if name == "event"),
-        limit=count(fields, "limit"),
-        follow=flag(fields, "follow"),
-        timeout=seconds(fields, "timeout"),
-        format=word(fields, "format", formats),
+        **{name: kind(given, name) for name, kind in FIELDS.items()},
     )

@@ -30,7 +30,7 @@ from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.web import answers, query, stream
 from esource.web.encoder import Encoder
-from esource.web.environ import Environ, client_of, query_of
+from esource.web.post import Environ, client_of
 from esource.web.query import Selection
 
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
@@ -47,8 +47,8 @@ class Start(NamedTuple):
 def read(hub: Hub, name: str, environ: Environ) -> Response:
     """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
     channel = hub.channel(name)
-    pairs = query.pairs(query_of(environ))
-    wanted = query.parse(pairs, tuple(FORMATS))
+    pairs = query.pairs(environ.get("QUERY_STRING", ""))
+    wanted = query.parse(pairs)
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     # Where the client has got to, which it knows better than the link that it followed first.

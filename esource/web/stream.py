@@ -15,7 +15,7 @@ from esource.hub.view import View
 from esource.rows import sse
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web.encoder import Encoder
-from esource.web.environ import Environ, client_of
+from esource.web.post import Environ, client_of
 from esource.web.query import Selection
 
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
@@ -31,23 +31,25 @@ def follow(
     client = client_of(environ)
 
     hub.admit_subscriber()
+    stretches = channel.follow(
+        view.log, offset, hub.config.heartbeat_seconds, client, wanted.timeout,
+        _push(wanted, format, environ),
+    )  # fmt: skip
 
     def content() -> Iterator[bytes]:
         # Ten thousand of these stand still: no more generators and contexts than needed, since
         # each that is entered is C stack to keep.
         if client is not None:
             tune(client)
-        stretches = channel.follow(
-            view.log, offset, hub.config.heartbeat_seconds, client, wanted.timeout,
-            _push(wanted, format, environ),
-        )  # fmt: skip
         encode = Encoder(channel, wanted, format, follows=True)
         hub.subscribers += 1
         try:
             yield format.head  # the headers leave, too
             for stretch in stretches if not encode.is_done else ():
                 if stretch is not None:
-                    if piece := encode(stretch):
+                    piece = encode(stretch)
+                    del stretch  # its log may be replaced while this goes on for days
+                    if piece:
                         yield piece
                     if encode.is_done:
                         break

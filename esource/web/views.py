@@ -10,50 +10,52 @@ from werkzeug.http import quote_etag
 from esource.errors import BadRange, Busy, EsourceError, PreconditionFailed
 from esource.hub.hub import Hub
 from esource.web.answers import answer
-from esource.web.environ import Environ
 from esource.web.origin import Origins
-from esource.web.post import Body, Post, Publish, body_of
+from esource.web.post import Answer, Body, Post, Publish, body_of
 from esource.web.publish import publish
 from esource.web.read import read
 
 
-def register(app: Flask, hub: Hub) -> Publish:
-    """Put the channels' routes and the error handlers into the app.
+def register(app: Flask, hub: Hub, origins: Origins) -> Publish:
+    """Put the channels' routes into the app, what goes before every view, and error handlers.
 
     Return what answers a POST to a channel as the app would, but without Flask's dispatch: for
     the server's fast path.
     """
-    origins = Origins(hub.config)
+
+    def check() -> None:
+        # To Werkzeug two slashes are the same as one; a gateway may differ.
+        if request.environ["PATH_INFO"].startswith("//"):
+            raise NotFound
+        origins.check_host(request.environ.get("HTTP_HOST", ""))
 
     def written(post: Post, body: Body) -> Response:
-        origins.check_host(post.host)
         origins.check_write(post.host, post.origin, post.site)
         return publish(hub, post, body)
 
-    def written_directly(post: Post, body: Body) -> Response:
+    def written_directly(post: Post, body: Body) -> Answer:
         try:
+            origins.check_host(post.host)
             response = written(post, body)
         except EsourceError as error:
             response = failed(error)
         except Exception as error:
             response = broken(error, f"POST /{post.channel}")
-        return cross_origin(response, post.origin) if hub.config.cors_origins else response
+        if hub.config.cors_origins:
+            response.headers.extend(origins.headers(post.origin))
+        return Answer(response.status, response.headers, response.get_data())
 
     def post(channel: str) -> Response:
-        _refuse_two_slashes(request.environ)
         return written(Post.from_environ(channel, request.environ), body_of(request.environ))
 
     def get(channel: str) -> Response:
-        _refuse_two_slashes(request.environ)
-        origins.check_host(request.environ.get("HTTP_HOST", ""))
         return read(hub, channel, request.environ)
 
     def options(channel: str) -> Response:
-        _refuse_two_slashes(request.environ)
-        return answer("", 204, preflight(origins, request.environ))
+        return answer("", 204, origins.preflight(request.environ))
 
-    def cross_origin(response: Response, origin: str | None) -> Response:
-        response.headers.extend(origins.headers(origin))
+    def cross_origin(response: Response) -> Response:
+        response.headers.extend(origins.headers(request.environ.get("HTTP_ORIGIN")))
         return response
 
     def counted(response: Response) -> Response:
@@ -72,15 +74,14 @@ def register(app: Flask, hub: Hub) -> Publish:
         app.add_url_rule(
             "/<channel>", view_func=view, methods=methods, provide_automatic_options=False
         )
+    app.before_request(check)
     app.register_error_handler(EsourceError, failed)
     app.register_error_handler(HTTPException, lambda error: counted(_refused(error)))
     app.register_error_handler(
         Exception, lambda error: broken(error, f"{request.method} {request.environ['PATH_INFO']}")
     )
     if hub.config.cors_origins:
-        app.after_request(
-            lambda response: cross_origin(response, request.environ.get("HTTP_ORIGIN"))
-        )
+        app.after_request(cross_origin)
     return written_directly
 
 
@@ -95,20 +96,6 @@ def _headers(error: EsourceError) -> dict[str, str]:
             return {"ETag": quote_etag(view.version)}  # to try again
         case _:
             return {}
-
-
-def _refuse_two_slashes(environ: Environ) -> None:
-    """Raise `NotFound`: to Werkzeug it is the same as with one slash; a gateway may differ."""
-    if environ["PATH_INFO"].startswith("//"):
-        raise NotFound
-
-
-def preflight(origins: Origins, environ: Environ) -> dict[str, str]:
-    """Return the headers of the answer to OPTIONS. Raises `Misdirected`, `Forbidden`."""
-    origins.check_host(environ.get("HTTP_HOST", ""))
-    return origins.preflight(
-        environ.get("HTTP_ORIGIN"), environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
-    )
 
 
 def _refused(error: HTTPException) -> Response:

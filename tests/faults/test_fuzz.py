@@ -81,7 +81,7 @@ def allowed(function: Callable[..., Any], *arguments: Any) -> Any:
 @example([("timeout", "15m")])
 @example([("limit", "²")])
 def test_a_query_is_a_selection_or_bad_input(pairs: list[tuple[str, str]]) -> None:
-    wanted = allowed(query.parse, pairs, formats.FORMATS)
+    wanted = allowed(query.parse, pairs)
     if isinstance(wanted, query.Selection):
         assert wanted.limit is None or wanted.limit >= 0
         assert wanted.timeout is None or wanted.timeout >= 0

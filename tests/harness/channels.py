@@ -22,6 +22,11 @@ def channel_of(path: Path) -> Channel:
     return Channel(path.stem, lambda: FileLog(path)).open()
 
 
+def publish(channel: Channel, event: Event) -> Event:
+    """Append an event; return it with its id."""
+    return event._replace(id=channel.append([tsv.draft(event)]).wait().first)
+
+
 def append_by_hand(path: Path, rows: bytes) -> None:
     """Append to a file as another program does."""
     with path.open("ab") as file:

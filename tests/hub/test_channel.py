@@ -1,5 +1,6 @@
 """A channel in this process: publish, crash, reopen, resume, against a plain list."""
 
+import gc
 import os
 import threading
 import weakref
@@ -15,17 +16,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from esource.errors import PreconditionFailed, StorageError
-from esource.event import Event
+from esource.event import Event, time_of
 from esource.hub.channel import Channel
+from esource.hub.commit import Commit, Wish
 from esource.hub.followers import Follower, NewsFor
-from esource.hub.receipt import Wish
 from esource.hub.tail import Push
 from esource.hub.view import View
 from esource.log import Appended, Moved
+from esource.log.file import FileLog
 from esource.rows import tsv
 from esource.rows.find import Verdict
 from esource.rows.formats import TSV
-from tests.harness.channels import append_by_hand, channel_of, read_to_end
+from tests.harness.channels import append_by_hand, channel_of, publish, read_to_end
 
 
 class PublishCrashResume(RuleBasedStateMachine):
@@ -46,12 +48,12 @@ class PublishCrashResume(RuleBasedStateMachine):
         data=st.text(st.characters(exclude_characters="\0\x0b\r", exclude_categories=["Cs"])),
     )
     def publish(self, id: bytes, data: str) -> None:
-        self.events.append(self.channel.publish(Event(id, b"", data.encode())))
+        self.events.append(publish(self.channel, Event(id, b"", data.encode())))
 
     @rule(count=st.integers(2, 20))
     def publish_together(self, count: int) -> None:
         events = [Event(b"", b"t", b"%d" % n) for n in range(count)]
-        greenlets = [gevent.spawn(self.channel.publish, event) for event in events]
+        greenlets = [gevent.spawn(publish, self.channel, event) for event in events]
         published = [greenlet.get() for greenlet in greenlets]
         assert [event.data for event in published] == [event.data for event in events]
         self.events += sorted(published)  # in the order of their ids, which is the file's
@@ -92,7 +94,7 @@ def test_events_published_together_share_one_write_and_one_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = channel_of(tmp_path / "orders.tsv")
-    channel.publish(Event(b"", b"", b"first"))
+    publish(channel, Event(b"", b"", b"first"))
     appended: list[bytes] = []
     log = channel.view.log
     real_append = log.append
@@ -102,7 +104,7 @@ def test_events_published_together_share_one_write_and_one_sync(
         return real_append(expected, blocks, least)
 
     monkeypatch.setattr(log, "append", append)
-    events = [gevent.spawn(channel.publish, Event(b"", b"", b"x")) for _ in range(100)]
+    events = [gevent.spawn(publish, channel, Event(b"", b"", b"x")) for _ in range(100)]
     gevent.joinall(events)
     assert sum(rows.count(b"\n") for rows in appended) == 100
     assert len(appended) <= 2
@@ -110,7 +112,7 @@ def test_events_published_together_share_one_write_and_one_sync(
 
 def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> None:
     channel = channel_of(tmp_path / "orders.tsv")
-    channel.publish(Event(b"", b"", b"the first one looks for the newest id, and waits"))
+    publish(channel, Event(b"", b"", b"the first one looks for the newest id, and waits"))
     order = []
 
     def read() -> None:
@@ -119,13 +121,13 @@ def test_publishers_are_answered_before_readers_are_woken(tmp_path: Path) -> Non
             if stretch:
                 return
 
-    def publish() -> None:
-        channel.publish(Event(b"", b"", b"x"))
+    def publisher() -> None:
+        publish(channel, Event(b"", b"", b"x"))
         order.append("publisher")
 
     readers = [gevent.spawn(read) for _ in range(200)]
     gevent.sleep(0)
-    publishers = [gevent.spawn(publish) for _ in range(5)]
+    publishers = [gevent.spawn(publisher) for _ in range(5)]
     gevent.joinall([*readers, *publishers], raise_error=True)
     assert order == ["publisher"] * 5 + ["reader"] * 200
 
@@ -134,7 +136,7 @@ def test_publishers_are_answered_before_anything_is_pushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = channel_of(tmp_path / "orders.tsv")
-    channel.publish(Event(b"", b"", b"the first one looks for the newest id, and waits"))
+    publish(channel, Event(b"", b"", b"the first one looks for the newest id, and waits"))
     order = []
     take = Follower.take
 
@@ -142,8 +144,8 @@ def test_publishers_are_answered_before_anything_is_pushed(
         order.append("pushed")
         return take(follower, news_for, now)
 
-    def publish() -> None:
-        channel.publish(Event(b"", b"", b"x"))
+    def publisher() -> None:
+        publish(channel, Event(b"", b"", b"x"))
         order.append("publisher")
 
     monkeypatch.setattr(Follower, "take", note)
@@ -154,7 +156,7 @@ def test_publishers_are_answered_before_anything_is_pushed(
         stretches = channel.follow(view.log, view.end, heartbeat=10, client=ours, push=push)
         reader = gevent.spawn(next, stretches, None)
         gevent.sleep(0)
-        gevent.joinall([gevent.spawn(publish) for _ in range(5)], raise_error=True)
+        gevent.joinall([gevent.spawn(publisher) for _ in range(5)], raise_error=True)
         received = b""
         while received.count(b"\n") < 5:
             received += theirs.recv(1 << 16)
@@ -173,12 +175,12 @@ def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
     def read() -> bytes:
         for stretch in channel.follow(channel.view.log, 0, heartbeat=10):
             if stretch:
-                return channel.encoded(stretch, encode)[0]
+                return stretch.encoded(encode)[0]
         return b""
 
     readers = [gevent.spawn(read) for _ in range(100)]
     gevent.sleep(0)
-    event = channel.publish(Event(b"", b"", b"x"))
+    event = publish(channel, Event(b"", b"", b"x"))
     gevent.joinall(readers, raise_error=True)
     assert [reader.value for reader in readers] == [tsv.encode(event)] * 100
     assert len(encodings) == 1
@@ -188,7 +190,7 @@ def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = channel_of(tmp_path / "orders.tsv")
-    channel.publish(Event(b"", b"", b"first"))
+    publish(channel, Event(b"", b"", b"first"))
     written, synced = threading.Event(), threading.Event()
 
     def sync(fd: int) -> None:
@@ -196,7 +198,7 @@ def test_a_reader_who_knows_an_event_from_the_file_before_it_is_committed_does_n
         assert synced.wait(10)
 
     monkeypatch.setattr("esource.log.disk.sync", sync)
-    publisher = gevent.spawn(channel.publish, Event(b"", b"", b"second"))
+    publisher = gevent.spawn(publish, channel, Event(b"", b"", b"second"))
     with gevent.Timeout(10):
         while not written.is_set():
             gevent.sleep(0.001)
@@ -214,10 +216,10 @@ def test_a_place_that_was_found_before_the_file_was_replaced_leads_into_the_new_
 ) -> None:
     path = tmp_path / "orders.tsv"
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"seen"))
+    publish(channel, Event(b"1", b"", b"seen"))
     view, offset, _ = channel.after(channel.view, b"1")
     path.rename(tmp_path / "archive.tsv")
-    missed = [channel.publish(Event(id, b"", b"missed otherwise")) for id in (b"2", b"3")]
+    missed = [publish(channel, Event(id, b"", b"missed otherwise")) for id in (b"2", b"3")]
     assert read_to_end(channel, view.log, offset) == missed
 
 
@@ -226,17 +228,17 @@ def test_a_follower_that_is_behind_reads_a_file_that_was_moved_away_to_its_own_e
 ) -> None:
     path = tmp_path / "orders.tsv"
     channel = channel_of(path)
-    old = [channel.publish(Event(b"", b"", b"of the old file")) for _ in range(10)]
+    old = [publish(channel, Event(b"", b"", b"of the old file")) for _ in range(10)]
     log = channel.view.log
     path.rename(tmp_path / "archive.tsv")
-    new = channel.publish(Event(b"", b"", b"of the new one"))
+    new = publish(channel, Event(b"", b"", b"of the new one"))
     assert read_to_end(channel, log, 0) == [*old, new]
 
 
 def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
     channel = channel_of(tmp_path / "orders.tsv")
     path = tmp_path / "orders.tsv"
-    channel.publish(Event(b"", b"", b"x"))
+    publish(channel, Event(b"", b"", b"x"))
     assert is_open(path)
     gone = weakref.ref(channel)
     del channel
@@ -245,13 +247,61 @@ def test_an_idle_channel_holds_nothing(tmp_path: Path) -> None:
             gevent.sleep(0.01)
 
 
-def is_open(path: Path) -> bool:
-    """Return whether this process has the file open."""
+def test_a_follower_holds_no_log_but_the_one_that_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"", b"", b"0"))
+    got = []
+
+    def follow() -> None:
+        for stretch in channel.follow(channel.view.log, 0, heartbeat=1000):
+            assert stretch
+            got.append(stretch.rows)
+            del stretch
+
+    follower = gevent.spawn(follow)
+    try:
+        for number in range(1, 4):
+            path.rename(tmp_path / f"moved-{number}")
+            publish(channel, Event(b"", b"", b"%d" % number))
+            with gevent.Timeout(10):
+                while len(got) <= number:
+                    gevent.sleep(0.001)
+        gevent.sleep(0.01)
+        assert [name for name in open_files() if "/moved-" in name] == []
+    finally:
+        follower.kill()
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_however_much_others_append_at_once_the_next_event_is_stored(
+    tmp_path: Path, unique: bool
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"", b"", b"0"))
+    by_hand = b"".join(b"%d\t\t%b\n" % (number, b"x" * 1000) for number in range(1500))
+    with path.open("ab") as file:
+        file.write(by_hand)
+    event = Event(b"id" if unique else b"", b"", b"1")
+    channel.append([tsv.draft(event)], Wish(unique=unique)).wait()
+    rows = path.read_bytes()
+    assert rows.count(by_hand) == 1
+    assert rows.endswith(b"\t\t1\n")
+
+
+def open_files() -> list[str]:
+    """Return the names of the files that this process has open."""
     links = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # that of the listing itself
             links.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return str(path) in links
+    return links
+
+
+def is_open(path: Path) -> bool:
+    """Return whether this process has the file open."""
+    return str(path) in open_files()
 
 
 def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
@@ -259,7 +309,7 @@ def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
 ) -> None:
     path = tmp_path / "orders.tsv"
     channel = channel_of(path)
-    first = channel.publish(Event(b"", b"", b"first"))
+    first = publish(channel, Event(b"", b"", b"first"))
 
     def fail(fd: int) -> None:
         raise OSError(5, "Input/output error")
@@ -268,10 +318,10 @@ def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
     monkeypatch.setattr("esource.log.disk.sync", fail)
     for _ in range(3):
         with pytest.raises(StorageError):
-            channel.publish(Event(b"", b"", b"lost"))
+            publish(channel, Event(b"", b"", b"lost"))
     assert list(tsv.decode(path.read_bytes())) == [first]
     monkeypatch.undo()
-    second = channel.publish(Event(b"", b"", b"second"))
+    second = publish(channel, Event(b"", b"", b"second"))
     assert list(tsv.decode(path.read_bytes())) == [first, second]
     assert seen.get() == [first, second]
 
@@ -288,10 +338,10 @@ def read_two(channel: Channel) -> list[Event]:
 
 def test_an_id_given_by_a_publisher_moves_the_next_default_id(tmp_path: Path) -> None:
     channel = channel_of(tmp_path / "orders.tsv")
-    channel.publish(Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
-    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
-    channel.publish(Event(b"9999-12-31T23:59:59.999999Z", b"", b""))
-    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000001Z"
+    publish(channel, Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
+    assert publish(channel, Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
+    publish(channel, Event(b"9999-12-31T23:59:59.999999Z", b"", b""))
+    assert publish(channel, Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000001Z"
 
 
 @pytest.mark.parametrize("published_before", [True, False])
@@ -303,7 +353,7 @@ def test_a_default_id_in_rows_of_others_moves_the_next_one(
     channel = channel_of(path)
     rows = b"2999-12-31T23:59:59.999999Z\t\tby hand\n"
     if published_before:
-        channel.publish(Event(b"", b"", b""))
+        publish(channel, Event(b"", b"", b""))
     if published_before and not replaced:
         rows = path.read_bytes() + rows
     if replaced:
@@ -312,15 +362,15 @@ def test_a_default_id_in_rows_of_others_moves_the_next_one(
     else:
         path.write_bytes(rows)
     channel.refresh()
-    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
+    assert publish(channel, Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
 
 
 def test_the_clock_may_step_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = channel_of(tmp_path / "orders.tsv")
-    ids = [channel.publish(Event(b"", b"", b"")).id]
+    ids = [publish(channel, Event(b"", b"", b"")).id]
     for nanoseconds in (1, 0, 10**18):
         monkeypatch.setattr("time.time_ns", lambda now=nanoseconds: now)
-        ids += [channel.publish(Event(b"", b"", b"")).id for _ in range(3)]
+        ids += [publish(channel, Event(b"", b"", b"")).id for _ in range(3)]
         channel = channel_of(tmp_path / "orders.tsv")
     assert ids == sorted(set(ids))
 
@@ -339,3 +389,186 @@ def test_only_what_was_appended_is_counted(tmp_path: Path) -> None:
     assert channel.stats.events == 1
     assert channel.stats.bytes == channel.view.end
     assert sum(channel.stats.commit_events.counts) == 1  # both were in one commit
+
+
+# -- rows that others append, and refusals ------------------------------------------------------
+
+
+def expects(id: bytes) -> Wish:
+    """Wish that the newest id is this one."""
+
+    def check(view: View) -> None:
+        if view.newest_id != id:
+            raise PreconditionFailed(f"the newest id is {view.newest_id!r}", view)
+
+    return Wish(check)
+
+
+def draft(id: bytes, data: bytes) -> tsv.Draft:
+    return tsv.draft(Event(id, b"", data))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_expected_is_asked_of_rows_that_nobody_has_read_yet(
+    tmp_path: Path, beside: bool
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"a", b"", b"1"))
+    append_by_hand(path, b"h\t\tby hand\n")
+    receipts = [channel.append([draft(b"b", b"expects h")], expects(b"h"))]
+    if beside:  # a plain one in the same commit may be appended anywhere
+        receipts.append(channel.append([draft(b"c", b"plain")]))
+    for receipt in receipts:
+        receipt.wait()
+    assert [event.id for event in tsv.decode(path.read_bytes())][:3] == [b"a", b"h", b"b"]
+    for receipt in receipts:
+        assert path.read_bytes()[: receipt.view.end].endswith(
+            receipt.last + b"\t\t" + (b"expects h\n" if receipt.last == b"b" else b"plain\n")
+        )
+
+
+def test_the_view_of_what_was_there_already_is_of_a_place_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"a", b"", b"1"))
+    append_by_hand(path, b"h\t\tby hand\n")
+    channel.append([draft(b"b", b"plain")])
+    skipped = channel.append([draft(b"a", b"1")], Wish(unique=True)).wait()
+    assert skipped.skipped == 1
+    assert path.read_bytes()[: skipped.view.end].endswith(skipped.view.newest_id + b"\t\tplain\n")
+
+
+def test_a_refused_retry_is_answered_as_ever_after_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"a", b"", b"1"))
+
+    def fail(*about: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("esource.log.disk.sync", fail)
+        disk.setattr(os, "ftruncate", fail)
+        with pytest.raises(StorageError):
+            publish(channel, Event(b"b", b"", b"refused"))
+    assert channel.append([draft(b"a", b"1")], Wish(unique=True)).wait().skipped == 1
+    with pytest.raises(PreconditionFailed):
+        channel.append([draft(b"c", b"")], expects(b"b")).wait()
+    assert path.read_bytes() == b"a\t\t1\n"
+
+
+def test_rows_of_others_that_come_all_the_time_refuse_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = Channel("orders", lambda: FileLog(path, "never")).open()
+    done = threading.Event()
+
+    def append() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not done.is_set():
+                file.write(b"other\t\tx\n")
+                done.wait(0.0005)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        for n in range(300):
+            receipt = channel.append([draft(b"%d" % n, b"")], Wish(unique=True)).wait()
+            assert receipt.appended == 1
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_default_ids_go_on_after_a_rotation_that_a_read_has_seen_first(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"", b"", b"one"))
+    append_by_hand(path, b"2999-12-31T23:59:59.000000Z\t\tby hand\n")
+    channel.refresh()
+    path.rename(tmp_path / "archive")
+    channel.refresh()
+    assert publish(channel, Event(b"", b"", b"two")).id == b"2999-12-31T23:59:59.000001Z"
+
+
+def test_a_rotated_file_is_closed_once_nobody_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"", b"", b"one"))
+    path.unlink()
+    channel.refresh()
+    assert not any(str(path) in link for link in open_files())
+
+
+def test_an_older_view_is_searched_to_its_end_though_the_log_is_mapped_beyond(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        b"2026-01-01T00:%02d:%02d.%06dZ\t\t%b\n" % (n // 60, n % 60, n, b"x" * 1000)
+        for n in range(3500)
+    ]
+    path = tmp_path / "orders.tsv"
+    path.write_bytes(b"".join(rows[:1500]))
+    channel = channel_of(path)
+    older = channel.view
+    append_by_hand(path, b"".join(rows[1500:]))
+    id = tsv.id_of(rows[1400])
+    time = time_of(id)
+    assert time is not None
+    channel.later_than(channel.refresh(), time)  # which maps it
+    place = sum(map(len, rows[:1401]))
+    assert channel.later_than(older, time) == place
+    assert channel.after(older, id)[1:] == (place, Verdict.EXACT)
+
+
+def test_nothing_that_is_no_file_is_ever_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    os.mkfifo(path)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="not a regular file"):
+            channel.refresh()
+        with pytest.raises(StorageError, match="not a regular file"):
+            publish(channel, Event(b"", b"", b"x"))
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        assert os.read(fd, 100) == b""
+    os.close(fd)
+    path.unlink()
+    publish(channel, Event(b"", b"", b"x"))
+
+
+def test_a_refused_commit_lets_go_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(tmp_path / "orders.tsv")
+
+    def fail(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", fail)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(StorageError):
+            channel.append([draft(b"", b"x")]).wait()
+            pytest.fail("it was stored")
+        with gevent.Timeout(10):
+            while any(isinstance(thing, Commit) for thing in gc.get_objects()):
+                gevent.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+def test_a_row_by_hand_right_before_the_file_is_moved_away_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"a", b"", b"1"))
+    view = channel.view
+    append_by_hand(path, b"h\t\tby hand\n")
+    path.rename(tmp_path / "archive")
+    publish(channel, Event(b"b", b"", b"2"))
+    events = read_to_end(channel, view.log, 0)
+    assert [event.id for event in events] == [b"a", b"h", b"b"]

@@ -17,11 +17,10 @@ import gevent.socket
 import pytest
 
 from esource.hub.clients import Clients
-from esource.hub.commit import FEW_BYTES
 from esource.hub.followers import Follower, Followers
 from esource.hub.malformed import Malformed
 from esource.hub.stats import Stats
-from esource.hub.tail import PUSH_BYTES, News, Push, Tail
+from esource.hub.tail import PUSH_BYTES, TAIL_BYTES, News, Push, Tail
 from esource.log.memory import MemoryLogs
 from esource.rows import sse
 from tests.harness import Hub, Publishers, Stream, encoded, running_hub
@@ -101,7 +100,7 @@ def test_more_than_one_push_takes_comes_at_once(hub: Hub) -> None:
     started = time.monotonic()
     lines = b"".join([b"%010d\n" % n for n in range(6000)])
     assert len(lines) > PUSH_BYTES > 0.6 * len(lines)  # of two stretches, since there are so many
-    assert FEW_BYTES > 40 * 6000  # with ids: it stays in memory
+    assert TAIL_BYTES > 40 * 6000  # with ids: it stays in memory
     assert hub.post("/much?each=line", lines).status == 201
     for follower in followers:
         assert follower.read_up_to(lines[-11:]) == b"first\n" + lines
@@ -125,7 +124,7 @@ def test_a_reader_who_pauses_in_the_middle_of_a_frame_gets_the_rest_of_it_first(
 @contextmanager
 def waiting(ours: socket.socket) -> Iterator[Follower]:
     """A follower at the beginning of an empty log, whose greenlet waits."""
-    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats()).note))
+    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats())))
     log = MemoryLogs().open("orders")
     with Follower(followers, log, 0, ours, Push(sse.encode, bytes)) as follower:
         greenlet = gevent.spawn(follower.wait, 10)
@@ -155,7 +154,7 @@ def test_a_defect_while_the_waker_encodes_wakes_the_follower_which_will_report_i
 
 
 def test_a_follower_that_was_woken_and_waits_again_waits_for_the_next_commit() -> None:
-    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats()).note))
+    followers = Followers(Clients(), Stats(), Tail(Malformed(Stats())))
     with Follower(followers, MemoryLogs().open("orders"), 0, None, None) as follower:
         waiting = gevent.spawn(follower.wait, 10)
         gevent.sleep(0)

@@ -12,7 +12,7 @@ from esource.hub.channel import Channel
 from esource.hub.view import View
 from esource.log import Log, disk
 from esource.log.file import FileLog
-from tests.harness.channels import append_by_hand, at_a_gate, channel_of, read_to_end
+from tests.harness.channels import append_by_hand, at_a_gate, channel_of, publish, read_to_end
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
 SOON_SECONDS = 0.2  # in which what need not wait is done; what must not be done in it, is not
@@ -40,12 +40,12 @@ def test_a_view_of_what_others_did_never_replaces_that_of_a_later_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"one"))
+    publish(channel, Event(b"1", b"", b"one"))
     append_by_hand(path, b"2\t\tby hand\n")
     with at_a_gate(monkeypatch, View, "of") as gate:
         looking = gevent.spawn(channel.refresh)
         gate.wait_until_reached()
-        publishing = gevent.spawn(channel.publish, Event(b"3", b"", b"three"))
+        publishing = gevent.spawn(publish, channel, Event(b"3", b"", b"three"))
         publishing.join(SOON_SECONDS)
     gevent.joinall([looking, publishing], raise_error=True)
     assert channel.view.end == path.stat().st_size
@@ -56,10 +56,10 @@ def test_a_read_does_not_wait_for_a_commit_that_is_at_the_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"one"))
+    publish(channel, Event(b"1", b"", b"one"))
     before = channel.view
     with at_a_gate(monkeypatch, disk, "sync") as gate:
-        publishing = gevent.spawn(channel.publish, Event(b"2", b"", b"two"))
+        publishing = gevent.spawn(publish, channel, Event(b"2", b"", b"two"))
         gate.wait_until_reached()
         assert gevent.spawn(channel.refresh).get(timeout=10) == before
     publishing.get()

@@ -10,6 +10,7 @@ from esource.config import Config
 from esource.errors import BadInput
 from esource.event import Event
 from esource.hub.hub import Hub
+from tests.harness.channels import publish
 
 
 @pytest.mark.parametrize("name", ["abcd", "A-Z_09", "----", "a" * 64])
@@ -52,5 +53,5 @@ def test_a_channel_that_is_opened_during_a_drain_drains_too(tmp_path: Path) -> N
     with gevent.Timeout(10):
         for channel in (early, late):
             assert list(channel.follow(channel.view.log, 0, heartbeat=1000)) == []
-    late.publish(Event(b"1", b"", b"which goes on"))
+    publish(late, Event(b"1", b"", b"which goes on"))
     assert late.view.newest_id == b"1"

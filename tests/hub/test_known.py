@@ -8,9 +8,9 @@ import pytest
 from esource.errors import StorageError
 from esource.event import Event
 from esource.hub.channel import Channel
-from esource.hub.receipt import Receipt, Wish
+from esource.hub.commit import Receipt, Wish
 from esource.rows import tsv
-from tests.harness.channels import append_by_hand, channel_of
+from tests.harness.channels import append_by_hand, channel_of, publish
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def test_events_of_others_are_there_already(path: Path, seen: bool) -> None:
     if seen:
         channel.refresh()
     else:
-        channel.publish(Event(b"3", b"", b"x"))
+        publish(channel, Event(b"3", b"", b"x"))
     assert unique(channel, b"2").skipped == 1
 
 
 def test_what_is_published_otherwise_is_there_already(path: Path) -> None:
     channel = channel_of(path)
     assert unique(channel, b"1").appended == 1
-    channel.publish(Event(b"2", b"", b"x"))
+    publish(channel, Event(b"2", b"", b"x"))
     assert unique(channel, b"2").skipped == 1
 
 
@@ -69,7 +69,7 @@ def test_events_that_could_not_be_stored_are_not_there(
 
 def test_ids_are_later_than_those_of_a_file_that_was_moved_away(path: Path) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
+    publish(channel, Event(b"2999-12-31T23:59:59.999999Z", b"", b""))
     path.rename(path.with_name("archive"))
     path.write_bytes(b"2020-01-01T00:00:00.000000Z\t\tof the new one\n")
-    assert channel.publish(Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"
+    assert publish(channel, Event(b"", b"", b"")).id == b"3000-01-01T00:00:00.000000Z"

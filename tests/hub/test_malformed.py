@@ -7,14 +7,14 @@ import pytest
 
 from esource.hub.malformed import NAMED_ROWS, Malformed
 from esource.hub.stats import Stats
-from esource.hub.tail import Stretch
+from esource.log import Log
 from esource.log.memory import MemoryLogs
 
 
-def stretch_of(rows: bytes) -> Stretch:
+def log_of(rows: bytes) -> Log:
     log = MemoryLogs().open("orders")
     log.append(0, [rows])
-    return Stretch(log, 0, rows)
+    return log
 
 
 @pytest.fixture
@@ -35,9 +35,10 @@ def test_rows_that_two_formats_meet_at_once_are_named_once(
     caplog: pytest.LogCaptureFixture, naming: list[gevent.Greenlet]
 ) -> None:
     stats = Stats()
-    malformed, stretch = Malformed(stats), stretch_of(b"no event\n1\t\tone\nnor this\n")
-    malformed.note(stretch, 2)
-    malformed.note(stretch, 2)
+    rows = b"no event\n1\t\tone\nnor this\n"
+    malformed, log = Malformed(stats), log_of(rows)
+    malformed.note(log, 0, rows, 2)
+    malformed.note(log, 0, rows, 2)
     gevent.joinall(naming, raise_error=True)
     assert [text.partition(":")[0] for text in caplog.messages] == [
         "orders, line 1", "orders, line 3",
@@ -49,7 +50,8 @@ def test_a_file_of_another_kind_does_not_flood_the_log(
     caplog: pytest.LogCaptureFixture, naming: list[gevent.Greenlet]
 ) -> None:
     malformed = Malformed(Stats())
-    malformed.note(stretch_of(b"no event\n" * 10 * NAMED_ROWS), 10 * NAMED_ROWS)
+    rows = b"no event\n" * 10 * NAMED_ROWS
+    malformed.note(log_of(rows), 0, rows, 10 * NAMED_ROWS)
     gevent.joinall(naming, raise_error=True)
     assert len(caplog.messages) == NAMED_ROWS + 1
     assert caplog.messages[-1] == "orders: more such lines are not named"

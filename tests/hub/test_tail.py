@@ -1,5 +1,7 @@
 """The last commits in memory: without a gap, and what is new encoded once for each way."""
 
+from esource.hub.malformed import Malformed
+from esource.hub.stats import Stats
 from esource.hub.tail import TAIL_BYTES, TAIL_STRETCHES, Push, Stretch, Tail
 from esource.hub.view import View
 from esource.log.memory import MemoryLogs
@@ -10,7 +12,7 @@ ROW = b"1\t\tone\n"
 
 
 def tail() -> Tail:
-    return Tail(lambda stretch, count: None)
+    return Tail(Malformed(Stats()))
 
 
 def test_after_a_gap_only_what_is_behind_it_is_kept() -> None:

@@ -44,7 +44,7 @@ class Restless(MemoryLog):
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Appended | Moved:
         self.tries += 1
-        return Moved("it has changed")
+        return Moved("it has changed", None)
 
 
 def test_a_commit_that_others_always_precede_is_given_up() -> None:

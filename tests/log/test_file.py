@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esource.errors import StorageError, StorageFull
-from esource.log import Appended, Moved, Replaced
+from esource.log import Appended, Moved, Replaced, disk
 from esource.log.file import FileLog
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
@@ -261,6 +261,52 @@ def test_rows_of_others_are_on_disk_before_anybody_sees_them(
     assert log.append(None, [b"3\t\tthree\n"])
 
 
+def test_while_rows_of_others_are_synced_nobody_else_has_to_look_at_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"by hand\t\t\n")
+    seen = []
+    monkeypatch.setattr(disk, "sync", lambda fd: seen.append(log.is_current()))
+    log.refresh()
+    assert seen == [True]
+
+
+def test_nothing_is_lost_of_a_row_that_is_finished_while_its_half_is_saved_aside(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"half a ")
+    save = disk.save_aside
+
+    def save_slowly(fd: int, start: int, end: int, file: Path) -> Path:
+        saved = save(fd, start, end, file)
+        if not path.read_bytes().endswith(b"row\t\t\n"):  # the first time
+            append_by_hand(path, b"row\t\t\n")
+        return saved
+
+    monkeypatch.setattr(disk, "save_aside", save_slowly)
+    log.append(None, [b"3\t\tthree\n"])
+    assert b"row\t\t\n" in path.read_bytes() + b"".join(torn_files(path))
+
+
+def test_whole_rows_of_others_stay_though_a_sync_of_them_has_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"by hand\t\t\n")
+    fault = Fault(monkeypatch, "fdatasync", errno.EIO)
+    with pytest.raises(StorageError):
+        log.refresh()
+    fault.mend()
+    log.append(None, [b"3\t\tthree\n"])
+    assert path.read_bytes() == ROWS + b"by hand\t\t\n3\t\tthree\n"
+    assert torn_files(path) == []
+
+
 def test_half_a_row_of_others_is_saved_aside_before_an_append(path: Path) -> None:
     log = FileLog(path)
     log.append(None, [ROWS])
@@ -431,9 +477,9 @@ def test_a_file_that_is_made_between_the_look_and_the_write_is_taken_in(
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", make_and_open)
         assert isinstance(log.append(None, [b"3\t\tthree\n"]), Moved)
-    assert log.refresh() is None
-    assert log.end == len(ROWS)
-    log.append(None, [b"3\t\tthree\n"])
+    change = log.refresh()
+    assert isinstance(change, Replaced)
+    change.by.append(None, [b"3\t\tthree\n"])
     assert path.read_bytes() == ROWS + b"3\t\tthree\n"
 
 

@@ -8,10 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from esource.config import Config
+from esource.hub.hub import Hub as Channels
 from esource.rows import ndjson
+from esource.server.connections import Connections
+from esource.server.gunicorn import Worker
 from tests.harness import (
     PATIENCE_SECONDS,
     Hub,
@@ -249,3 +255,21 @@ def test_a_follower_that_comes_while_the_hub_stops_is_told_to_come_back(
         assert hub.process.wait(PATIENCE_SECONDS) == 0
         hub.process = None
     assert not received or re.search(rb"\nretry: \d+\n\Z", received)
+
+
+def test_a_connection_has_an_address_though_a_stop_has_closed_the_listener(tmp_path: Path) -> None:
+    """Gunicorn asks for it when the first request has come; a worker stands in for its own."""
+    names = []
+
+    def serve(listener: socket.socket, client: socket.socket, address: object) -> None:
+        names.append(listener.getsockname())
+
+    worker = cast(Worker, SimpleNamespace(handle=serve, handle_error=None, alive=True))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        where = listener.getsockname()
+        with socket.create_connection(where), listener.accept()[0] as client:
+            listener.close()
+            Connections(worker, Channels(Config(dir=tmp_path)), None).handle(
+                listener, client, where
+            )
+    assert names == [where]

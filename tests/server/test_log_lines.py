@@ -95,7 +95,7 @@ def test_the_start_says_what_runs_where_and_how(own_hub: Hub) -> None:
     assert any(line.startswith(f"[INFO] Listening at: {own_hub.url} ") for line in lines)
     [versions] = [line for line in lines if line.startswith("[INFO] esource ")]
     assert re.fullmatch(
-        r"\[INFO\] esource [\d.]+ on Python [\d.]+, gunicorn [\d.]+, gevent [\d.]+, flask [\d.]+",
+        r"\[INFO\] esource [\w.]+ on Python [\d.]+, gunicorn [\d.]+, gevent [\d.]+, flask [\d.]+",
         versions,
     )
 

@@ -1,12 +1,15 @@
 """`GET /<channel>`: SPEC, section 5."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Hub
+from tests.harness import Hub, eventually, running_hub
+from tests.harness.shims import SLOW_DISK, customized
+from tests.harness.waiting import AT_ONCE_SECONDS
 
 
 def test_a_download_is_the_file(hub: Hub) -> None:
@@ -100,6 +103,43 @@ def test_a_date_never_hides_an_event_of_the_same_second(hub: Hub) -> None:
     assert hub.get("/date", If_Modified_Since=modified).status == 200
     later = formatdate(time.time() + 2, usegmt=True)
     assert hub.get("/date", If_Modified_Since=later).status == 304
+
+
+def test_a_date_never_hides_an_event_that_took_long_to_sync(tmp_path: Path) -> None:
+    with running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub:
+        hub.publish("/warm", "x")
+        time.sleep(1 - time.time() % 1)  # both are written in the same second
+        hub.publish("/date", "x")
+        (tmp_path / "hang").touch()
+        with ThreadPoolExecutor() as threads:
+            second = threads.submit(hub.post, "/date", "y")
+            eventually(lambda: len(hub.rows("date")) == 2)
+            time.sleep(1.1 - time.time() % 1)
+            first = hub.get("/date")
+            (tmp_path / "hang").unlink()
+            assert second.result().status == 201
+        assert first.body.count(b"\n") == 1
+        answer = hub.get("/date", If_Modified_Since=first.headers["Last-Modified"])
+        assert answer.status == 200
+
+
+def test_a_read_does_not_wait_while_rows_of_others_are_synced(tmp_path: Path) -> None:
+    with running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub:
+        hub.publish("/slow", "x")
+        with hub.file("slow").open("ab") as file:
+            file.write(b"2\t\tby hand\n")
+        hang = tmp_path / "hang"
+        hang.touch()
+        with ThreadPoolExecutor() as threads:
+            first = threads.submit(hub.get, "/slow")  # takes them in
+            time.sleep(0.2)
+            others = [threads.submit(hub.get, "/slow") for _ in range(2)]
+            try:
+                for other in others:
+                    assert other.result(AT_ONCE_SECONDS).body.count(b"\n") == 1
+            finally:
+                hang.unlink()
+            assert first.result().body.count(b"\n") == 2
 
 
 def test_curl_continues_a_copy(hub: Hub, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def origins(cors: str = "", hosts: str = "") -> Origins:
     return Origins(Config.from_env(environ))
 
 
-def outcome(check: Callable[..., object], *fields: str | None) -> int:
+def outcome(check: Callable[..., object], *fields: object) -> int:
     """Return the status that a check of these fields asks for; 0 if it lets them through."""
     try:
         check(*fields)
@@ -162,15 +162,18 @@ def test_without_a_list_there_is_no_word_of_origins() -> None:
 def test_a_preflight_is_answered_for_listed_origins_alone(
     listed: str, origin: str | None, allowed: bool
 ) -> None:
+    asked = {"HTTP_ACCESS_CONTROL_REQUEST_METHOD": "POST"}
+    if origin is not None:
+        asked["HTTP_ORIGIN"] = origin
     if not allowed:
-        assert outcome(origins(listed).preflight, origin, "POST") == Forbidden.status
+        assert outcome(origins(listed).preflight, asked) == Forbidden.status
         return
-    headers = origins(listed).preflight(origin, "POST")
+    headers = origins(listed).preflight(asked)
     assert headers["Access-Control-Allow-Methods"] == "GET, HEAD, POST"
 
 
 def test_options_without_a_question_only_lists_the_methods() -> None:
-    assert origins(PAGE).preflight(EVIL, None) == {"Allow": "GET, HEAD, POST, OPTIONS"}
+    assert origins(PAGE).preflight({"HTTP_ORIGIN": EVIL}) == {"Allow": "GET, HEAD, POST, OPTIONS"}
 
 
 # -- through a real server ---------------------------------------------------------------------
@@ -306,6 +309,11 @@ def test_a_request_for_another_host_is_misdirected(listing_hub: Hub, method: str
     for host in ("hub", "HUB:1234", "hub.example", f"127.0.0.1:{listing_hub.port}"):
         assert listing_hub.request(method, "/own_name", Host=host).status in (200, 201, 204)
     assert not listing_hub.file("rebound").exists()
+
+
+def test_a_request_for_another_host_learns_not_even_what_is_there(listing_hub: Hub) -> None:
+    for method, path in (("GET", "/no/channel"), ("DELETE", "/rebound")):
+        assert listing_hub.request(method, path, Host="evil.example").status == 421
 
 
 def test_a_request_without_a_host_is_misdirected(listing_hub: Hub) -> None:

@@ -1,7 +1,6 @@
 """One grammar of parameters: what is read, and how each thing is refused."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from esource.web import query
 from esource.web.query import EVERYTHING, Selection, parameters, parse
 
 ALLOWED = ("id", "event")
-FORMATS = ("tsv", "sse")
 NANO = 1_000_000_000
 
 
@@ -37,49 +35,36 @@ def test_others_and_repeated_ones_are_refused(text: str, reason: str) -> None:
     assert str(error.value) == reason
 
 
-def channels(given: dict[str, str], name: str) -> int:
-    return query.count_up_to(1000, given, name)
-
-
-def one_of_two(given: dict[str, str], name: str) -> str:
-    return query.word(given, name, ("text", "json"))
-
-
-def one_of_one(given: dict[str, str], name: str) -> str:
-    return query.word(given, name, ["line"])
-
-
 @pytest.mark.parametrize(
-    ("read", "values", "without", "refused", "what"),
+    ("kind", "values", "refused", "what"),
     [
-        (query.flag, {"0": False, "1": True}, None, ["2", "true", "01"], "0 or 1"),
-        (one_of_two, {"text": "text"}, "", ["xml", "Text", "te"], "one of text, json"),
-        (one_of_one, {"line": "line"}, "", ["lines"], "line"),
+        (query.FLAG, {"0": False, "1": True}, ["2", "true", "01"], "0 or 1"),
+        (query.one_of("text", "json"), {"text": "text"}, ["xml", "Text"], "one of text, json"),
+        (query.one_of("line"), {"line": "line"}, ["lines"], "line"),
         (
-            query.count, {"0": 0, "007": 7, "9" * 18: 10**18 - 1}, None,
+            query.COUNT, {"0": 0, "007": 7, "9" * 18: 10**18 - 1},
             ["-1", "1.5", "9" * 19, "٣", "1\n"], "a whole number of events, 0 or more",
         ),
-        (channels, {"1": 1, "1000": 1000}, 1000, ["0", "1001", "-1", "x", "9" * 20], "1 to 1000"),
+        (query.up_to(1000), {"1": 1, "1000": 1000}, ["0", "1001", "-1", "9" * 20], "1 to 1000"),
         (
-            query.seconds, {"0": 0.0, "1.5": 1.5}, None,
+            query.SECONDS, {"0": 0.0, "1.5": 1.5},
             ["-1", "1e9", "nan", ".5", "1.", "9" * 10], "a number of seconds",
         ),
         (
-            query.since, {"1970-01-02": 86_400 * NANO}, None, ["now", "1w", "19700102", "-1h"],
+            query.MOMENT, {"1970-01-02": 86_400 * NANO}, ["now", "1w", "19700102", "-1h"],
             "a time such as 2026-01-31T10:00Z, or a duration such as 90s, 15m, 24h, 7d",
         ),
     ],
 )  # fmt: skip
 def test_a_value_is_read_or_refused_and_an_empty_one_is_none_at_all(
-    read: Callable[[dict[str, str], str], Any],
-    values: dict[str, Any], without: Any, refused: list[str], what: str,
+    kind: query.Kind[Any], values: dict[str, Any], refused: list[str], what: str
 ) -> None:  # fmt: skip
-    assert read({}, "name") == read({"name": ""}, "name") == without
+    assert kind({}, "name") is kind({"name": ""}, "name") is None
     for text, value in values.items():
-        assert read({"name": text}, "name") == value
+        assert kind({"name": text}, "name") == value
     for text in refused:
         with pytest.raises(BadInput) as error:
-            read({"name": text}, "name")
+            kind({"name": text}, "name")
         assert str(error.value) == f"name is {text!r}, but must be {what}"
 
 
@@ -88,7 +73,7 @@ def test_a_value_is_read_or_refused_and_an_empty_one_is_none_at_all(
 )
 def test_a_duration_is_so_long_ago(text: str, seconds: int) -> None:
     before = time.time_ns()
-    since = query.since({"since": text}, "since")
+    since = query.MOMENT({"since": text}, "since")
     assert since is not None
     assert before <= since + seconds * NANO <= time.time_ns()
 
@@ -97,13 +82,13 @@ def test_a_duration_is_so_long_ago(text: str, seconds: int) -> None:
 
 
 def test_a_selection_says_what_the_query_says() -> None:
-    assert parse([], FORMATS) is EVERYTHING
+    assert parse([]) is EVERYTHING
     assert EVERYTHING.is_whole
     pairs = [
         ("after", "ä"), ("since", "1970-01-01"), ("tail", "3"), ("event", "a"), ("limit", "5"),
         ("event", ""), ("follow", "0"), ("timeout", "1.5"), ("format", "sse"),
     ]  # fmt: skip
-    wanted = parse(pairs, FORMATS)
+    wanted = parse(pairs)
     assert wanted == Selection(
         after="ä".encode(), since=0, tail=3, types=frozenset([b"a", b""]), limit=5, follow=False,
         timeout=1.5, format="sse",
@@ -114,9 +99,9 @@ def test_a_selection_says_what_the_query_says() -> None:
 @pytest.mark.parametrize("name", query.RESUME_PARAMETERS)
 def test_the_place_to_resume_has_several_names_of_which_one_may_be_given(name: str) -> None:
     other = next(each for each in query.RESUME_PARAMETERS if each != name)
-    assert parse([(name, "1"), (other, "")], FORMATS) == Selection(after=b"1")
+    assert parse([(name, "1"), (other, "")]) == Selection(after=b"1")
     with pytest.raises(BadInput, match="mean the same; give one of them"):
-        parse([(name, "1"), (other, "1")], FORMATS)
+        parse([(name, "1"), (other, "1")])
 
 
 @pytest.mark.parametrize(
@@ -129,10 +114,13 @@ def test_the_place_to_resume_has_several_names_of_which_one_may_be_given(name: s
         ([("tail", "1"), ("tail", "1")], "tail is given twice"),
         ([("event", "a\tb")], "event holds a control character (tab, line break, …)"),
         ([("follow", "yes")], "follow is 'yes', but must be 0 or 1"),
-        ([("format", "xml")], "format is 'xml', but must be one of tsv, sse"),
+        (
+            [("format", "xml")],
+            "format is 'xml', but must be one of tsv, sse, sse-json, ndjson, json, raw",
+        ),
     ],
 )
 def test_a_read_that_makes_no_sense_is_refused(pairs: list[tuple[str, str]], reason: str) -> None:
     with pytest.raises(BadInput) as error:
-        parse(pairs, FORMATS)
+        parse(pairs)
     assert str(error.value) == reason

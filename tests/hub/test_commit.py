@@ -1,4 +1,4 @@
-"""What a receipt is asked, once or again, and what is left of an answer that did not count."""
+"""What receipts are asked, once or again, and what is left of an answer that did not count."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import pytest
 from esource.errors import Conflict, PreconditionFailed
 from esource.event import Event
 from esource.hub.channel import Channel
-from esource.hub.receipt import Receipt, Wish
+from esource.hub.commit import Receipt, Wish
 from esource.hub.view import View
 from esource.rows import tsv
-from tests.harness.channels import append_by_hand, channel_of
+from tests.harness.channels import append_by_hand, channel_of, publish
 
 FAR = b"2999-12-31T23:59:59.999999Z"
 UNIQUE = Wish(unique=True)
@@ -31,7 +31,7 @@ def queued(channel: Channel, id: bytes, data: bytes, wish: Wish) -> Receipt:
 
 def test_a_refusal_does_not_count_once_others_have_appended(path: Path) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"one"))
+    publish(channel, Event(b"1", b"", b"one"))
     append_by_hand(path, b"2\t\tby hand\n")
 
     def after_two(view: View) -> None:
@@ -44,7 +44,7 @@ def test_a_refusal_does_not_count_once_others_have_appended(path: Path) -> None:
 
 def test_a_yes_does_not_count_once_others_have_appended(path: Path) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"one"))
+    publish(channel, Event(b"1", b"", b"one"))
     asked: list[bytes] = []
 
     def append_at_first(view: View) -> None:
@@ -58,7 +58,7 @@ def test_a_yes_does_not_count_once_others_have_appended(path: Path) -> None:
 
 def test_a_plain_event_behind_one_with_a_precondition_does_not_free_it(path: Path) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"one"))
+    publish(channel, Event(b"1", b"", b"one"))
     asked: list[bytes] = []
 
     def append_at_first(view: View) -> None:
@@ -74,7 +74,7 @@ def test_a_plain_event_behind_one_with_a_precondition_does_not_free_it(path: Pat
 
 def test_what_is_asked_twice_counts_once(path: Path) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"one"))
+    publish(channel, Event(b"1", b"", b"one"))
     append_by_hand(path, FAR + b"\t\tby hand\n")
     receipt = queued(channel, b"", b"later than that", Wish()).wait()
     assert (receipt.appended, receipt.first) == (1, b"3000-01-01T00:00:00.000000Z")
@@ -83,7 +83,7 @@ def test_what_is_asked_twice_counts_once(path: Path) -> None:
 
 def test_rows_are_where_they_stand_though_others_have_appended_before_them(path: Path) -> None:
     channel = channel_of(path)
-    channel.publish(Event(b"1", b"", b"one"))
+    publish(channel, Event(b"1", b"", b"one"))
     append_by_hand(path, b"2\t\tby hand\n")
     receipt = queued(channel, b"3", b"three", Wish()).wait()
     assert receipt.view.version == channel.view.version
@@ -130,7 +130,7 @@ def test_what_is_published_otherwise_is_known_to_the_next_one_of_its_commit(path
 
 def test_default_ids_of_one_commit_increase_by_what_the_one_before_took(path: Path) -> None:
     channel = channel_of(path)
-    channel.publish(Event(FAR, b"", b""))  # so that the clock gives none of them
+    publish(channel, Event(FAR, b"", b""))  # so that the clock gives none of them
     batch = tsv.Draft(b"\t\ta\n\t\tb\n\t\tc\n", 3, 3)
     first, second = channel.append([batch]), channel.append([batch])
     assert (first.wait().last, second.wait().first) == (
