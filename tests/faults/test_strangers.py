@@ -19,7 +19,7 @@ import pytest
 from esource.hub.hub import KEEP_OPEN
 from esource.rows import sse
 from tests.harness import PATIENCE_SECONDS, Hub, Stream, eventually, free_port, running_hub
-from tests.harness.measures import cpu_seconds, memory
+from tests.harness.measures import cpu_seconds, memory, unread
 from tests.harness.nginx import running_nginx
 
 PAGE = "https://page.example"
@@ -669,16 +669,6 @@ def test_a_well_formed_pipeline_is_served_whole(door: Door) -> None:
     two = b"GET /known HTTP/1.1\r\nHost: hub\r\nContent-Length: 3\r\n\r\nabc"
     answer = door.send(one + two + one + request("GET", "/known"))
     assert statuses(answer) == [201, 200, 201, 200]
-
-
-def unread(hub: Hub, connection: socket.socket) -> int:
-    """Return how many bytes of a connection the hub has received but not looked at yet."""
-    port = connection.getsockname()[1]
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, _, queues, *_ = line.split()
-        if local.endswith(f":{hub.port:04X}") and remote.endswith(f":{port:04X}"):
-            return int(queues.partition(":")[2], 16)
-    raise AssertionError("no such connection")
 
 
 @pytest.mark.parametrize("query", ["", "?each=line"])

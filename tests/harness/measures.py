@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,3 +44,13 @@ def metric(hub: Hub, name: str, **labels: str) -> float:
             if sample.name == name and sample.labels == labels:
                 return float(sample.value)
     return 0.0
+
+
+def unread(hub: Hub, connection: socket.socket) -> int:
+    """Return how many bytes of a connection the hub has received but not looked at yet."""
+    port = connection.getsockname()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if local.endswith(f":{hub.port:04X}") and remote.endswith(f":{port:04X}"):
+            return int(queues.partition(":")[2], 16)
+    raise AssertionError("no such connection")

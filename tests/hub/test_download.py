@@ -8,7 +8,7 @@ import gevent.socket
 import pytest
 
 from esource.hub import download
-from esource.hub.clients import Clients
+from esource.hub.clients import Clients, is_full
 from esource.log.file import FileLog
 
 ROWS = b"1\t\tone\n" * 200_000
@@ -26,6 +26,9 @@ def test_a_client_that_reads_slowly_gets_all_of_it(log: FileLog) -> None:
     received = bytearray()
 
     def receive() -> None:
+        while not is_full(ours):
+            gevent.sleep(0.001)
+        gevent.sleep(0.01)  # by now it has been found to be
         while piece := theirs.recv(1 << 16):
             received.extend(piece)
             gevent.sleep(0)

@@ -9,6 +9,7 @@ from esource.errors import StorageError
 from esource.event import Event
 from esource.hub.channel import Channel
 from esource.hub.commit import Receipt, Wish
+from esource.hub.known import FEED_BYTES
 from esource.rows import tsv
 from tests.harness.channels import append_by_hand, channel_of, publish
 
@@ -32,6 +33,13 @@ def test_events_of_others_are_there_already(path: Path, seen: bool) -> None:
         channel.refresh()
     else:
         publish(channel, Event(b"3", b"", b"x"))
+    assert unique(channel, b"2").skipped == 1
+
+
+def test_events_of_others_are_there_already_however_many(path: Path) -> None:
+    channel = channel_of(path)
+    assert unique(channel, b"1").appended == 1
+    append_by_hand(path, b"long\t\t%b\n2\t\tx\n" % (b"x" * FEED_BYTES))
     assert unique(channel, b"2").skipped == 1
 
 

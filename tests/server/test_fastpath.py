@@ -14,7 +14,9 @@ from gunicorn.http import wsgi
 
 from esource.server.fastpath import HEAD_BYTES, parse
 from esource.web.post import Post, body_of
-from tests.harness import Hub, eventually, running_hub
+from tests.harness import Hub, Stream, eventually, running_hub
+from tests.harness.measures import unread
+from tests.harness.shims import SLOW_DISK, customized
 from tests.harness.waiting import AT_ONCE_SECONDS
 
 # A field that the fast path does not know, so that the request is gunicorn's.
@@ -404,6 +406,30 @@ def test_a_stop_answers_what_has_arrived_and_closes(tmp_path: Path) -> None:
         assert "Traceback" not in hub.log
 
 
+@pytest.mark.parametrize("behind", [1, 0])
+def test_a_publisher_that_a_stop_finds_at_the_disk_is_told_which_answer_is_the_last(
+    tmp_path: Path, behind: int
+) -> None:
+    with running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub:
+        with Stream(hub, "/last") as stream, connected(hub) as client:
+            (tmp_path / "hang").touch()
+            client.send(publish(b"/last") * (1 + behind))
+            eventually(lambda: len(hub.rows("last")) == 1)
+            assert hub.process
+            hub.process.terminate()
+            stream.read_to_end()  # the hub stops
+            (tmp_path / "hang").unlink()
+            is_last = False
+            for _ in range(1 + behind):
+                if not is_last:
+                    status, headers, _ = client.answer()
+                    assert status == b"HTTP/1.1 201 Created"
+                    is_last = headers[b"Connection"] == b"close"
+            assert is_last
+        assert hub.process.wait(20) == 0
+        hub.process = None
+
+
 # -- what one connection may cost the others ---------------------------------------------------
 
 
@@ -444,10 +470,14 @@ def test_a_stop_does_not_wait_for_a_publisher_who_takes_no_answers(tmp_path: Pat
     with running_hub(tmp_path) as hub, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", hub.port))
-        client.settimeout(1.5)  # a hub that is merely busy takes something meanwhile
-        with suppress(TimeoutError):
-            while True:
-                client.sendall(publish(b"/deaf?bad=1", b"") * 500)
+        client.settimeout(0.5)
+        before, rest = -1, b""
+        while unread(hub, client) != before:  # a hub that is merely busy takes something meanwhile
+            before = unread(hub, client)
+            with suppress(TimeoutError):
+                while True:
+                    rest = rest or publish(b"/deaf?bad=1", b"") * 500
+                    rest = rest[client.send(rest) :]
         started = time.monotonic()
         assert hub.stop() == 0
         assert time.monotonic() - started < AT_ONCE_SECONDS
