@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
+import gevent
 from gevent.lock import BoundedSemaphore
 
 from esource.errors import StorageError
@@ -33,6 +34,7 @@ class Head:
         self._open_log = open_log
         self._followers = followers
         self._known = known
+        self._waiting = 0  # reads that want the lock
         self._view: View | None = None
         self._search: Search | None = None  # in the newest view's log
 
@@ -73,9 +75,18 @@ class Head:
         """
         view = self.view
         if not in_thread(reads(), view.log.is_current) or view.log.end != self.view.end:
-            with self.lock:
-                self.take_in()
+            self._waiting += 1
+            try:
+                with self.lock:
+                    self.take_in()
+            finally:
+                self._waiting -= 1
         return self.view
+
+    def give_way(self) -> None:
+        """After a commit: let a read have the lock, which the writer would take again at once."""
+        if self._waiting:
+            gevent.sleep(0)
 
     def take_in(self) -> None:
         """Make a view of what others did to the log, if they did. The lock must be held. Blocks.

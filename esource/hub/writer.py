@@ -84,6 +84,7 @@ class Writer:
                 self._open = None  # it takes no more
             self._write(commit, owner)
             del commit  # its rows need not stay in memory while the writer waits
+            self._head.give_way()
 
     def _write(self, commit: Commit, owner: object) -> None:
         """Commit, answer the publishers, and tell the followers."""

@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -572,3 +573,28 @@ def test_a_row_by_hand_right_before_the_file_is_moved_away_is_shown(tmp_path: Pa
     publish(channel, Event(b"b", b"", b"2"))
     events = read_to_end(channel, view.log, 0)
     assert [event.id for event in events] == [b"a", b"h", b"b"]
+
+
+def test_a_read_that_has_to_wait_for_a_commit_does_not_wait_for_all_that_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders.tsv"
+    channel = channel_of(path)
+    publish(channel, Event(b"", b"", b""))
+    monkeypatch.setattr("esource.log.disk.sync", lambda fd: time.sleep(0.005))
+
+    def keep_publishing(after: float) -> None:
+        gevent.sleep(after)
+        while True:
+            publish(channel, Event(b"", b"", b"x"))
+
+    # One of them is always in the queue while another one is at the disk.
+    publishers = [gevent.spawn(keep_publishing, n * 0.002) for n in range(2)]
+    try:
+        gevent.sleep(0.05)
+        # At some moment the log has grown by a commit that is not shown yet: then it has to wait.
+        with gevent.Timeout(10):
+            for _ in range(2000):
+                channel.refresh()
+    finally:
+        gevent.killall(publishers)
