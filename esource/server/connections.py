@@ -82,7 +82,7 @@ class Connections:
         try:
             while request := fast_path.next(client):
                 self._idle.discard(client)
-                if not request.answer(is_last=not self._worker.alive):
+                if not request.answer(lambda: self._worker.alive):
                     return False
                 self._idle.add(client)
                 if request.was_refused:

@@ -21,7 +21,7 @@ no folded or repeated fields, none that a browser sends, and no precondition in 
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from functools import lru_cache
 from typing import NamedTuple
@@ -137,14 +137,15 @@ class Request:
         self._body = _Whole(content)
         self.was_refused = False  # and so nothing was waited for
 
-    def answer(self, is_last: bool) -> bool:
+    def answer(self, goes_on: Callable[[], bool]) -> bool:
         """Publish and answer; return whether the connection goes on. Blocks.
 
-        `is_last` ends it in any case. Raises `OSError` if the client has gone.
+        `goes_on` is asked once it is stored, which may take long. Raises `OSError` if the client
+        has gone.
         """
         answer = self._publish(self._head.post, self._body)
         self.was_refused = answer.status >= "4"
-        is_last |= self._head.is_last
+        is_last = self._head.is_last or not goes_on()
         # The length is among them, since the content is whole.
         fields = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
         self._client.settimeout(None)
