@@ -4,12 +4,16 @@ Whether each is killed, `python -m tests.mutants` tells.
 """
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import mutants
-from tests.mutants import ROOT, Mutant
+from tests.harness import ROOT
+from tests.mutants import Mutant
 
 EXAMPLE = """\
 def f(a):
@@ -54,3 +58,13 @@ def test_a_line_that_is_not_there_once_is_an_error(line: str) -> None:
 def test_a_parameter_of_a_test_may_have_spaces() -> None:
     nodes = ["tests/test_a.py::test_one[two or three]", "tests/b/test_c.py::test_four"]
     assert Mutant("f.py", "pass", "", " ".join(nodes), "").tests == nodes
+
+
+def test_what_a_test_starts_anywhere_imports_the_copy() -> None:
+    with mutants.copy_of_the_tree() as tree:
+        done = subprocess.run(
+            [sys.executable, "-c", "import esource; print(esource.__file__)"],
+            cwd="/", env={**os.environ, "PYTHONPATH": str(tree)}, check=True, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert done.stdout.startswith(str(tree))
