@@ -62,3 +62,11 @@ def test_what_is_new_is_as_each_follower_wants_it() -> None:
     assert kept.news(view, log, 7, ways[0]) == (b"", 0, 7, True)
     kept.keep(log, 7, ROW)
     assert not kept.news(View(log, 21, b"1"), log, 0, ways[0]).is_all
+
+
+def test_a_later_commit_that_is_sent_as_well_leaves_nothing_to_wake_for() -> None:
+    log, kept = MemoryLogs().open("orders"), tail()
+    kept.keep(log, 0, ROW)
+    kept.keep(log, 7, ROW)
+    news = kept.news(View(log, 7, b"1"), log, 0, Push(TSV.encode, bytes))  # of the first one
+    assert (news.end, news.is_all) == (14, True)
