@@ -11,6 +11,7 @@ from esource.errors import StorageError, StorageFull
 FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # what a file says that may only be read
 
 # Only the data and the size need to be on disk, not the times (macOS has no fdatasync).
 sync = getattr(os, "fdatasync", os.fsync)

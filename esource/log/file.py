@@ -86,7 +86,7 @@ class FileLog:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno not in disk.READ_ONLY:
                 raise
             fd = os.open(self.path, os.O_RDONLY | FLAGS)
             self._is_read_only = True
@@ -250,7 +250,7 @@ class FileLog:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno not in disk.READ_ONLY:
                 raise
             raise StorageError(f"{self.name} is read-only") from error
         try:
