@@ -17,7 +17,6 @@ comes meanwhile starts another round, after which every follower has seen it.
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from socket import socket
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -28,13 +27,11 @@ from gevent.event import Event as Signal  # an event is always an `event.Event`
 from esource.hub.clients import Clients
 from esource.hub.loop import give_way
 from esource.hub.stats import Stats
-from esource.hub.tail import News, Push, Tail
+from esource.hub.tail import Push, Tail
 from esource.hub.view import View
 from esource.log import Log
 
 COHORT = 64
-
-NewsFor = Callable[["Follower"], News]
 
 
 class _Watcher(Protocol):
@@ -60,13 +57,13 @@ class _Cohort:
         self.pushable: set[Follower] = set()  # of those that wait
         self.signal = Signal()
 
-    def tell(self, news_for: NewsFor) -> None:
+    def tell(self, tail: Tail, view: View) -> None:
         """Let the followers that wait have what is new: it is sent to them, or they are woken."""
         served = 0
         if self.pushable:
             now = time.monotonic()
             for follower in self.pushable:
-                served += follower.take(news_for, now)
+                served += follower.take(tail, view, now)
         if served < self.waiting:
             self.wake()
 
@@ -151,15 +148,11 @@ class Followers:
             view, self._shown = self._shown, None
             for cohort in list(self._cohorts):
                 if view and not must_look:
-                    cohort.tell(partial(self._news, view))
+                    cohort.tell(self._tail, view)
                 else:
                     cohort.wake()
                 give_way()
         self._waker = None  # at once: what is new from here on needs another
-
-    def _news(self, view: View, follower: "Follower") -> News:
-        assert follower.push
-        return self._tail.news(view, follower.log, follower.offset, follower.push)
 
     def place(self, follower: "Follower") -> _Cohort:
         """Return a cohort with room for a follower, which is in it from now on."""
@@ -227,17 +220,18 @@ class Follower:
             self._readable.close()
             self._readable = None
 
-    def take(self, news_for: NewsFor, now: float) -> bool:
+    def take(self, tail: Tail, view: View, now: float) -> bool:
         """Send all that is new, from the waker; return whether the follower need not be woken.
 
         It must be waiting, so that nobody else writes to its socket, and the last write has ended
         with a whole frame unless there is a rest of it.
         """
         assert self._client is not None
+        assert self.push
         assert self._waits
         while not self._rest:
             try:
-                news = news_for(self)
+                news = tail.news(view, self.log, self.offset, self.push)
                 if news.end == self.offset:
                     return news.is_all
                 sent = os.write(self._client.fileno(), news.data) if news.data else 0
@@ -248,7 +242,8 @@ class Follower:
             self.offset = news.end
             self.pushed_at = now
             self._followers.stats.delivered += news.events
-            self._rest = memoryview(news.data)[sent:]  # of what others are sent as well
+            if sent < len(news.data):
+                self._rest = memoryview(news.data)[sent:]  # of what others are sent as well
             if news.is_all:
                 break
         return not self._rest

@@ -120,6 +120,7 @@ class Tail:
             begin += len(few)
         self._end = start + begin
         self._bytes += begin
+        self._news = None, NO_NEWS  # of now on: followers that are told later get all at once
         while len(self._stretches) > TAIL_STRETCHES or (
             self._bytes > TAIL_BYTES and len(self._stretches) > 1
         ):

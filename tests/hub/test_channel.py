@@ -20,8 +20,8 @@ from esource.errors import PreconditionFailed, StorageError
 from esource.event import Event, time_of
 from esource.hub.channel import Channel
 from esource.hub.commit import Commit, Wish
-from esource.hub.followers import Follower, NewsFor
-from esource.hub.tail import Push
+from esource.hub.followers import Follower
+from esource.hub.tail import Push, Tail
 from esource.hub.view import View
 from esource.log import Appended, Moved
 from esource.log.file import FileLog
@@ -141,9 +141,9 @@ def test_publishers_are_answered_before_anything_is_pushed(
     order = []
     take = Follower.take
 
-    def note(follower: Follower, news_for: NewsFor, now: float) -> bool:
+    def note(follower: Follower, tail: Tail, view: View, now: float) -> bool:
         order.append("pushed")
-        return take(follower, news_for, now)
+        return take(follower, tail, view, now)
 
     def publisher() -> None:
         publish(channel, Event(b"", b"", b"x"))

@@ -21,6 +21,8 @@ from esource.hub.followers import Follower, Followers
 from esource.hub.malformed import Malformed
 from esource.hub.stats import Stats
 from esource.hub.tail import PUSH_BYTES, TAIL_BYTES, News, Push, Tail
+from esource.hub.view import View
+from esource.log import Log
 from esource.log.memory import MemoryLogs
 from esource.rows import sse
 from tests.harness import Hub, Publishers, Stream, encoded, running_hub
@@ -133,24 +135,32 @@ def waiting(ours: socket.socket) -> Iterator[Follower]:
         greenlet.kill()
 
 
+def telling(news: News | Exception) -> tuple[Tail, View]:
+    """A tail that has this news for every follower of a view."""
+
+    class Telling(Tail):
+        def news(self, view: View, log: Log, offset: int, push: Push) -> News:
+            if isinstance(news, Exception):
+                raise news
+            return news
+
+    return Telling(Malformed(Stats())), View.of(MemoryLogs().open("orders"))
+
+
 def test_what_a_socket_did_not_take_goes_before_anything_else() -> None:
     ours, theirs = gevent.socket.socketpair()
     with ours, theirs, waiting(ours) as follower:
         much, more = News(b"x" * (1 << 23), 1, 10, True), News(b"more", 1, 20, True)
-        assert not follower.take(lambda _: much, now=1.0)  # has to wake
+        assert not follower.take(*telling(much), now=1.0)  # has to wake
         assert theirs.recv(1 << 23)  # now there is room
-        assert not follower.take(lambda _: more, now=2.0)
+        assert not follower.take(*telling(more), now=2.0)
         assert (follower.offset, follower.pushed_at) == (10, 1.0)
 
 
 def test_a_defect_while_the_waker_encodes_wakes_the_follower_which_will_report_it() -> None:
     ours, theirs = gevent.socket.socketpair()
-
-    def broken(follower: Follower) -> News:
-        raise ValueError(follower)
-
     with ours, theirs, waiting(ours) as follower:
-        assert not follower.take(broken, now=1.0)
+        assert not follower.take(*telling(ValueError("it cannot be encoded")), now=1.0)
 
 
 def test_a_follower_that_was_woken_and_waits_again_waits_for_the_next_commit() -> None:

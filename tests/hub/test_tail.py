@@ -70,3 +70,13 @@ def test_a_later_commit_that_is_sent_as_well_leaves_nothing_to_wake_for() -> Non
     kept.keep(log, 7, ROW)
     news = kept.news(View(log, 7, b"1"), log, 0, Push(TSV.encode, bytes))  # of the first one
     assert (news.end, news.is_all) == (14, True)
+
+
+def test_a_follower_that_is_told_later_gets_a_later_commit_as_well() -> None:
+    log, kept = MemoryLogs().open("orders"), tail()
+    push = Push(TSV.encode, bytes)
+    kept.keep(log, 0, ROW)
+    first = View(log, 7, b"1")
+    assert kept.news(first, log, 0, push).end == 7
+    kept.keep(log, 7, ROW)  # while the followers are told of the first one
+    assert kept.news(first, log, 0, push).end == 14
