@@ -6,6 +6,7 @@ other programs have appended ──┘
 """
 
 import time
+import zlib
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,13 +17,13 @@ from esource.errors import EsourceError, PreconditionFailed, StorageError
 from esource.event import default_id
 from esource.hub.known import Known
 from esource.hub.tail import TAIL_BYTES
-from esource.hub.view import View, newest_id
-from esource.log import Appended, Moved
+from esource.hub.view import View
+from esource.log import MARK_BYTES, Appended, Moved, mark
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 from esource.rows.tsv import Draft
 
-PATIENCE_SECONDS = 2.0  # while other programs append again and again
+TRIES = 100  # while other programs append again and again
 
 Precondition = Callable[[View], None]  # raises `PreconditionFailed`
 
@@ -50,6 +51,7 @@ class Moment(NamedTuple):
     now: int  # microseconds since 1970
     dedup: Dedup | None  # of what is in the log
     fresh: dict[bytes, bytes]  # digests of the rows of those before, by id
+    last: bytes = b""  # bytes of rows, as many as a mark is made of
     least: bytes = b""  # of the default ids made for those before
     is_exact: bool = False  # whether what was asked holds only if no other rows come in between
 
@@ -98,7 +100,8 @@ class Receipt:
     def move(self, by: int) -> None:
         """Note that the rows stand so many bytes behind the place that they were asked of."""
         if self.appended:
-            self.view = self.view._replace(end=self.view.end + by)
+            end = self.view.end + by
+            self.view = self.view._replace(end=end, mark=mark(self.view.log, end))
 
     def ask(self, moment: Moment) -> tuple[list[bytes], Moment]:
         """Return the rows to append at a moment, with their ids, and the moment behind them.
@@ -144,12 +147,14 @@ class Receipt:
         if not blocks:
             return [], moment
         self.first = tsv.id_of(blocks[0])
-        last = blocks[-1]
-        self.last = tsv.id_of(last[last.rfind(b"\n", 0, -1) + 1 :])
-        end = moment.view.end + sum(map(len, blocks))
-        self.view = View(moment.view.log, end, self.last)
+        row = blocks[-1]
+        self.last = tsv.id_of(row[row.rfind(b"\n", 0, -1) + 1 :])
+        end, last = moment.view.end + sum(map(len, blocks)), moment.last
+        for block in blocks:
+            last = (last + block[-MARK_BYTES:])[-MARK_BYTES:]
+        self.view = View(moment.view.log, end, self.last, zlib.crc32(last))
         moment.fresh.update(fresh)
-        return blocks, moment._replace(view=self.view, newest=newest, least=least)
+        return blocks, moment._replace(view=self.view, newest=newest, least=least, last=last)
 
 
 class Done(NamedTuple):
@@ -194,15 +199,16 @@ class Commit:
         """Ask the receipts, and append the rows of those that are not refused.
 
         Return None if there are none, and `Moved` if the log has other rows now. Rows that other
-        programs append meanwhile are asked about, and come first; they may do so for
-        `PATIENCE_SECONDS`. Blocks: runs in a thread, since it may be tens of megabytes, of which
-        no step is more than one. Raises `StorageError`.
+        programs append meanwhile are asked about, and come first. Blocks: runs in a thread, since
+        it may be tens of megabytes, of which no step is more than one. Raises `StorageError`.
         """
-        log, deadline = view.log, time.monotonic() + PATIENCE_SECONDS
+        log, expected = view.log, None
         with_dedup = any(receipt.wish.unique for receipt in self.receipts)
-        while True:
+        for _ in range(TRIES):
             known.catch_up(view, with_dedup)
-            moment = Moment(view, known.newest, time.time_ns() // 1000, known.dedup, {})
+            now, size = time.time_ns() // 1000, min(view.end, MARK_BYTES)
+            last = log.pread(view.end - size, size)
+            moment = Moment(view, known.newest, now, known.dedup, {}, last)
             blocks: list[bytes] = []
             for receipt in self.receipts:
                 rows, moment = receipt.ask(moment)
@@ -210,19 +216,21 @@ class Commit:
             if moment.view.end - view.end <= TAIL_BYTES:
                 blocks = [b"".join(blocks)] if blocks else []
             # Without rows, too: a refusal must be decided on all that is there.
-            appended = log.append(view.end if moment.is_exact else None, blocks, moment.least)
+            expected = view.end if moment.is_exact else expected
+            appended = log.append(expected, blocks, moment.least)
             if isinstance(appended, Appended):
                 break
             if appended.end is None:
                 return appended
-            if time.monotonic() > deadline:
-                raise StorageError(f"{appended.why}, again and again")
-            view = View(log, appended.end, newest_id(log, appended.end))
+            view, expected = View.of(log, appended.end), appended.end
+        else:
+            raise StorageError(f"{log.name} has changed, again and again")
         if not blocks:
             return None
         ahead = appended.start - view.end  # rows that others have appended right before
-        made = View(log, moment.view.end + ahead, moment.view.newest_id)
+        made = moment.view
         if ahead:
+            made = View.of(log, made.end + ahead)
             for receipt in self.receipts:
                 receipt.move(ahead)
         else:

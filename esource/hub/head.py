@@ -8,6 +8,7 @@ before any other greenlet runs.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -20,9 +21,11 @@ from esource.hub.known import Known
 from esource.hub.loop import commits, in_thread, reads, unswitched
 from esource.hub.search import Search
 from esource.hub.view import View
-from esource.log import Log
+from esource.log import Log, mark
 
 logger = logging.getLogger(__name__)
+
+ENDS = 4  # of earlier logs that are remembered
 
 
 class Head:
@@ -37,6 +40,8 @@ class Head:
         self._waiting = 0  # reads that want the lock
         self._view: View | None = None
         self._search: Search | None = None  # in the newest view's log
+        # How logs of the name have ended: their files may come back. (They hold no log open.)
+        self._ends: deque[tuple[int, int]] = deque(maxlen=ENDS)
 
     @property
     def is_open(self) -> bool:
@@ -100,11 +105,12 @@ class Head:
             if old.end:
                 logger.warning("%s; opening it anew", change.why)
             with suppress(StorageError):  # of the old log: the new one can still be read
-                in_thread(commits(), self._known.leave, View(old.log, old.log.end, b""))
+                last = in_thread(commits(), View.of, old.log)
+                in_thread(commits(), self._known.leave, last)
+                old = last
             new = in_thread(commits(), View.of, change.by)
-            search, place = Search(new.log), change.at
-            if place is None:
-                place = self._gone(old, new, search)
+            search = Search(new.log)
+            place = self._place(old, new, search)
         elif old.log.end != old.end:
             new = in_thread(commits(), View.of, old.log)
             search, place = self._search, old.end
@@ -120,8 +126,19 @@ class Head:
         """Go on with the view that a commit has made. The lock must be held."""
         self._view = view
 
-    def _gone(self, old: View, new: View, search: Search) -> int:
-        """Return the offset in the new log at which followers of the old one continue."""
+    def _place(self, old: View, new: View, search: Search) -> int:
+        """Return where in a new log followers go on that have read the old one to its end.
+
+        It goes on where that, or one before it, has ended: the file was moved away and is back. Or
+        it is another one, in which they go on after the newest id, or from its start.
+        """
+        if old.end:
+            self._ends.append((old.end, old.mark))
+        for end, end_mark in reversed(self._ends):
+            if end <= new.end and in_thread(commits(), mark, new.log, end) == end_mark:
+                return end
+        if not old.end:
+            return new.log.begin
         logger.error(
             "%s: a log with %d acknowledged bytes (newest id %r) is gone from this name",
             old.log.name, old.end, old.newest_id.decode(errors="replace"),

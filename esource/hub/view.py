@@ -6,7 +6,7 @@ Whatever needs a consistent picture holds a view: a read that waits for a search
 
 from typing import NamedTuple
 
-from esource.log import Log
+from esource.log import Log, mark
 from esource.rows import tsv
 
 
@@ -16,23 +16,19 @@ class View(NamedTuple):
     log: Log
     end: int  # where readers stop
     newest_id: bytes  # of the event before `end`; empty if there is none
+    mark: int = 0  # the checksum of the last 4 KiB before `end`
 
     @classmethod
-    def of(cls, log: Log) -> "View":
-        """Return the view of all that a log holds. Blocks; raises `StorageError`."""
-        end = log.end
-        return cls(log, end, newest_id(log, end))
+    def of(cls, log: Log, end: int | None = None) -> "View":
+        """Return the view of what a log holds, up to an end. Blocks; raises `StorageError`."""
+        end = log.end if end is None else end
+        for _, rows in log.backwards(end):
+            place, found = tsv.last(rows, 1)
+            if found:
+                return cls(log, end, tsv.id_of(rows[place:]), mark(log, end))
+        return cls(log, end, b"", mark(log, end))
 
     @property
     def version(self) -> str:
-        """What names these rows: another with every append, and for every log."""
-        return f"{self.log.generation}-{self.end:x}" if self.end else "0-0"
-
-
-def newest_id(log: Log, end: int) -> bytes:
-    """Return the id of the last event before an offset; empty if there is none. Blocks."""
-    for _, rows in log.backwards(end):
-        place, found = tsv.last(rows, 1)
-        if found:
-            return tsv.id_of(rows[place:])
-    return b""
+        """What names these rows: another with every append, for every log, and if they change."""
+        return f"{self.log.generation}-{self.end:x}-{self.mark:x}" if self.end else "0-0"

@@ -117,17 +117,19 @@ class Writer:
 
         Raises `StorageError`.
         """
-        with self._head.lock:
-            why = ""
-            for _ in range(TRIES):
+        tries = TRIES
+        while True:
+            with self._head.lock:
                 done = in_thread(commits(), commit.append_to, self._head.view, self._known)
                 if not isinstance(done, Moved):
                     if done:
                         self._head.advance(done.view)
                     return done
-                why = done.why
                 self._head.take_in()
-        raise StorageError(f"{why}, again and again")
+            if done.seconds:
+                gevent.sleep(done.seconds)  # no thread waits, and the lock is free
+            elif not (tries := tries - 1):
+                raise StorageError(f"{done.why}, again and again")
 
     def _count(self, receipts: list[Receipt], done: Done | None, seconds: float) -> None:
         """Count a commit that took so many seconds."""

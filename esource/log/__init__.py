@@ -20,10 +20,12 @@ promise is tested by `tests/log/test_contract.py`.
 """
 
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")  # of a channel; shorter ones are free for the hub itself
+MARK_BYTES = 1 << 12  # of the rows right before an offset, by which two logs are compared
 
 
 class Appended(NamedTuple):
@@ -39,13 +41,13 @@ class Moved(NamedTuple):
 
     why: str  # for a person
     end: int | None  # where its rows end now; None if it takes a `refresh` to see what is there
+    seconds: float = 0.0  # to wait first, in a row about a second at most
 
 
 class Replaced(NamedTuple):
     """The name has another log now."""
 
     by: "Log"
-    at: int | None  # the offset in it where this log ends, if its last 4 KiB are there; else None
     why: str  # for a person
 
 
@@ -85,11 +87,12 @@ class Log(Protocol):
         default id that was made for these rows, if there is one) is greater than every default id
         that other programs have appended meanwhile. On return the rows are before `end`, and on
         disk if the log was asked to sync. If it raises, none of them is in the log. Without rows it
-        says whether they could be appended.
+        says whether they could be appended. At a place that was told by `Moved` right before, rows
+        of others that came since need not be in the way.
         """
 
     def is_current(self) -> bool:
-        """Whether the log is as it was last looked at or appended to: cheap.
+        """Whether the log is as it was last looked at or appended to. Cheap.
 
         An append in progress is no change.
         """
@@ -123,6 +126,12 @@ class Log(Protocol):
 
         Raises `BlockingIOError` when the socket takes none now, and `OSError`. 0: there are none.
         """
+
+
+def mark(log: Log, end: int) -> int:
+    """Return the checksum of the last 4 KiB before an offset; 0 if there are none. Blocks."""
+    size = min(end, MARK_BYTES)
+    return zlib.crc32(log.pread(end - size, size))
 
 
 class Summary(NamedTuple):

@@ -1,7 +1,10 @@
 """What is asked of the disk: flags, syncs, where whole rows end, and a copy of what is cut off."""
 
+import ctypes
 import errno
+import fcntl
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from esource.errors import StorageError, StorageFull
 FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16
+AT_EMPTY_PATH, STATX_BTIME = 0x1000, 0x800  # of Linux
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # what a file says that may only be read
 
 # Only the data and the size need to be on disk, not the times (macOS has no fdatasync).
@@ -26,6 +30,28 @@ def whole_rows(fd: int, start: int, end: int) -> int:
             return chunk_start + newline + 1
         end = chunk_start
     return start
+
+
+def overwrite(fd: int, offset: int, data: bytes) -> None:
+    """Put bytes into a file that was opened to append, at an offset. Raises `OSError`."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, FLAGS & ~os.O_APPEND)  # or Linux would append them
+    try:
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(fd, rest, offset)
+            offset, rest = offset + written, rest[written:]
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, FLAGS)
+
+
+def birth(fd: int) -> int:
+    """Return when a file was made, in ns since 1970; 0 where that is not known."""
+    status = ctypes.create_string_buffer(256)  # struct statx, for which Python has no name
+    call = getattr(ctypes.CDLL(None), "statx", None)
+    if call is None or call(fd, b"", AT_EMPTY_PATH, STATX_BTIME, status):
+        return 0
+    seconds, ns = struct.unpack_from("=qI", status, 80)
+    return int(seconds * 10**9 + ns)
 
 
 def save_aside(fd: int, start: int, end: int, path: Path) -> Path:

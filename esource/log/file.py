@@ -1,21 +1,25 @@
 """A log in one file: opened, repaired, appended to, read back. Knows the disk, LF, and default ids.
 
-    |-- whole rows --------------------|-- being appended, or torn --|
-    0                                 end                           size of the file
+    |-- whole rows --------------------|-- being appended, or half a row --|
+    0                                 end                                size of the file
 
-One process writes through the hub; others may append by hand (`>>`), move the file away or put
-another in its place. So before every append the file is looked at. Whole rows that came are before
-ours; half a row is copied to `<name>.torn-<time>` and cut off; after any other change the append
-returns `Moved`.
+One process writes through the hub; others may append by hand (`>>`) in blocks of any size, move the
+file away or put another in its place. So before every append the file is looked at:
+
+- Whole rows that came are before ours. If they have to be asked about, it is told where they end
+  (`Moved`), and the next append may be at exactly that place, whatever comes meanwhile.
+- What others append between the look and our write, or between two of our writes, is put behind
+  ours, where nobody has read it yet: `rows | theirs | ours` becomes `rows | ours | theirs`. A row
+  that they write in two blocks stays one.
+- Half a row that has grown meanwhile is treated in the same way. One that stands there is waited
+  for, for a second, then copied to `<name>.torn-<time>` and cut off.
+- Of what was acknowledged the first row and the last 4 KiB are compared, if the time of the file is
+  not that of our last look. After any change of theirs the append returns `Moved`.
 
 After a failed sync the kernel may have dropped the pages and forgotten that they were dirty (the
 "fsyncgate" of 2018): what was written since the last good sync is unknown, and a second sync that
 succeeds proves nothing. So the file is cut back to `end`, and the log refuses rows until the file
 has been opened again.
-
-What a file cannot do: an append at exactly one place is two calls, a look and a write. A row that
-another program appends between the two, some microseconds, stands before ours, and nothing was
-asked about it.
 """
 
 import errno
@@ -32,16 +36,23 @@ from pathlib import Path
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Moved, Replaced, disk
+from esource.log import MARK_BYTES, Appended, Moved, Replaced, disk, mark
 from esource.log.disk import CHUNK, FILE_MODE, FLAGS
 from esource.rows import tsv
 
 logger = logging.getLogger(__name__)
 
-SAME_BYTES = 1 << 12  # by which two files are compared
 TORN = "the last row had no end (a torn write)"
 FAILED = "an append has failed"
-GROWN_BYTES = 1 << 20  # by so many a file may have grown and still be appended to without a refresh
+GROWN_BYTES = 1 << 20  # by so many a file may have grown and still be appended to unasked
+SHIFT_BYTES = 1 << 26  # of others' rows that are put behind ours, in memory
+SETTLED_SECONDS = 1.0  # after which half a row that has not grown is torn
+POLL_SECONDS = 0.01  # between looks at one that may grow
+
+
+def _size_and_time(status: os.stat_result | None) -> tuple[int, int]:
+    """Return what shows that a file was changed; (0, 0) if there is none."""
+    return (status.st_size, status.st_mtime_ns) if status else (0, 0)
 
 
 class FileLog:
@@ -67,7 +78,11 @@ class FileLog:
         self._fsync = fsync
         self._fd = -1
         self._identity = (0, 0)
-        self._size = 0  # of the file, when it was last looked at or written
+        self._birth = 0
+        self._seen = (0, 0)  # size and time of the file, when it was last looked at or written
+        self._mark = 0  # of the rows before `end`
+        self._told: int | None = None  # where whole rows ended, if the last append was told that
+        self._half = (0, 0.0)  # the size of a file that ends with half a row, and since when
         self._is_read_only = False
         self._lock = threading.Lock()  # while rows are appended or taken in
         self._is_busy = False  # what is there now is being appended, or taken in
@@ -90,36 +105,50 @@ class FileLog:
                 raise
             fd = os.open(self.path, os.O_RDONLY | FLAGS)
             self._is_read_only = True
-        self._adopt(fd)
-        status = os.fstat(fd)
-        self._size = status.st_size
-        end = disk.whole_rows(self._fd, 0, self._size)
-        if end < self._size and not self._is_read_only:
+        status = self._adopt(fd)
+        size = status.st_size
+        end = disk.whole_rows(fd, 0, size)
+        if end < size and self._has_settled(status) and not self._is_read_only:
             try:
-                if self._cut(end, self._size, TORN):
-                    self._size = end
+                self._cut(end, size, TORN)
             except OSError as error:  # a full disk: what is whole can still be read
                 self.refusal = f"{self.name} needs repair: {error.strerror}"
                 logger.critical("%s", self.refusal)
         if self._fsync != "never" and not (self._is_read_only or self.refusal):
             self._sync()
         self._move_end(end, status.st_mtime)
+        self._seen = _size_and_time(os.fstat(fd))
 
-    def _adopt(self, fd: int) -> None:
+    def _adopt(self, fd: int) -> os.stat_result:
         weakref.finalize(self, os.close, fd)
         self._fd = fd
         status = os.fstat(fd)
-        self._identity = (status.st_dev, status.st_ino)
+        self._identity, self._birth = (status.st_dev, status.st_ino), disk.birth(fd)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        return status
 
     def _move_end(self, end: int, modified: float) -> None:
-        """Show rows to readers. The first one tells this file from others; inodes come back."""
-        if end and not self.generation:
-            first = os.pread(self._fd, min(end, SAME_BYTES), 0).partition(b"\n")[0]
-            name = b"%d %b" % (self._identity[1], first)
-            self.generation = blake2b(name, digest_size=6).hexdigest()
-        self.end, self.modified = end, modified
+        """Show rows to readers."""
+        self._told = None
+        self.end, self.modified, self._mark = end, modified, mark(self, end)
+        self.generation = self.generation or self._generation()
+
+    def _generation(self) -> str:
+        """Return what tells this file from others: an inode comes back, and a row may, too."""
+        if not self.end:
+            return ""
+        first = self.pread(0, min(self.end, MARK_BYTES)).partition(b"\n")[0]
+        name = b"%d %d %b" % (self._birth, self._identity[1], first)
+        return blake2b(name, digest_size=6).hexdigest()
+
+    def _has_settled(self, status: os.stat_result) -> bool:
+        """Whether half a row at the end of the file has not grown for a second."""
+        now = time.monotonic()
+        if self._half[0] != status.st_size:
+            age = min(max(time.time() - status.st_mtime, 0.0), 2 * SETTLED_SECONDS)
+            self._half = status.st_size, now - age
+        return now - self._half[1] >= SETTLED_SECONDS
 
     def _cut(self, end: int, size: int, why: str) -> bool:
         """Cut off what follows an offset, after saving it, unless more has come meanwhile."""
@@ -129,6 +158,7 @@ class FileLog:
             return False
         os.ftruncate(self._fd, end)
         os.fsync(self._fd)
+        self._half = 0, 0.0
         logger.warning("%s: %s; its %d bytes are now in %s", self.path, why, size - end, saved.name)
         return True
 
@@ -152,73 +182,100 @@ class FileLog:
             try:
                 if self.refusal or self._is_read_only:
                     self._mend()
-                size, why = self._look()
+                status, why = self._look()
                 if why:
                     return Moved(why, None)
-                end = disk.whole_rows(self._fd, self.end, size)
-                if expected not in (None, end):
-                    return Moved(f"{self.name} is {end} bytes long, not {expected}", end)
-                if least and end - self.end > GROWN_BYTES:
-                    return Moved(f"{self.name} has grown by {end - self.end} bytes", None)
-                if least and end > self.end:
-                    newest = tsv.newest_micros(os.pread(self._fd, end - self.end, self.end))
-                    if newest is not None and default_id(newest) >= least:
-                        return Moved(f"{self.name} has grown by rows of a later time", end)
+                size = _size_and_time(status)[0]
+                told, self._told = self._told, None
+                if expected is not None and expected == told and size - told <= SHIFT_BYTES:
+                    end = told
+                else:
+                    end = disk.whole_rows(self._fd, self.end, size)
+                    if why := self._missed(end, expected, least):
+                        self._told = end if end > self.end else None
+                        return Moved(why, end)
                 if not blocks:
                     return Appended(end, 0.0, is_due=False)
-                if end < size and not self._cut(end, size, TORN):
-                    return Moved(f"{self.name} is being written to", None)
+                whole, before = disk.whole_rows(self._fd, end, size), self._half[0]
+                if status is None or whole == size:
+                    self._half = 0, 0.0
+                elif self._has_settled(status):
+                    if not self._cut(whole, size, TORN):
+                        return Moved(f"{self.name} is being written to", None, POLL_SECONDS)
+                elif before in (0, size):  # it has not grown yet: nobody may be writing to it
+                    return Moved(f"{self.name} ends with half a row", None, POLL_SECONDS)
                 return self._append_at(end, blocks)
             except OSError as error:
                 raise disk.storage_error("write", self.path, error) from error
             finally:
                 self._is_busy = False
 
+    def _missed(self, end: int, expected: int | None, least: bytes) -> str:
+        """Return why rows may not be appended at `end`, because of those that came before it."""
+        if expected not in (None, end):
+            return f"{self.name} is {end} bytes long, not {expected}"
+        if not least or end == self.end:
+            return ""
+        if end - self.end > GROWN_BYTES:
+            return f"{self.name} has grown by {end - self.end} bytes"
+        newest = tsv.newest_micros(self.pread(self.end, end - self.end))
+        is_passed = newest is not None and default_id(newest) >= least
+        return f"{self.name} has grown by rows of a later time" if is_passed else ""
+
     def _append_at(self, end: int, blocks: Sequence[bytes]) -> Appended | Moved:
-        """Append to the file, whose whole rows end at `end`, with nothing behind them."""
+        """Put rows at `end`, where whole rows end, and what others have behind that behind them."""
         try:
             if self._fd < 0:
                 self._create()
         except FileExistsError:
             return Moved(f"{self.name} was created", None)
         self._leftover = end
+        written, theirs = end, b""
         try:
             for block in blocks:
                 view = memoryview(block)
                 while view:  # a disk that fills up writes short first, then fails
-                    view = view[os.write(self._fd, view) :]
+                    count = os.write(self._fd, view)
+                    # With O_APPEND the kernel leaves the file's position after what it wrote.
+                    stop = os.lseek(self._fd, 0, os.SEEK_CUR)
+                    theirs += self.pread(written, stop - count - written)
+                    written, view = max(stop, written), view[count:]
+            stop = end + sum(map(len, blocks))
+            if written - stop != len(theirs):
+                self.refusal = f"{self.name} was changed by another program at the same time"
+                raise StorageError(self.refusal)
+            if theirs:
+                disk.overwrite(self._fd, end, b"".join([*blocks, theirs]))
         except OSError as error:
-            self._cut_back(end, error)
+            self._cut_back(end, written, theirs, error)
             raise
-        if not os.fstat(self._fd).st_nlink:
+        status = os.fstat(self._fd)
+        if not status.st_nlink:
             return Moved(f"{self.name} was removed", None)
-        # With O_APPEND the kernel leaves the file's position after what it wrote.
-        stop = os.lseek(self._fd, 0, os.SEEK_CUR)
-        start = stop - sum(map(len, blocks))
-        if start < end or (start > end and os.pread(self._fd, 1, start - 1) != b"\n"):
-            self.refusal = f"{self.name} was changed by another program at the same time"
-            raise StorageError(self.refusal)
         seconds = 0.0
         if self._fsync == "always":
             try:
                 seconds = self.flush()
             except StorageError as error:
-                self._cut_back(end, error.__cause__)
+                self._cut_back(end, written, theirs, error.__cause__)
                 raise
         self._leftover = None
-        self._size = stop
+        self._seen = stop, status.st_mtime_ns
+        if theirs[-1:] not in (b"", b"\n"):
+            self._half = written, time.monotonic()
         self._move_end(stop, time.time())  # not when it was written: that is before it was shown
-        return Appended(start, seconds, is_due=self._fsync == "interval")
+        return Appended(end, seconds, is_due=self._fsync == "interval")
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
 
-    def _cut_back(self, end: int, cause: BaseException | None) -> None:
-        """Take away what an append left after `end`."""
-        if self._fd < 0:
-            return
+    def _cut_back(self, end: int, written: int, theirs: bytes, cause: BaseException | None) -> None:
+        """Take away what an append has left between two offsets, unless others are there, too."""
         try:
-            if os.fstat(self._fd).st_size > end:  # never make it longer, with zeros
+            size = os.fstat(self._fd).st_size
+            if theirs or end < written < size:
+                raise OSError(errno.EBUSY, "others have written there, too")
+            if end < size <= written:  # never make it longer, with zeros
                 os.ftruncate(self._fd, end)
             self._leftover = None
         except OSError as error:
@@ -273,26 +330,30 @@ class FileLog:
 
     # -- what others do ------------------------------------------------------------------
 
-    def _look(self) -> tuple[int, str]:
-        """Return the size of the file, and how it is not the one whose rows these are, if so."""
+    def _look(self) -> tuple[os.stat_result | None, str]:
+        """Return what there is of the file, and how it is not the one whose rows these are."""
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
-            return 0, f"{self.name} was removed" if self._fd >= 0 else ""
-        size = status.st_size
+            return None, f"{self.name} was removed" if self._fd >= 0 else ""
+        why = ""
         if (status.st_dev, status.st_ino) != self._identity:
-            return size, f"{self.name} was {'replaced' if self._fd >= 0 else 'created'}"
-        if size < self.end:
-            return size, f"{self.name} is {size} bytes long, not {self.end}"
-        return size, ""
+            why = f"{self.name} was {'replaced' if self._fd >= 0 else 'created'}"
+        elif status.st_size < self.end:
+            why = f"{self.name} is {status.st_size} bytes long, not {self.end}"
+        elif _size_and_time(status) != self._seen and (
+            (mark(self, self.end), self._generation()) != (self._mark, self.generation)
+        ):
+            why = f"{self.name} was changed in place"
+        return status, why
 
     def is_current(self) -> bool:
         """Whether nobody else has changed the file since it was last looked at. One `stat`."""
         try:
-            size, why = self._look()
+            status, why = self._look()
         except OSError as error:
             raise disk.storage_error("look at", self.path, error) from error
-        return self._is_busy or (not why and size == self._size)
+        return self._is_busy or (not why and _size_and_time(status) == self._seen)
 
     def refresh(self) -> Replaced | None:
         """Take in whole rows that others have appended, or open the file that has the name now.
@@ -303,16 +364,17 @@ class FileLog:
         """
         with self._lock:
             try:
-                size, why = self._look()
+                status, why = self._look()
                 if why:
                     return self._next(why)
-                end = self.end if self.refusal else disk.whole_rows(self._fd, self.end, size)
+                seen = _size_and_time(status)
+                end = self.end if self.refusal else disk.whole_rows(self._fd, self.end, seen[0])
                 if end > self.end:
                     self._is_busy = True
                     if self._fsync == "always" and not self._is_read_only:
                         self.flush()
                     self._move_end(end, time.time())
-                self._size = size
+                self._seen = seen
             except OSError as error:
                 raise disk.storage_error("read", self.path, error) from error
             finally:
@@ -327,13 +389,7 @@ class FileLog:
                 self.flush()
             size = os.fstat(self._fd).st_size
             self._move_end(disk.whole_rows(self._fd, self.end, size), self.modified)
-        return Replaced(new, self.end if self._is_in(new) else None, why)
-
-    def _is_in(self, other: "FileLog") -> bool:
-        """Whether another file begins with these rows, by the bytes right before `end`."""
-        size = min(self.end, SAME_BYTES)
-        start = self.end - size
-        return self.end <= other.end and self.pread(start, size) == other.pread(start, size)
+        return Replaced(new, why)
 
     # -- reading -------------------------------------------------------------------------
 

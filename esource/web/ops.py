@@ -122,7 +122,7 @@ def channels(hub: Hub, environ: Environ) -> Response:
     for name, size, newest_id, modified in summaries:
         channel = hub.opened(name)
         if channel:  # only it knows what is committed
-            _, size, newest_id = channel.view
+            _, size, newest_id, _ = channel.view
         id = newest_id.decode(errors="replace")
         followers = len(channel.followers) if channel else 0
         rate = hub.stats.rates.of(name, now)

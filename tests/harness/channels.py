@@ -1,6 +1,8 @@
 """Channels in this process, on files, and calls of theirs that wait for the test."""
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,13 @@ def append_by_hand(path: Path, rows: bytes) -> None:
     """Append to a file as another program does."""
     with path.open("ab") as file:
         file.write(rows)
+
+
+def age(path: Path, seconds: float = 10.0) -> Path:
+    """Let a file look as if it had not been written to for a while; return it."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
 
 
 def read_to_end(channel: Channel, log: Log, offset: int) -> list[Event]:

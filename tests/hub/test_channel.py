@@ -28,7 +28,7 @@ from esource.log.file import FileLog
 from esource.rows import tsv
 from esource.rows.find import Verdict
 from esource.rows.formats import TSV
-from tests.harness.channels import append_by_hand, channel_of, publish, read_to_end
+from tests.harness.channels import age, append_by_hand, channel_of, publish, read_to_end
 
 
 class PublishCrashResume(RuleBasedStateMachine):
@@ -62,7 +62,7 @@ class PublishCrashResume(RuleBasedStateMachine):
     @rule(torn=st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"")))
     def crash(self, torn: bytes) -> None:
         append_by_hand(self.path, torn)
-        self.channel = channel_of(self.path)
+        self.channel = channel_of(age(self.path))
 
     @rule(by_hand=st.sampled_from([b"x\t\tby hand\n", b"x\ty\tby hand\n"]))
     def somebody_appends(self, by_hand: bytes) -> None:

@@ -9,9 +9,11 @@ import pytest
 from esource.errors import StorageError
 from esource.event import Event
 from esource.hub.channel import Channel
+from esource.hub.commit import Wish
 from esource.hub.view import View
 from esource.log import Log, disk
 from esource.log.file import FileLog
+from esource.rows import tsv
 from tests.harness.channels import append_by_hand, at_a_gate, channel_of, publish, read_to_end
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
@@ -111,3 +113,41 @@ def test_the_hub_waits_in_threads_and_not_in_the_loop(
     channel.refresh()
     assert threads
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("what", ["the file", "its folder", "the file, and another was there"])
+def test_followers_of_a_file_that_was_away_go_on_where_they_were(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "events" / "orders.tsv"
+    path.parent.mkdir()
+    path.write_bytes(ROWS)
+    channel = channel_of(path)
+    log, end = channel.view.log, channel.view.end
+    moved = path if what.startswith("the file") else path.parent
+    aside = moved.with_name("aside")
+    moved.rename(aside)
+    assert channel.refresh().end == 0
+    if what.endswith("there"):
+        assert publish(channel, Event(b"3", b"", b"three")).id == b"3"
+        assert [event.id for event in read_to_end(channel, log, end)] == [b"3"]
+    empty = channel.view
+    aside.rename(moved)
+    append_by_hand(path, b"4\t\tby hand\n")
+    channel.refresh()
+    for old, offset in ((log, end), (empty.log, empty.end)):
+        assert [event.id for event in read_to_end(channel, old, offset)][-1:] == [b"4"]
+        assert len(read_to_end(channel, old, offset)) <= 2
+    again = channel.append([tsv.draft(Event(b"2", b"", b"two"))], Wish(unique=True)).wait()
+    assert again.skipped == 1
+
+
+def test_another_file_under_the_name_of_one_that_is_away_is_read_from_its_start(
+    path: Path,
+) -> None:
+    path.write_bytes(ROWS)
+    channel = channel_of(path)
+    log, end = channel.view.log, channel.view.end
+    path.rename(path.with_name("aside"))
+    channel.refresh()
+    path.write_bytes(ROWS.replace(b"t", b"T") + b"3\t\tthree\n")
+    channel.refresh()
+    assert len(read_to_end(channel, log, end)) == 3

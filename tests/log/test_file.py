@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from esource.errors import StorageError, StorageFull
 from esource.log import Appended, Moved, Replaced, disk
-from esource.log.file import FileLog
+from esource.log.file import SETTLED_SECONDS, FileLog
+from tests.harness.channels import age, append_by_hand
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
 
@@ -36,7 +38,7 @@ def test_reading_does_not_create_a_file_and_the_first_append_does(path: Path) ->
 
 def test_a_torn_last_row_is_saved_aside_and_the_log_still_appends(path: Path) -> None:
     path.write_bytes(ROWS + b"3\t\tthr")
-    log = FileLog(path)
+    log = FileLog(age(path))
     assert log.end == len(ROWS)
     assert torn_files(path) == [b"3\t\tthr"]
     log.append(None, [b"4\t\tfour\n"])
@@ -47,7 +49,7 @@ def test_truncation_at_every_byte_repairs_to_the_whole_rows_and_then_appends(pat
     whole = ROWS + b"3\ta type\tdata\twith tabs\x0band lines\n"
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
-        log = FileLog(path)
+        log = FileLog(age(path))
         kept = whole[: whole.rfind(b"\n", 0, size) + 1]
         assert path.read_bytes() == kept
         assert torn_files(path) == ([whole[len(kept) : size]] if len(kept) < size else [])
@@ -65,7 +67,7 @@ def test_any_bytes_are_repaired_and_nothing_is_lost(
     path = tmp_path_factory.mktemp("any") / "orders.tsv"
     content = (b"\t" * 1000 + b"\n") * rows_in_front + content
     path.write_bytes(content)
-    log = FileLog(path)
+    log = FileLog(age(path))
     assert path.read_bytes() + b"".join(torn_files(path)) == content
     assert b"".join(rows for _, rows in reversed(list(log.backwards(log.end)))) == path.read_bytes()
     assert path.read_bytes().endswith(b"\n")
@@ -186,10 +188,11 @@ def test_a_file_of_which_rows_are_gone_after_a_fault_is_another_log(
     with path.open("r+b") as file:
         file.seek(len(ROWS) - 1)
         file.write(b"\0")
+    age(path)
     assert isinstance(log.append(None, [b"3\t\tthree\n"]), Moved)
     change = log.refresh()
     assert isinstance(change, Replaced)
-    assert (change.at, change.by.end) == (None, len(b"1\t\tone\n"))
+    assert change.by.end == len(b"1\t\tone\n")
     assert torn_files(path) == [b"2\t\ttwo\0"]
 
 
@@ -224,11 +227,6 @@ def test_no_descriptors_left_is_an_error_and_later_appends_succeed(
 
 
 # -- a file that others change -----------------------------------------------------------------
-
-
-def append_by_hand(path: Path, text: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(text)
 
 
 def test_whole_rows_of_others_are_taken_in_and_the_rest_once_it_is_whole(path: Path) -> None:
@@ -279,6 +277,7 @@ def test_nothing_is_lost_of_a_row_that_is_finished_while_its_half_is_saved_aside
     log = FileLog(path)
     log.append(None, [ROWS])
     append_by_hand(path, b"half a ")
+    age(path)
     save = disk.save_aside
 
     def save_slowly(fd: int, start: int, end: int, file: Path) -> Path:
@@ -312,9 +311,87 @@ def test_half_a_row_of_others_is_saved_aside_before_an_append(path: Path) -> Non
     log.append(None, [ROWS])
     append_by_hand(path, b"unfini")
     assert log.refresh() is None
-    log.append(None, [b"3\t\tthree\n"])
+    began = time.monotonic()
+    while isinstance(moved := log.append(None, [b"3\t\tthree\n"]), Moved):
+        assert path.read_bytes() == ROWS + b"unfini"
+        time.sleep(moved.seconds)
+    assert SETTLED_SECONDS - 0.1 < time.monotonic() - began < SETTLED_SECONDS + 4
     assert path.read_bytes() == ROWS + b"3\t\tthree\n"
     assert torn_files(path) == [b"unfini"]
+
+
+def test_a_fresh_half_of_a_row_is_left_alone_when_the_file_is_opened(path: Path) -> None:
+    path.write_bytes(ROWS + b"unfini")
+    log = FileLog(path)
+    assert (log.end, log.is_current(), log.refusal) == (len(ROWS), True, "")
+    assert isinstance(log.append(None, [b"3\t\tthree\n"]), Moved)
+    append_by_hand(path, b"shed\t\t\n")
+    log.append(None, [b"3\t\tthree\n"])
+    assert path.read_bytes() == ROWS + b"unfinished\t\t\n3\t\tthree\n"
+    assert torn_files(path) == []
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_half_a_row_is_waited_for_a_second_whatever_the_clock_does(path: Path, step: float) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"unfini")
+    age(path, step)
+    waits = 0.0
+    while isinstance(moved := log.append(None, [b"3\t\tthree\n"]), Moved):
+        waits += moved.seconds
+        assert waits < SETTLED_SECONDS + 0.1
+        time.sleep(moved.seconds)
+    assert torn_files(path) == [b"unfini"]
+
+
+def test_a_row_that_others_write_in_two_blocks_stays_one_though_ours_come_in_between(
+    path: Path,
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"a\t\tthei")
+    for row, theirs in ((b"3\t\tours\n", b"rs, an"), (b"4\t\tours\n", b"d lo")):
+        assert isinstance(log.append(None, [row]), Moved)
+        append_by_hand(path, theirs)
+        appended = log.append(None, [row])  # it has grown: no need to wait
+        assert isinstance(appended, Appended)
+        assert log.pread(appended.start, 100).startswith(row)
+    append_by_hand(path, b"ng\n")
+    assert path.read_bytes() == ROWS + b"3\t\tours\n4\t\tours\na\t\ttheirs, and long\n"
+    assert log.end == len(ROWS + b"3\t\tours\n4\t\tours\n")
+    assert not log.is_current()
+    log.append(None, [b"5\t\t\n"])
+    assert path.read_bytes().endswith(b"4\t\tours\na\t\ttheirs, and long\n5\t\t\n")
+    assert torn_files(path) == []
+
+
+def test_rows_are_at_the_place_that_was_told_however_many_come_meanwhile(path: Path) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"a\t\tbefore\n")
+    moved = log.append(len(ROWS), [b"3\t\tno\n"])
+    assert isinstance(moved, Moved)
+    append_by_hand(path, b"b\t\tmeanwhile\n")
+    appended = log.append(moved.end, [b"3\t\tyes\n"])
+    assert isinstance(appended, Appended)
+    assert appended.start == moved.end
+    content = ROWS + b"a\t\tbefore\n3\t\tyes\nb\t\tmeanwhile\n"
+    assert path.read_bytes() == content
+    assert log.refresh() is None
+    assert log.end == len(content)
+
+
+def test_a_place_that_was_told_is_none_once_the_rows_behind_it_were_seen(path: Path) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    append_by_hand(path, b"a\t\tbefore\n")
+    moved = log.append(len(ROWS), [b"3\t\tno\n"])
+    assert isinstance(moved, Moved)
+    append_by_hand(path, b"b\t\tseen\n")
+    log.refresh()
+    assert isinstance(log.append(moved.end, [b"3\t\tno\n"]), Moved)
+    assert path.read_bytes() == ROWS + b"a\t\tbefore\nb\t\tseen\n"
 
 
 def test_a_full_disk_cuts_off_no_row_of_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +426,7 @@ def test_a_copy_of_what_is_cut_off_is_on_disk_with_its_name_before_it_is_cut(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(ROWS + b"torn")
+    age(path)
     calls = []
     real_fsync, real_ftruncate = os.fsync, os.ftruncate
 
@@ -367,7 +445,33 @@ def test_a_copy_of_what_is_cut_off_is_on_disk_with_its_name_before_it_is_cut(
     assert calls[:3] == ["copy", "folder", "cut"]
 
 
-def test_rows_appended_by_others_in_the_same_moment_do_not_get_in_the_way(
+@pytest.mark.parametrize("theirs", [b"by hand\t\t\n", b"by ha"])
+def test_what_others_append_between_our_writes_is_behind_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bytes
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    real_write, count = os.write, 0
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal count
+        append_by_hand(path, theirs)
+        count += 1
+        return real_write(fd, bytes(data)[:5])
+
+    ours = [b"3\t\tthree\n", b"4\t\tfour\n"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        appended = log.append(len(ROWS), ours)
+    assert isinstance(appended, Appended)
+    assert (appended.start, log.end) == (len(ROWS), len(ROWS + b"".join(ours)))
+    assert path.read_bytes() == ROWS + b"".join(ours) + theirs * count
+    append_by_hand(path, b"\n")
+    assert log.refresh() is None
+    assert path.read_bytes() == ROWS + b"".join(ours) + theirs * count + b"\n"
+
+
+def test_a_write_that_fails_cuts_off_nothing_that_others_have_written_meanwhile(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = FileLog(path)
@@ -375,15 +479,18 @@ def test_rows_appended_by_others_in_the_same_moment_do_not_get_in_the_way(
     real_write = os.write
 
     def write(fd: int, data: bytes) -> int:
-        with path.open("ab") as file:
-            file.write(b"by hand\t\t\n")
-        return real_write(fd, data)
+        if len(data) < 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append_by_hand(path, b"by hand\t\t\n")
+        return real_write(fd, bytes(data)[:6])
 
-    monkeypatch.setattr(os, "write", write)
-    appended = log.append(None, [b"3\t\tthree\n"])
-    assert isinstance(appended, Appended)
-    assert appended.start == len(ROWS) + len(b"by hand\t\t\n")
-    assert log.read(0, 1000, log.end) == ROWS + b"by hand\t\t\n3\t\tthree\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(StorageFull):
+            log.append(None, [b"3\t\tthree\n"])
+    assert log.append(None, [b"4\t\tfour\n"])
+    assert path.read_bytes() == ROWS + b"4\t\tfour\n"
+    assert b"by hand\t\t\n" in b"".join(torn_files(path))
 
 
 def test_a_read_only_file_is_read_and_refuses_appends(
@@ -411,6 +518,7 @@ def test_a_torn_row_that_cannot_be_saved_is_left_and_the_rest_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(ROWS + b"3\t\tthr")
+    age(path)
     fault = Fault(monkeypatch, "fsync", errno.ENOSPC)
     log = FileLog(path)
     assert log.read(0, 100, log.end) == ROWS
@@ -513,6 +621,48 @@ def test_a_file_that_has_the_number_and_the_size_of_the_one_before_is_another_lo
     assert path.stat().st_ino == number
     assert FileLog(path).generation != first.generation
     assert FileLog(path).generation == FileLog(path).generation
+
+
+def test_a_file_that_is_made_anew_is_another_log_though_its_rows_and_its_number_are_the_same(
+    path: Path,
+) -> None:
+    """File systems give numbers again at once (ext4, tmpfs), or not at all (btrfs)."""
+    path.write_bytes(ROWS)
+    first, number = FileLog(path).generation, path.stat().st_ino
+    for _ in range(20):
+        path.unlink()
+        path.write_bytes(ROWS)
+        if path.stat().st_ino == number:
+            break
+    assert FileLog(path).generation != first
+
+
+EDITS = {  # offset, bytes, and how long the file is before that
+    "the last row": (len(ROWS) - 3, b"W", len(ROWS)),
+    "the first row": (3, b"O", len(ROWS)),
+    "truncated": (7, b"3\t\tnew\n", 7),
+}
+
+
+@pytest.mark.parametrize("where", EDITS)
+def test_rows_that_were_changed_in_place_are_another_log(path: Path, where: str) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    age(path)  # the time of a file counts in some milliseconds
+    assert log.refresh() is None
+    assert log.is_current()
+    offset, edited, size = EDITS[where]
+    os.truncate(path, size)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(edited)
+    assert path.stat().st_size == len(ROWS)
+    assert not log.is_current()
+    assert isinstance(log.append(len(ROWS), [b"3\t\tno\n"]), Moved)
+    change = log.refresh()
+    assert isinstance(change, Replaced)
+    assert "changed in place" in change.why
+    assert change.by.append(len(ROWS), [b"3\t\tyes\n"])
 
 
 def test_links_and_other_things_than_files_are_refused(path: Path, tmp_path: Path) -> None:
