@@ -5,14 +5,16 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from esource import __version__
 from esource.config import Config
-from esource.errors import EsourceError
+from esource.errors import EsourceError, printable
 
 USAGE = """\
 usage: esource [serve] [GUNICORN OPTIONS]
@@ -69,9 +71,11 @@ def main() -> None:
         print(f"esource {__version__}")
     elif command in ("check", "repair"):
         try:
+            _log_to_terminal()
             sys.exit((_check if command == "check" else _repair)(arguments[1:]))
         except EsourceError as error:
-            sys.exit(f"esource: {error}")
+            _say(f"esource: {error}", sys.stderr)
+            sys.exit(1)
         except BrokenPipeError:
             sys.exit(1)
     elif command == "serve" or command.startswith("-"):
@@ -88,6 +92,18 @@ def _serve(options: Sequence[str]) -> None:
     # The last -c wins, so a person's own still counts.
     sys.argv[1:] = ["-c", "python:esource.server", *options]
     WSGIApplication(prog="esource").run()
+
+
+def _say(text: str, to: TextIO | None = None) -> None:
+    """Print a line that may hold what a file says, or what it is called."""
+    print(printable(text), file=to)
+
+
+def _log_to_terminal() -> None:
+    """Have what the log's functions have to say printed likewise."""
+    handler = logging.StreamHandler()
+    handler.format = lambda record: printable(record.getMessage())  # type: ignore[method-assign]
+    logging.basicConfig(handlers=[handler])
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -120,9 +136,9 @@ def _check(arguments: Sequence[str]) -> int:
             if options.json:
                 findings.append(finding._asdict())
             elif found <= SHOWN:
-                print(f"{finding.file}, line {finding.line}: {finding.text}")
+                _say(f"{finding.file}, line {finding.line}: {finding.text}")
         if found > SHOWN and not options.json:
-            print(f"{path.name}: {found - SHOWN} more")
+            _say(f"{path.name}: {found - SHOWN} more")
         if found and not options.json:
             findings.append({})
     for lock in locks:
@@ -164,11 +180,11 @@ def _repair(arguments: Sequence[str]) -> int:
             copy = check.repair(path)
         except EsourceError as error:
             failed += 1
-            print(f"esource: {error}", file=sys.stderr)
+            _say(f"esource: {error}", sys.stderr)
             continue
         if copy:
             repaired += 1
-            print(f"{path.name}: cut off a torn row; as it was before, it is in {copy.name}")
+            _say(f"{path.name}: cut off a torn row; as it was before, it is in {copy.name}")
     for lock in locks:
         lock.release()
     print(f"{len(paths)} files, {repaired} repaired")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from esource.errors import StartError, StorageError
 from esource.event import DEFAULT_ID
+from esource.log import Moved
 from esource.log.file import FileLog
 from esource.log.folder import Folder
 from esource.log.lock import Lock
@@ -93,9 +94,10 @@ def check(path: Path, progress: Callable[[int], None] = lambda size: None) -> It
 
 
 def repair(path: Path) -> Path | None:
-    """Repair a file as the hub does when it opens it; return the copy made of it before.
+    """Repair a file as the hub does before it appends; return the copy made of it before.
 
-    None if there was nothing to repair. Raises `StorageError`.
+    None if there was nothing to repair. Waits a second if the file is being written to, so that no
+    half of a row is cut off. Raises `StorageError`.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -113,6 +115,8 @@ def repair(path: Path) -> Path | None:
     except OSError as error:
         raise StorageError(f"cannot copy {path.name} to {copy.name}: {error.strerror}") from None
     log = FileLog(path)
-    if log.end != path.stat().st_size:  # it could not be written to
-        raise StorageError(log.refusal or f"{path.name} is read-only")
+    while isinstance(moved := log.append(None, [b""]), Moved):  # nothing, behind whole rows
+        if not moved.seconds:
+            raise StorageError(moved.why)
+        time.sleep(moved.seconds)
     return copy

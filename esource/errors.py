@@ -1,10 +1,16 @@
 """What can go wrong, and the HTTP status that says so.
 
 Raised where the fact is known, turned into an answer in one place (`views`).
-The text is for a person: one line, what was wrong and what to do.
+The text is for a person: one line, what was wrong and what to do. It may hold what a client or a
+file says: `printable` makes it fit for a terminal.
 """
 
 from typing import Protocol
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal: U+FFFD for what moves a cursor, ends a line or hides."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
 class Versioned(Protocol):

@@ -135,6 +135,26 @@ finally:
         assert f"'{library}'" not in loaded
 
 
+@pytest.mark.parametrize("command", ["check", "repair"])
+def test_nothing_that_a_file_says_or_is_called_reaches_a_terminal_with_a_control_character(
+    tmp_path: Path, command: str
+) -> None:
+    evil = "\x1b]0;owned\x07\x9b31m\u202e"
+    folder = tmp_path / f"events{evil}"
+    folder.mkdir()
+    row = f"id{evil}\t\tx\n".encode() + b"\xff\x1b\t\tx\n"
+    (folder / "evil.tsv").write_bytes(row + row + b"\x1btorn")
+    (folder / "dead.tsv").mkdir()
+    for arguments in ([str(folder)], [str(tmp_path / f"no{evil}")], ["--json", str(folder)]):
+        if "--json" in arguments and command == "repair":
+            continue
+        done = esource(command, *arguments)
+        assert "evil" in done.stdout + done.stderr or done.returncode
+        shown = (done.stdout + done.stderr).replace("\n", "")
+        assert shown
+        assert shown.isprintable(), shown
+
+
 @pytest.mark.parametrize("arguments", [["chekc"], ["check", "--nope"], ["repair", "a", "b"]])
 def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
     assert esource(*arguments).returncode == 2

@@ -141,7 +141,7 @@ class Receipt:
             if blocks and self.wish.precondition:
                 self.wish.precondition(moment.view)
         except EsourceError as error:
-            self._error = error
+            self._error = error.again()  # its traceback would hold this receipt, and the log
             self.appended = self.skipped = 0
             return [], moment
         if not blocks:

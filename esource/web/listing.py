@@ -7,6 +7,8 @@ from urllib.parse import urlencode
 
 import orjson
 
+from esource.errors import printable
+
 
 class Page(NamedTuple):
     """The names on one page, in order; how many there are on all; where the next one begins."""
@@ -51,7 +53,7 @@ def table(rows: list[Row], page: Page, match: str) -> bytes:
     for name, size, newest_id, modified, subscribers, rate in rows:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(modified))
         # A terminal must only show it, and files from elsewhere may hold anything.
-        id = "".join(char if char.isprintable() else "\ufffd" for char in newest_id)
+        id = printable(newest_id)
         lines.append((name, str(size), f"{rate:.1f}", str(subscribers), moment, id))
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     text = ""
