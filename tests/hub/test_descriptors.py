@@ -4,6 +4,7 @@ Its space on the disk is free only then. So nothing that holds a log may be part
 """
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,14 +13,20 @@ import pytest
 
 from tests.harness import QUIET, Hub, Stream, eventually, running_hub
 
-NO_COLLECTIONS = "from esource.server import *\nimport gc\ngc.disable()\n"
+# No collections, and room for 64 channels.
+CONFIGURATION = """
+from esource.server import *
+import gc, resource
+gc.disable()
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+"""
 ROWS = b"".join(b"%d\t\t%b\n" % (number, b"x" * 1000) for number in range(5000))
 SOON_SECONDS = 5.0
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    (tmp_path / "conf.py").write_text(NO_COLLECTIONS)
+    (tmp_path / "conf.py").write_text(CONFIGURATION)
     with running_hub(tmp_path, "-c", "conf.py", **QUIET) as hub:
         yield hub
 
@@ -60,10 +67,25 @@ def refuse(hub: Hub) -> None:
     assert hub.get("/orders?tail=x").status == 400
 
 
+def fail_to_read(hub: Hub) -> None:
+    hub.file("orders").unlink()
+    hub.file("orders").symlink_to("elsewhere")
+    assert hub.get("/orders").status == hub.post("/orders", "x").status == 503
+
+
+def fail_to_write(hub: Hub) -> None:
+    limits = resource.prlimit(hub.worker, resource.RLIMIT_FSIZE)
+    resource.prlimit(hub.worker, resource.RLIMIT_FSIZE, (len(ROWS), limits[1]))
+    assert hub.post("/orders", "x").status == hub.post("/orders?unique=1&id=u", "x").status == 503
+    resource.prlimit(hub.worker, resource.RLIMIT_FSIZE, limits)
+
+
 USES: dict[str, Callable[[Hub], object]] = {
     "publish": lambda hub: hub.publish("/orders", "x"),
     "unique": lambda hub: hub.post("/orders?unique=1&id=u", "x"),
     "refusals": refuse,
+    "a failed read": fail_to_read,
+    "a failed write": fail_to_write,
     "read": lambda hub: hub.get("/orders"),
     "read in turns": lambda hub: hub.get("/orders?format=ndjson"),
     "search": lambda hub: hub.get("/orders?after=unknown"),
@@ -83,3 +105,11 @@ def test_a_file_that_was_removed_is_closed(hub: Hub, use: str) -> None:
     hub.file("orders").unlink()
     hub.publish("/orders", "into another one")
     eventually(lambda: not any("deleted" in path for path in open_files(hub)), SOON_SECONDS)
+
+
+def test_channels_that_were_not_used_lately_are_closed(hub: Hub) -> None:
+    for number in range(100):
+        hub.publish(f"/channel-{number}", "x")
+        assert hub.post(f"/channel-{number}?expect=nothing", "x").status == 412
+        assert hub.get(f"/channel-{number}?after=unknown").status == 200
+    eventually(lambda: len(open_files(hub)) <= 64, SOON_SECONDS)
