@@ -27,7 +27,7 @@ def test_a_version_names_the_rows_of_one_log(tmp_path: Path) -> None:
         view_of(
             tmp_path / "orders.tsv", ROWS.replace(b"1", b"9") + b"3\t\tthree\n"
         ),  # of the same size and inode
-        view_of(tmp_path / "others.tsv", ROWS),
+        view_of(tmp_path / "others.tsv", ROWS + b"3\t\tthree\n"),
         View.of(first.log, 7),
         view_of(tmp_path / "edited.tsv", ROWS + b"3\t\tTHREE\n")._replace(log=first.log),
         View.of(MemoryLogs().open("orders")),
