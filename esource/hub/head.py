@@ -136,12 +136,14 @@ class Head:
             self._ends.append((old.end, old.mark))
         for end, end_mark in reversed(self._ends):
             if end <= new.end and in_thread(commits(), mark, new.log, end) == end_mark:
-                return end
-        if not old.end:
-            return new.log.begin
-        logger.error(
-            "%s: a log with %d acknowledged bytes (newest id %r) is gone from this name",
-            old.log.name, old.end, old.newest_id.decode(errors="replace"),
-        )  # fmt: skip
-        place, _ = search.after(new, old.newest_id)
-        return place
+                break
+        else:
+            end, end_mark = new.log.begin, None
+            if old.end:
+                end, _ = search.after(new, old.newest_id)
+        if old.end and end_mark != old.mark:
+            logger.error(
+                "%s: a log with %d acknowledged bytes (newest id %r) is gone from this name",
+                old.log.name, old.end, old.newest_id.decode(errors="replace"),
+            )  # fmt: skip
+        return end
