@@ -16,6 +16,7 @@ import pytest
 
 from esource.log.file import FileLog
 from tests.harness import Hub, Publisher, Stream, eventually, increases, needs, numbers, size
+from tests.harness.channels import age
 from tests.harness.machine import command, mounted
 from tests.harness.shims import Build, preload
 
@@ -191,6 +192,7 @@ def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: 
     assert power.synced()[0].get(path.stat().st_ino, 0) == 0
     for kept in range(len(whole) + 1):
         path.write_bytes(whole[:kept])
+        age(path)
         rows = whole[: whole.rfind(b"\n", 0, kept) + 1]
         log = FileLog(path)
         assert log.pread(0, log.end) == rows
