@@ -24,11 +24,13 @@ from esource.hub.malformed import Malformed
 from esource.hub.stats import Stats
 from esource.hub.tail import Push, Stretch, Tail, read_stretch
 from esource.hub.view import View
+from esource.hub.work import Work
 from esource.hub.writer import Writer
 from esource.log import Log
 from esource.rows.find import Verdict
 from esource.rows.tsv import Draft
 
+EVERY: frozenset[bytes] = frozenset()  # type of events
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 
 
@@ -101,45 +103,54 @@ class Channel:
 
     # -- finding a place -----------------------------------------------------------------
 
-    def after(self, view: View, id: bytes) -> tuple[View, int, Verdict]:
+    def after(self, view: View, id: bytes, work: Work | None = None) -> tuple[View, int, Verdict]:
         """Return (a view, where in it a follower goes on that has seen `id`, how it was found).
 
         The view is the one given, or a later one: of a log that can be read by others an event may
         be known that is not committed yet. Blocks while the log is searched: see `Search.after`.
         """
         unfinished = self._writer.unfinished
-        offset, verdict = self._head.search(view.log).after(view, id)
+        offset, verdict = self._head.search(view.log).after(view, id, work)
         if verdict is not Verdict.EXACT and unfinished:
             unfinished.wait()
             view = self.view
-            offset, verdict = self._head.search(view.log).after(view, id)
+            offset, verdict = self._head.search(view.log).after(view, id, work)
         return view, offset, verdict
 
-    def later_than(self, view: View, time: int) -> int:
+    def later_than(self, view: View, time: int, work: Work) -> int:
         """Return the offset of the first event whose id is a later time, in ns since 1970."""
-        return self._head.search(view.log).later_than(view, time)
+        return self._head.search(view.log).later_than(view, time, work)
 
-    def last(self, view: View, count: int, start: int, types: frozenset[bytes]) -> int:
+    def last(self, view: View, count: int, start: int, types: frozenset[bytes], work: Work) -> int:
         """Return the offset of the last `count` events, of these types if any are given.
 
         None of them is before `start`. Blocks while the log is read, from its end.
         """
-        return self._head.search(view.log).last(view, count, start, types)
+        return self._head.search(view.log).last(view, count, start, types, work)
 
     # -- reading -------------------------------------------------------------------------
 
-    def read(self, view: View, offset: int) -> Iterator[Stretch]:
-        """Yield the rows of a view from an offset on. Blocks; raises `StorageError`."""
+    def read(
+        self, view: View, offset: int, types: frozenset[bytes] = EVERY, work: Work | None = None
+    ) -> Iterator[Stretch]:
+        """Yield the rows of a view from an offset on; with `types`, such events at least.
+
+        Blocks; raises `StorageError`, and `ClientLeft`: the rows are read as the client's `work`,
+        which must be told what the client has heard.
+        """
+        work = work or Work()
         while offset < view.end:
-            stretch = self._stretch(view.log, offset, view.end)
-            if not stretch.rows:
+            work.check()
+            stretch = self._stretch(view.log, offset, view.end, types, work)
+            if stretch.rows:
+                yield stretch
+            elif not stretch.is_selected:
                 return
-            yield stretch
             offset = stretch.end
 
     def follow(
         self, log: Log, offset: int, heartbeat: float, client: socket | None = None,
-        timeout: float | None = None, push: Push | None = None,
+        timeout: float | None = None, push: Push | None = None, types: frozenset[bytes] = EVERY,
     ) -> Iterator[Stretch | None]:  # fmt: skip
         """Yield the rows from an offset on, as they are committed; None for silence.
 
@@ -149,8 +160,11 @@ class Channel:
         is found out: of two heartbeats in short order the second cannot be sent. (An EOF alone
         is no proof: a client may close only its sending side.)
 
-        With `push`, rows may go to the socket instead, while the caller waits for the next.
+        With `push`, rows may go to the socket instead, while the caller waits for the next. With
+        `types`, rows of others are passed over as far as they are not in memory: raises
+        `ClientLeft` if that takes long, and the client has.
         """
+        work = Work(client)
         deadline = None if timeout is None else time.monotonic() + timeout
         probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
         spoke = time.monotonic()  # when the client last heard something
@@ -162,15 +176,17 @@ class Channel:
                 if follower.offset < end:
                     if timeout and deadline is not None and time.monotonic() > deadline:
                         return
-                    stretch = self._stretch(follower.log, follower.offset, end)
+                    stretch = self._stretch(follower.log, follower.offset, end, types, work)
                     if stretch.rows:
                         yield stretch
-                        follower.offset = stretch.end
-                        del stretch
+                        work.heard()
                         spoke = time.monotonic()
-                        continue
-                    follower.offset = end  # the file was cut; there may be another one by now
+                    is_cut = not stretch.rows and not stretch.is_selected
+                    follower.offset = end if is_cut else stretch.end
+                    del stretch  # if it was cut, there may be another file by now
                     continue
+                if types:
+                    work = Work(client)  # what comes next is searched in a new one
                 if moved := self.followers.moved(follower.log):
                     follower.log, follower.offset = moved
                     continue
@@ -191,11 +207,16 @@ class Channel:
                 yield None
                 spoke = time.monotonic()
 
-    def _stretch(self, log: Log, offset: int, end: int) -> Stretch:
+    def _stretch(
+        self, log: Log, offset: int, end: int, types: frozenset[bytes], work: Work
+    ) -> Stretch:
         stretch = self._tail.at(log, offset)
         if stretch and stretch.end <= end:
             return stretch
         until = self._tail.until(log, offset, end)
+        if types:
+            rows, place = self._head.search(log).select(offset, until, types, work)
+            return Stretch(log, offset, rows, self._malformed, place)
         return in_thread(reads(), read_stretch, log, offset, until, self._malformed)
 
     # -- stopping ------------------------------------------------------------------------

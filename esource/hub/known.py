@@ -10,6 +10,7 @@ from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 
 FEED_BYTES = 1 << 20  # of rows by others, which are read whole; of more, only the end
+DEDUP_BYTES = 1 << 30  # of rows, which `unique=1` looks back over at most: about a second
 
 
 class Known:
@@ -24,20 +25,38 @@ class Known:
 
     def catch_up(self, view: View, with_dedup: bool) -> None:
         """Know all of a view. Blocks if it is not known yet; raises `StorageError`."""
-        known = self._view
-        if known != view:
-            if known and known.log is view.log and 0 <= view.end - known.end <= FEED_BYTES:
-                rows = view.log.pread(known.end, view.end - known.end)
-                newest = tsv.newest_micros(rows)
-                if self.dedup:
-                    self.dedup.add(digests(rows))
+        known = self._view if self._view and self._view.log is view.log else None
+        if known is None or known.end < view.end:  # else it knows more: rows of others behind it
+            if known and view.end - known.end <= FEED_BYTES:
+                newest = tsv.newest_micros(view.log.pread(known.end, view.end - known.end))
             else:
                 newest = _newest_micros(view)
-                self.dedup = None
             self.newest = max(self.newest, newest or 0)
+            if known is None:
+                self.dedup = None
+            elif self.dedup:
+                self._look_back(self.dedup, view, known.end)
             self._view = view
         if with_dedup and self.dedup is None:
-            self.dedup = Dedup(self._dedup_events, _last_rows(view, self._dedup_events))
+            dedup = Dedup(self._dedup_events)
+            self._look_back(dedup, view, view.log.begin)
+            self.dedup = dedup  # not before it knows all
+
+    def _look_back(self, dedup: Dedup, view: View, stop: int) -> None:
+        """Add the last events of a view to `dedup`, none of them before `stop`.
+
+        Block by block, so that there are never more rows in memory than a block, or one row.
+        """
+        count, found = self._dedup_events, []
+        for offset, rows in view.log.backwards(view.end):
+            rows = rows[max(stop - offset, 0) :]
+            place, events = tsv.last(rows, count)
+            found.append(digests(rows[place:]))
+            count -= events
+            if offset <= stop or count <= 0 or view.end - offset >= DEDUP_BYTES:
+                break
+        for each in reversed(found):
+            dedup.add(each)
 
     def advance(self, view: View, newest: int, fresh: dict[bytes, bytes]) -> None:
         """Know that a view goes on behind what is known by rows of a commit."""
@@ -64,15 +83,3 @@ def _newest_micros(view: View) -> int | None:
         if newest is not None:
             return newest
     return None
-
-
-def _last_rows(view: View, count: int) -> bytes:
-    """Return the rows of the last `count` events."""
-    blocks = []
-    for _, rows in view.log.backwards(view.end):
-        place, found = tsv.last(rows, count)
-        blocks.append(rows[place:])
-        count -= found
-        if count <= 0:
-            break
-    return b"".join(reversed(blocks))

@@ -1,12 +1,13 @@
 """Rows that are no events: counted when they are met, and named in the log, once each."""
 
 import logging
+import time
 from weakref import WeakKeyDictionary
 
 import gevent
 
-from esource.hub.loop import in_thread, reads
 from esource.hub.stats import Stats
+from esource.hub.work import Work
 from esource.log import Log
 from esource.rows import tsv
 
@@ -45,18 +46,20 @@ class Malformed:
 
 
 def _name(log: Log, named: _Named, places: list[int], are_the_last: bool) -> None:
+    work = Work()
     for place in places:
         offset, line = named.line if named.line[0] <= place else (0, 1)
-        line += in_thread(reads(), _lines_between, log, offset, place)
+        while offset < place:
+            offset, line = work.step(_count_lines, log, offset, place, line)
         named.line = place, line
         logger.warning("%s, line %d: not an event (fewer than two tabs)", log.name, line)
     if are_the_last:
         logger.warning("%s: more such lines are not named", log.name)
 
 
-def _lines_between(log: Log, start: int, end: int) -> int:
-    """Return how many lines end between two offsets. Blocks."""
-    lines = 0
-    for offset in range(start, end, COUNT_BYTES):
-        lines += log.pread(offset, min(COUNT_BYTES, end - offset)).count(b"\n")
-    return lines
+def _count_lines(deadline: float, log: Log, offset: int, end: int, line: int) -> tuple[int, int]:
+    """Return (how far the lines are counted, the number of the line there). Blocks."""
+    while offset < end and time.monotonic() < deadline:
+        line += log.pread(offset, min(COUNT_BYTES, end - offset)).count(b"\n")
+        offset += min(COUNT_BYTES, end - offset)
+    return offset, line

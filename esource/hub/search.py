@@ -1,28 +1,36 @@
-"""Finding places in one log: after an id, at a time, the last few.
+"""Finding places in one log: after an id, at a time, the last few, those of some types.
 
 A search reads the log in a thread, from its start, since the first occurrence of an id is what
 counts. After the first search the log is mapped in the background (see `rows.find`), so that later
 ones read only where the id can be. It looks at one view: what comes meanwhile is not searched.
+
+All of it is the `Work` of a client: in steps, and ended with the client.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import gevent
 
 from esource.event import time_of
-from esource.hub.loop import in_thread, reads
+from esource.hub.tail import READ_BYTES, READ_ROWS
 from esource.hub.view import View
+from esource.hub.work import Work
 from esource.log import Log
 from esource.rows import find, tsv
 from esource.rows.find import ZONE_BYTES, Verdict, Zone
 
 SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
-HOP_BYTES = 1 << 23  # of them in one go, in a thread
-MAP_PAUSE_SECONDS = 0.003  # after each zone, which takes about 2 ms of the interpreter
+# And where each row is looked at: what one call of the interpreter takes, nothing interrupts.
+ROWS_BYTES = 1 << 16
+TIMES_BYTES = 1 << 14  # where each row may be one of a time in any form
 
 
 class Search:
-    """The places in a log, and what earlier searches have learned of it. All calls block."""
+    """The places in a log, and what earlier searches have learned of it.
+
+    All calls block, and may raise `ClientLeft` and `StorageError`.
+    """
 
     def __init__(self, log: Log) -> None:
         """Begin with nothing known."""
@@ -35,91 +43,124 @@ class Search:
         """Learn no more: nobody will ask."""
         self._closed = True
 
-    def after(self, view: View, id: bytes) -> tuple[int, Verdict]:
+    def after(self, view: View, id: bytes, work: Work | None = None) -> tuple[int, Verdict]:
         """Return the offset where a follower goes on that has seen `id`, and how it was found.
 
         `EXACT`: after the first event with this id. `TIME`: the id is not there but is a time, as
         the newest is: at the first event of a later time. `START`: any other.
         """
+        work = work or Work()
         offset = self._find(
-            view.end, lambda zone: zone.admits_id(id), lambda rows: find.after_id(rows, id)
-        )
+            view.end, lambda zone: zone.admits_id(id), lambda rows: find.after_id(rows, id),
+            SCAN_BYTES, work,
+        )  # fmt: skip
         if offset is not None:
             return offset, Verdict.EXACT
         time = time_of(id)
         if time is None or time_of(view.newest_id) is None:
             return self.log.begin, Verdict.START
-        return self.later_than(view, time), Verdict.TIME
+        return self.later_than(view, time, work), Verdict.TIME
 
-    def later_than(self, view: View, time: int) -> int:
+    def later_than(self, view: View, time: int, work: Work) -> int:
         """Return the offset of the first event whose id is a later time, in ns since 1970.
 
         It is the view's end if there is none.
         """
-        self._map(view.end)
+        self._map(view.end, work)
         offset = self._find(
-            view.end,
-            lambda zone: zone.admits_later(time),
-            lambda rows: find.later_than(rows, time),
-        )
+            view.end, lambda zone: zone.admits_later(time),
+            lambda rows: find.later_than(rows, time), TIMES_BYTES, work,
+        )  # fmt: skip
         return view.end if offset is None else offset
 
-    def last(self, view: View, count: int, start: int, types: frozenset[bytes]) -> int:
+    def last(self, view: View, count: int, start: int, types: frozenset[bytes], work: Work) -> int:
         """Return the offset of the last `count` events of the view, of these types if any.
 
         None of them is before `start`. Reads the log from its end.
         """
         blocks = self.log.backwards(view.end)
 
-        def step(count: int) -> tuple[int, int]:
-            """Return where in the next block the last events begin, and how many are there."""
-            block = next(blocks, None)
-            if block is None:
-                return start, 0
-            offset, rows = block
-            if offset < start:
-                offset, rows = start, rows[start - offset :]
-            place, found = tsv.last(rows, count, types)
-            return offset + place, found
+        def step(deadline: float, place: int, count: int) -> tuple[int, int]:
+            """Return where the last events looked at begin, and how many are still wanted."""
+            while count > 0 and place > start and time.monotonic() < deadline:
+                place, rows = next(blocks, (start, b""))
+                if place < start:
+                    place, rows = start, rows[start - place :]
+                begin, found = tsv.last(rows, count, types)
+                place, count = place + begin, count - found
+            return place, count
 
         place = view.end
         while count > 0 and place > start:
-            place, found = in_thread(reads(), step, count)
-            count -= found
+            place, count = work.step(step, place, count)
         return place
+
+    def select(
+        self, offset: int, end: int, types: frozenset[bytes], work: Work
+    ) -> tuple[bytes, int]:
+        """Return (events of these types from an offset on, the offset to go on from).
+
+        As many as are encoded together, or as one step finds, which may be none.
+        """
+
+        def step(deadline: float, offset: int) -> tuple[bytes, int]:
+            kept: list[bytes] = []
+            size = count = 0
+            while offset < end and size < READ_BYTES and count < READ_ROWS:
+                rows = self.log.read(offset, ROWS_BYTES, end)
+                offset = offset + len(rows) if rows else end  # the file was cut
+                kept.append(tsv.of_types(rows, types))
+                size, count = size + len(kept[-1]), count + kept[-1].count(b"\n")
+                if time.monotonic() > deadline:
+                    break
+            return b"".join(kept), offset
+
+        return work.step(step, offset)
 
     @property
     def _mapped(self) -> int:
         return self._zones[-1].end if self._zones else self.log.begin
 
     def _find(
-        self, end: int, admits: Callable[[Zone], bool], place_in: Callable[[bytes], int | None]
-    ) -> int | None:
-        """Return the first offset where `place_in` finds something, in zones that admit it."""
+        self, end: int, admits: Callable[[Zone], bool], place_in: Callable[[bytes], int | None],
+        size: int, work: Work,
+    ) -> int | None:  # fmt: skip
+        """Return the first offset where `place_in` finds something, in zones that admit it.
 
-        def step(offset: int, stop: int) -> tuple[int | None, int]:
-            """Return where it was found, if it was, and how far the search has come."""
-            hop = offset + HOP_BYTES
-            while offset < min(stop, hop) and (rows := self.log.read(offset, SCAN_BYTES, stop)):
+        `size` is how many bytes of rows it is given at a time.
+        """
+        mapped = self._mapped
+
+        def places() -> Iterator[tuple[int, int]]:
+            for zone in self._zones:
+                if zone.offset >= min(mapped, end):
+                    break
+                if admits(zone):
+                    yield zone.offset, min(zone.end, end)
+            yield mapped, end
+
+        rest = places()
+
+        def step(deadline: float, offset: int, stop: int) -> tuple[int | None, int, int]:
+            """Return where it was found, if it was, and where to go on; -1: nowhere."""
+            while time.monotonic() < deadline:
+                rows = self.log.read(offset, size, stop) if offset < stop else b""
+                if not rows:
+                    offset, stop = next(rest, (-1, -1))
+                    if offset < 0:
+                        break
+                    continue
                 found = place_in(rows)
                 if found is not None:
-                    return offset + found, offset
+                    return offset + found, -1, -1
                 offset += len(rows)
-            return None, offset
+            return None, offset, stop
 
-        mapped = self._mapped
-        zones = [zone for zone in self._zones if zone.offset < end and admits(zone)]
-        places = [(zone.offset, min(zone.end, end)) for zone in zones]
+        found, offset, stop = None, 0, 0
         try:
-            for offset, stop in [*places, (mapped, end)]:
-                while offset < stop:
-                    before = offset
-                    found, offset = in_thread(reads(), step, offset, stop)
-                    if found is not None:
-                        return found
-                    if offset == before:
-                        break
-            return None
+            while found is None and offset >= 0:
+                found, offset, stop = work.step(step, offset, stop)
+            return found
         finally:
             # For the next search. (Not meanwhile: both would take ten times as long.)
             if end - mapped > 8 * ZONE_BYTES and not self._is_mapping:
@@ -128,26 +169,28 @@ class Search:
 
     def _map_quietly(self, end: int) -> None:
         try:
-            self._map(end, MAP_PAUSE_SECONDS)
+            self._map(end, Work())
         finally:
             self._is_mapping = False
 
-    def _map(self, end: int, pause: float = 0.0) -> None:
-        """Bring the zone map up to `end`, but for less than a zone.
+    def _map(self, end: int, work: Work) -> None:
+        """Bring the zone map up to `end`, but for less than a zone."""
 
-        With pauses (in seconds) between zones, if nothing waits for it.
-        """
-
-        def step(offset: int) -> Zone | None:
-            rows = self.log.read(offset, ZONE_BYTES, end)
-            return find.zone(offset, rows) if rows else None
+        def step(deadline: float) -> bool:
+            """Map some zones; return whether there were rows. No two steps run at once."""
+            while time.monotonic() < deadline and end - self._mapped >= ZONE_BYTES:
+                offset, zone = self._mapped, None
+                while offset - self._mapped < ZONE_BYTES:
+                    rows = self.log.read(offset, ROWS_BYTES, end)
+                    if not rows:
+                        return False
+                    part = find.zone(offset, rows)
+                    zone = zone.joined(part) if zone else part
+                    offset = zone.end
+                assert zone
+                self._zones.append(zone)
+            return True
 
         while end - self._mapped >= ZONE_BYTES and not self._closed:
-            mapped = self._mapped
-            found = in_thread(reads(), step, mapped)
-            if not found:
+            if not work.step(step):
                 break
-            if mapped == self._mapped:  # or another greenlet was faster
-                self._zones.append(found)
-            if pause:
-                gevent.sleep(pause)

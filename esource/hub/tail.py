@@ -29,20 +29,22 @@ assert PUSH_BYTES <= SEND_BUFFER_BYTES
 class Stretch:
     """Whole rows that stand together in a log, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "_malformed", "log", "offset", "rows")
+    __slots__ = ("_encoded", "_malformed", "end", "is_selected", "log", "offset", "rows")
 
-    def __init__(self, log: Log, offset: int, rows: bytes, malformed: Malformed) -> None:
-        """Hold the rows from an offset on; `malformed` is told of rows that are no events."""
+    def __init__(
+        self, log: Log, offset: int, rows: bytes, malformed: Malformed, end: int | None = None
+    ) -> None:
+        """Hold the rows from an offset on; `malformed` is told of rows that are no events.
+
+        With an `end`, they are those of the rows up to there that were asked for.
+        """
         self.log = log
         self.offset = offset
         self.rows = rows
+        self.is_selected = end is not None
+        self.end = offset + len(rows) if end is None else end  # the offset after the last row
         self._malformed = malformed
         self._encoded: dict[Encode, tuple[bytes, int]] = {}
-
-    @property
-    def end(self) -> int:
-        """The offset after the last row."""
-        return self.offset + len(self.rows)
 
     def is_encoded(self, encode: Encode) -> bool:
         """Whether this format has been asked for before."""

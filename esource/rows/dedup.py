@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from hashlib import blake2b
 
 from esource.errors import Conflict
+from esource.event import MAX_ID_BYTES
 from esource.rows import tsv
 
 
@@ -58,7 +59,7 @@ def digests(rows: bytes) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for row in rows.split(b"\n"):
         id, _, content = row.partition(b"\t")
-        if id and tsv.is_event(row):
+        if 0 < len(id) <= MAX_ID_BYTES and tsv.is_event(row):  # a longer one cannot be sent
             found.pop(id, None)
             found[id] = _digest(content)
     return found

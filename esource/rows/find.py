@@ -103,6 +103,16 @@ class Zone(NamedTuple):
         bound = id_of_time(time)
         return not self.is_uniform or bound is None or self.greatest[: len(bound)] > bound
 
+    def joined(self, other: "Zone") -> "Zone":
+        """Return the zone of these rows and of those of the zone right behind them."""
+        return Zone(
+            self.offset,
+            other.end,
+            min(self.least, other.least),
+            max(self.greatest, other.greatest),
+            self.is_uniform and other.is_uniform,
+        )
+
 
 def zone(offset: int, rows: bytes) -> Zone:
     """Return the zone of whole rows, at least one, that begin at an offset."""

@@ -57,7 +57,9 @@ class Encoder:
             if self._remaining is not None:
                 self._remaining -= count
         else:
-            rows = tsv.of_types(stretch.rows, wanted.types) if wanted.types else stretch.rows
+            rows = stretch.rows
+            if wanted.types and not stretch.is_selected:
+                rows = tsv.of_types(rows, wanted.types)
             if self._remaining is not None:
                 rows, count = tsv.first(rows, self._remaining)
                 self._remaining -= count

@@ -14,25 +14,25 @@ from collections.abc import Callable
 
 import orjson
 from flask import Flask, Response, request
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
 
 from esource.hub.hub import Hub
 from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
+from esource.hub.work import Work
 from esource.web import answers, listing, metrics, query
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
-from esource.web.post import Environ
+from esource.web.post import Environ, client_of
 
 TEXT, JSON = "text", "json"
-MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON}
+MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON, "application/*": JSON}
 CONTENT_TYPES = {TEXT: answers.TEXT, JSON: "application/json"}
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 PROBLEMS = 10  # named in the answer of /-/health
 
 FORMAT = query.one_of(TEXT, JSON)
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
+STEP_CHANNELS = 100  # whose files are looked at in one step
 LIMIT = query.up_to(PAGE_CHANNELS)
 
 
@@ -103,7 +103,8 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
             subscribers[channel.name] = len(channel.followers)
     gauges = Gauges(hub.subscribers, opened, refusing, subscribers)
     accept = environ.get("HTTP_ACCEPT", "")
-    content, content_type = in_thread(reads(), metrics.text, hub.stats, gauges, accept)
+    work = Work(client_of(environ))
+    content, content_type = work.do(metrics.text, hub.stats, gauges, accept)
     return answers.answer(content, 200, HEADERS, content_type)
 
 
@@ -115,8 +116,13 @@ def channels(hub: Hub, environ: Environ) -> Response:
     format, parameters = _asked(environ, "after", "limit", "match")
     after, match = parameters.get("after", ""), parameters.get("match", "")
     limit = LIMIT(parameters, "limit") or PAGE_CHANNELS
-    page = in_thread(reads(), lambda: listing.page(hub.logs.names(), after, match, limit))
-    summaries = in_thread(reads(), hub.logs.summaries, page.names)
+    work = Work(client_of(environ))
+    page = work.do(lambda: listing.page(hub.logs.names(), after, match, limit))
+    summaries = [
+        summary
+        for start in range(0, len(page.names), STEP_CHANNELS)
+        for summary in work.do(hub.logs.summaries, page.names[start : start + STEP_CHANNELS])
+    ]
     now = time.monotonic()
     rows = []
     for name, size, newest_id, modified in summaries:
@@ -129,7 +135,7 @@ def channels(hub: Hub, environ: Environ) -> Response:
         rows.append(listing.Row(name, size, id, modified, followers, rate))
     if format == JSON:
         return _answer(listing.json(rows, page), format)
-    return _answer(in_thread(reads(), listing.table, rows, page, match), format)
+    return _answer(work.do(listing.table, rows, page, match), format)
 
 
 # -- all of them ---------------------------------------------------------------------------
@@ -143,8 +149,8 @@ def _asked(environ: Environ, *names: str) -> tuple[str, dict[str, str]]:
     parameters = query.parameters(environ.get("QUERY_STRING", ""), sorted(["format", *names]))
     format = FORMAT(parameters, "format")
     if not format:
-        accepted = parse_accept_header(environ.get("HTTP_ACCEPT", ""), MIMEAccept)
-        format = MEDIA_TYPES[accepted.best_match(MEDIA_TYPES, "text/plain")]
+        accepted = answers.accepted(environ.get("HTTP_ACCEPT", ""))
+        format = next((MEDIA_TYPES[kind] for kind in accepted if kind in MEDIA_TYPES), TEXT)
     return format, parameters
 
 

@@ -12,6 +12,7 @@ person opens, also to a hub on that person's own machine, where no gateway stand
 Sources: the Fetch standard (CORS protocol, `Sec-Fetch-Site`), RFC 6454, RFC 9110, 15.5.20.
 """
 
+import re
 from collections.abc import Mapping
 
 from esource.config import Config
@@ -25,6 +26,8 @@ REQUEST_HEADERS = (
 )
 RESPONSE_HEADERS = "Content-Range, ETag, Esource-Resume, Last-Event-ID, Retry-After"
 PREFLIGHT_SECONDS = 600
+_NAME = "[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}"  # RFC 9110, 5.6.2
+NAMES = re.compile(f"{_NAME}(?: ?, ?{_NAME}){{0,50}}")
 
 
 class Origins:
@@ -85,10 +88,13 @@ class Origins:
         origin = environ.get("HTTP_ORIGIN")
         if not self._allows(origin):
             raise Forbidden(f"pages of {origin} may not; ESOURCE_CORS_ORIGINS lists those that may")
+        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
+        also = f", {asked}" if NAMES.fullmatch(asked) else ""
         return {
             **headers,
             "Access-Control-Allow-Methods": METHODS,
-            "Access-Control-Allow-Headers": REQUEST_HEADERS,
+            # Also those of a gateway, which knows them. (`*` would not do with a cookie.)
+            "Access-Control-Allow-Headers": f"{REQUEST_HEADERS}{also}",
             "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
         }
 

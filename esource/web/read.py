@@ -16,7 +16,6 @@ from werkzeug.datastructures import Headers
 from werkzeug.http import (
     http_date,
     is_resource_modified,
-    parse_accept_header,
     parse_range_header,
     quote_etag,
 )
@@ -26,6 +25,7 @@ from esource.hub import download
 from esource.hub.channel import Channel
 from esource.hub.hub import Hub
 from esource.hub.view import View
+from esource.hub.work import Work
 from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.web import answers, query, stream
@@ -53,7 +53,8 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     # Where the client has got to, which it knows better than the link that it followed first.
     resume_id = environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1")
-    view, offset, verdict = _start(channel, wanted, resume_id, follow)
+    work = Work(client_of(environ))
+    view, offset, verdict = _start(channel, wanted, resume_id, follow, work)
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict.value
@@ -66,7 +67,7 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     if format is TSV and wanted.is_whole:
         is_all = not pairs and not resume_id
         return _download(hub, view, offset, headers, environ, is_all)
-    content = _finite(channel, view, offset, wanted, format)
+    content = _finite(channel, view, offset, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)
 
 
@@ -78,45 +79,42 @@ def _format(wanted: Selection, accept: str) -> Format:
     """
     if wanted.format:
         return FORMATS[wanted.format]
-    if accept in ("", "*/*"):
-        return TSV
-    acceptable = [
-        MEDIA_TYPES[media_type]
-        for kind, quality in parse_accept_header(accept)  # the preferred one first
-        if quality > 0 and (media_type := kind.partition(";")[0].strip().lower()) in MEDIA_TYPES
-    ]
+    acceptable = [MEDIA_TYPES[kind] for kind in answers.accepted(accept) if kind in MEDIA_TYPES]
     return SSE if SSE in acceptable else next(iter(acceptable), TSV)
 
 
-def _start(channel: Channel, wanted: Selection, resume_id: bytes, follow: bool) -> Start:
+def _start(
+    channel: Channel, wanted: Selection, resume_id: bytes, follow: bool, work: Work
+) -> Start:
     """Return where to start. Blocks while that is searched."""
     view = channel.refresh()
     if resume_id:
-        return Start(*channel.after(view, resume_id))
+        return Start(*channel.after(view, resume_id, work))
     verdict = None
     offset = view.log.begin
     if wanted.after:
-        view, offset, verdict = channel.after(view, wanted.after)
+        view, offset, verdict = channel.after(view, wanted.after, work)
     if wanted.since is not None:
-        offset = max(offset, channel.later_than(view, wanted.since))
+        offset = max(offset, channel.later_than(view, wanted.since, work))
         verdict = Verdict.TIME
     if wanted.tail is not None:
-        offset = channel.last(view, wanted.tail, offset, wanted.types)
+        offset = channel.last(view, wanted.tail, offset, wanted.types, work)
     elif follow and not verdict:
         offset, verdict = view.end, Verdict.LIVE
     return Start(view, offset, verdict)
 
 
 def _finite(
-    channel: Channel, view: View, offset: int, wanted: Selection, format: Format
+    channel: Channel, view: View, offset: int, wanted: Selection, format: Format, work: Work
 ) -> Iterator[bytes]:
     encode = Encoder(channel, wanted, format, follows=False)
     if format.head:
         yield format.head
     if not encode.is_done:
-        for stretch in channel.read(view, offset):
+        for stretch in channel.read(view, offset, wanted.types, work):
             if piece := encode(stretch):
                 yield piece
+                work.heard()
             if encode.is_done:
                 break
     if format.end:

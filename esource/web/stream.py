@@ -7,6 +7,7 @@ from functools import cache
 from flask import Response
 from werkzeug.datastructures import Headers
 
+from esource.errors import Busy
 from esource.hub.channel import Channel
 from esource.hub.clients import is_gone, takes_plain_bytes, tune
 from esource.hub.hub import Hub
@@ -19,21 +20,32 @@ from esource.web.post import Environ, client_of
 from esource.web.query import Selection
 
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
+BUSY_RETRY_MS = (20_000, 40_000)  # and those for which there was no place, over this
 
 
 def follow(
     hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, format: Format,
     headers: Headers, environ: Environ,
 ) -> Response:  # fmt: skip
-    """Answer with the events from an offset into a view on. Raises `Busy`."""
+    """Answer with the events from an offset into a view on.
+
+    Raises `Busy`, but not for an event stream: an `EventSource` would give up for good.
+    """
     headers["Cache-Control"] = "no-store"
     headers["X-Accel-Buffering"] = "no"  # nginx
     client = client_of(environ)
 
-    hub.admit_subscriber()
+    try:
+        hub.admit_subscriber()
+    except Busy as busy:
+        if format not in EVENT_STREAMS:
+            raise
+        hub.stats.refuse(busy.status)
+        end = sse.retry(random.randint(*BUSY_RETRY_MS))
+        return Response(f": {busy}\n".encode() + end, 200, headers)
     stretches = channel.follow(
         view.log, offset, hub.config.heartbeat_seconds, client, wanted.timeout,
-        _push(wanted, format, environ),
+        _push(wanted, format, environ), wanted.types,
     )  # fmt: skip
 
     def content() -> Iterator[bytes]:

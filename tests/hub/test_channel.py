@@ -23,6 +23,7 @@ from esource.hub.commit import Commit, Wish
 from esource.hub.followers import Follower
 from esource.hub.tail import Push, Tail
 from esource.hub.view import View
+from esource.hub.work import Work
 from esource.log import Appended, Moved
 from esource.log.file import FileLog
 from esource.rows import tsv
@@ -518,9 +519,9 @@ def test_an_older_view_is_searched_to_its_end_though_the_log_is_mapped_beyond(
     id = tsv.id_of(rows[1400])
     time = time_of(id)
     assert time is not None
-    channel.later_than(channel.refresh(), time)  # which maps it
+    channel.later_than(channel.refresh(), time, Work())  # which maps it
     place = sum(map(len, rows[:1401]))
-    assert channel.later_than(older, time) == place
+    assert channel.later_than(older, time, Work()) == place
     assert channel.after(older, id)[1:] == (place, Verdict.EXACT)
 
 

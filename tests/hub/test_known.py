@@ -11,7 +11,10 @@ from esource.hub.channel import Channel
 from esource.hub.commit import Receipt, Wish
 from esource.hub.known import FEED_BYTES
 from esource.rows import tsv
+from esource.rows.dedup import digests
+from tests.harness import Hub
 from tests.harness.channels import append_by_hand, channel_of, publish
+from tests.harness.measures import memory
 
 
 @pytest.fixture
@@ -41,6 +44,46 @@ def test_events_of_others_are_there_already_however_many(path: Path) -> None:
     assert unique(channel, b"1").appended == 1
     append_by_hand(path, b"long\t\t%b\n2\t\tx\n" % (b"x" * FEED_BYTES))
     assert unique(channel, b"2").skipped == 1
+
+
+def test_what_is_known_grows_with_rows_of_others_and_is_not_read_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(path)
+    old = [b"%d\t\t%b\n" % (n, b"x" * 1000) for n in range(3000)]
+    append_by_hand(path, b"".join(old))
+    assert unique(channel, b"7", b"x" * 1000).skipped == 1
+    append_by_hand(path, b"long\t\t%b\n" % (b"x" * FEED_BYTES))
+    looked_at: list[int] = []
+
+    def counted(rows: bytes) -> dict[bytes, bytes]:
+        looked_at.append(len(rows))
+        return digests(rows)
+
+    monkeypatch.setattr("esource.hub.known.digests", counted)
+    assert unique(channel, b"long", b"x" * FEED_BYTES).skipped == 1
+    assert unique(channel, b"7", b"x" * 1000).skipped == 1
+    assert sum(looked_at) < 2 * FEED_BYTES
+
+
+def test_only_the_last_events_are_looked_at_and_no_more_bytes_than_are_allowed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_by_hand(path, b"".join(b"%d\t\t%b\n" % (n, b"x" * 1000) for n in range(1000)))
+    monkeypatch.setattr("esource.hub.known.DEDUP_BYTES", 300_000)
+    channel = channel_of(path)
+    for id, there in ((b"999", 1), (b"710", 1), (b"100", 0)):
+        assert unique(channel, id, b"x" * 1000).skipped == there
+
+
+def test_large_events_that_are_looked_back_over_are_not_all_in_memory(own_hub: Hub) -> None:
+    with own_hub.file("large").open("wb") as file:
+        for n in range(200):
+            file.write(b"%d\t\t%b\n" % (n, b"x" * (1 << 20)))
+    assert own_hub.post("/small?id=1&unique=1", "x").status == 201
+    before = memory(own_hub, "VmHWM")
+    assert own_hub.post("/large?id=0&unique=1", b"x" * (1 << 20)).status == 200
+    assert memory(own_hub, "VmHWM") - before < 30_000_000
 
 
 def test_what_is_published_otherwise_is_there_already(path: Path) -> None:

@@ -1,0 +1,141 @@
+"""Long work: who has the thread of searches next, and what becomes of it when its client leaves."""
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gevent
+import pytest
+
+from esource.hub.work import GRACE_SECONDS, ClientLeft, Work
+from tests.harness import Hub, eventually
+from tests.harness.measures import cpu_seconds
+
+
+@contextmanager
+def long_works(count: int, done: list[int]) -> Iterator[None]:
+    """Works that never end, and note their numbers at each step; all have had their first one."""
+
+    def go_on(number: int) -> None:
+        work = Work()
+        while True:
+            work.step(lambda deadline: time.sleep(0.001))
+            done.append(number)
+
+    works = [gevent.spawn(go_on, number) for number in range(count)]
+    try:
+        while len(set(done)) < count:
+            gevent.sleep(0.001)
+        yield
+    finally:
+        gevent.killall(works)
+
+
+def test_a_short_work_waits_for_one_step_however_many_long_ones_there_are() -> None:
+    done: list[int] = []
+    with long_works(30, done):
+        for _ in range(10):
+            before = len(done)
+            Work().step(lambda deadline: None)
+            assert len(done) - before <= 2
+            gevent.sleep(0.01)
+
+
+def test_long_works_take_turns_and_are_not_kept_from_them_by_short_ones() -> None:
+    done: list[int] = []
+    with long_works(3, done):
+        while len(done) < 300:
+            Work().step(lambda deadline: None)
+    counts = Counter(done)
+    assert max(counts.values()) < 2 * min(counts.values()), counts
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_work_of_a_client_that_stays_goes_on(pair: tuple[socket.socket, socket.socket]) -> None:
+    work = Work(pair[0])
+    time.sleep(GRACE_SECONDS)
+    assert work.step(lambda deadline: "found") == "found"
+
+
+def test_a_work_ends_with_its_client_but_a_short_one_does_not(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    work = Work(ours)
+    theirs.shutdown(socket.SHUT_WR)
+    assert work.step(lambda deadline: "found") == "found"
+    time.sleep(GRACE_SECONDS)
+    with pytest.raises(ClientLeft):
+        work.step(lambda deadline: "found")
+    work.heard()  # it takes what it is sent
+    assert work.step(lambda deadline: "found") == "found"
+
+
+def test_a_work_ends_with_its_client_while_it_waits_and_others_go_on(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    theirs.close()
+    other = gevent.spawn(Work().do, time.sleep, 1.0)
+    gevent.sleep(0.01)
+    started = time.monotonic()
+    with pytest.raises(ClientLeft):
+        Work(ours).do(time.sleep, 0.0)
+    assert time.monotonic() - started < 0.9
+    waiting = gevent.spawn(Work().do, time.sleep, 0.0)
+    gevent.sleep(0.01)
+    waiting.kill()  # as a stop does
+    other.join()
+    assert Work().step(lambda deadline: "found") == "found"
+
+
+# -- over HTTP ---------------------------------------------------------------------------------
+
+SEARCHES = {
+    "tail": "event=none&tail=1",
+    "since": "since=2100-01-01",
+    "finite": "event=none",
+    "follow": "event=none&follow=1&after=0",
+    "malformed": "format=json",
+}
+
+
+@pytest.fixture(scope="module")
+def large(hub: Hub) -> Hub:
+    """A hub with channels of 50 MB: of times in no form of the hub's, and of rows without tabs."""
+    rows = b"".join(
+        b"2026-01-02T03:04:%02d.%03dZ\t\tx\n" % (n % 60, n % 997) for n in range(15_000)
+    )
+    hub.file("large").write_bytes(rows * 112)
+    hub.file("none").write_bytes(b"no event at all, but a line\n" * (50_000_000 // 28))
+    return hub
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_search_ends_with_its_client(large: Hub, kind: str) -> None:
+    channel = "none" if kind == "malformed" else "large"
+    clients = [large.connect() for _ in range(10)]
+    for client in clients:
+        client.sendall(f"GET /{channel}?{SEARCHES[kind]} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    time.sleep(0.3)
+    before = cpu_seconds(large)
+    for client in clients:
+        client.close()
+    assert large.get("/large?tail=1").status == 200
+    time.sleep(1.0)
+    assert cpu_seconds(large) - before < 1.0  # and not 2.5 to 13
+
+
+def test_a_half_closed_client_is_answered_unless_its_search_is_long(large: Hub) -> None:
+    for query, status in (("tail=1", b"200"), (SEARCHES["since"], b"408")):
+        request = f"GET /large?{query} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+        assert large.raw(request, half_close=True).split(b" ")[1] == status
+    eventually(lambda: large.get("/large?tail=1").status == 200)
