@@ -107,11 +107,15 @@ class Config:
     )
     # About 150 bytes of memory each, in channels with posts that say `unique=1`.
     dedup_events: int = _setting(
-        10_000, _positive(int, "events"), "how many events back `unique=1` looks for a repeated id"
+        10_000,
+        _positive(int, "events"),
+        "how many events back `unique=1` looks for a repeated id, in the last GiB of rows",
     )
     # Each is a connection and about 20 KB; the descriptors of the process are a limit, too.
     max_subscribers: int = _setting(
-        50_000, _positive(int, "subscribers"), "how many may follow; more are answered `503`"
+        50_000,
+        _positive(int, "subscribers"),
+        "how many may follow; more are answered `503`, event streams a `retry:` and their end",
     )
     # Posts to ever new names fill a folder before they fill a disk.
     max_channels: int = _setting(
