@@ -19,6 +19,7 @@ from esource.server import (  # noqa: F401
     post_worker_init,
     pre_fork,
     pre_request,
+    secure_scheme_headers,
     ssl_context,
     worker_class,
     worker_connections,

@@ -35,7 +35,7 @@ from esource.config import Config, unknown
 from esource.errors import StartError
 from esource.server import addresses, gunicorn
 from esource.server.gunicorn import Arbiter, Request, Worker
-from esource.server.log_lines import last_line
+from esource.server.log_lines import Few, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,8 +65,9 @@ bind = _settings.bind
 control_socket_disable = True
 # Gunicorn's lines and the hub's look alike, in the form that journald likes or as JSON.
 logger_class = "esource.server.log_lines.Logger"
-# The hub serves at the root, so no header may move it elsewhere.
+# The hub serves at the root, whatever the scheme: no header may move it, or refuse a request.
 forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
 
 # -- the master ----------------------------------------------------------------------------
 
@@ -154,7 +155,10 @@ def post_fork(server: Arbiter, worker: Worker) -> None:
     # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough. Ignored
     # it would be until gunicorn sets its own handler, blocked it is for ever.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    few = Few()
+    worker.log.error_log.addFilter(few)
     logger = logging.getLogger("esource")
+    logger.addFilter(few)
     logger.handlers = worker.log.error_log.handlers
     logger.setLevel(worker.log.error_log.level)
     logger.propagate = False

@@ -6,7 +6,11 @@
 
 journald knows the time and the process itself, and takes the priority from the number in
 front (sd-daemon(3)). One event is one line; what has to be several, a traceback, goes on
-with spaces in front, so that no text of a stranger looks like a line of the hub.
+with spaces in front, so that no text of a stranger looks like a line of the hub. An access line is
+gunicorn's text in the first two forms, and the message of the third.
+
+Strangers do not write the log: of what they can repeat, a worker logs the first few lines in each
+minute, and then the tenth, the hundredth, and so on, with how many were left out.
 """
 
 import json
@@ -24,14 +28,53 @@ from gunicorn.instrument.statsd import Statsd
 from esource.config import variable
 from esource.server.gunicorn import Settings, is_of_gunicorn
 
-# What could move a terminal's cursor, or end a line for some reader of the log.
-CONTROLS = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u2028\u2029]")
+# What could move a terminal's cursor, turn its text round, or end a line for some reader; and what
+# no file can take.
+CONTROLS = re.compile(
+    "[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 CONTINUATION = "\n    "
 SETTING = variable("log_format")
+MINUTE_SECONDS = 60.0
+FEW = 3  # lines of one place in the code, in a minute
+
+
+def printable(text: str) -> str:
+    """Return a text of a stranger as it may be shown: one line, control characters escaped."""
+    return _escaped(text).replace("\n", "\\n")
+
+
+def _escaped(text: str) -> str:
+    return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+class Few(logging.Filter):
+    """Lets through a few warnings and errors of one place in the code a minute, with a count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of a place: since when, how many there were, and how many of them were left out.
+        self._seen: dict[tuple[str, int], tuple[float, int, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is logged; say in it how many before it were not."""
+        if record.levelno < logging.WARNING:
+            return True
+        place = record.pathname, record.lineno
+        since, count, left_out = self._seen.get(place, (record.created, 0, 0))
+        if not 0 <= record.created - since < MINUTE_SECONDS:
+            since, count = record.created, 0
+        count += 1
+        is_logged = count <= FEW or str(count).strip("0") == "1"
+        self._seen[place] = since, count, 0 if is_logged else left_out + 1
+        if is_logged and left_out:
+            record.msg = f"{record.getMessage()} ({left_out} more like this were left out)"
+            record.args = None
+        return is_logged
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
-    """Gunicorn's log with the hub's formats; the access log stays as it is."""
+    """Gunicorn's log with the hub's formats."""
 
     def __new__(cls, cfg: Settings) -> "Logger":
         """Return a log that also counts for statsd, if gunicorn's options name one.
@@ -44,22 +87,25 @@ class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
     def setup(self, cfg: Settings) -> None:
         """Configure the log, also when the configuration is read again."""
         super().setup(cfg)
-        for handler in self.error_log.handlers:
-            # Not those of an operator's own configuration, nor syslog's.
-            if isinstance(handler, logging.StreamHandler) and is_of_gunicorn(handler):
-                handler.setFormatter(formatter(handler.stream, os.environ))
+        for log, form in ((self.error_log, self.error_fmt), (self.access_log, self.access_fmt)):
+            for handler in log.handlers:
+                # Not those of an operator's own configuration, nor syslog's.
+                if isinstance(handler, logging.StreamHandler) and is_of_gunicorn(handler):
+                    handler.setFormatter(formatter(handler.stream, os.environ, form))
 
 
 class _Statsd(Logger, Statsd):  # type: ignore[misc]
     pass
 
 
-def formatter(stream: TextIO, environ: Mapping[str, str]) -> logging.Formatter:
-    """Return what formats the lines for a stream."""
+def formatter(
+    stream: TextIO, environ: Mapping[str, str], form: str = GunicornLogger.error_fmt
+) -> logging.Formatter:
+    """Return what formats the lines for a stream; `form` is for text, but to journald."""
     journal = _is_journal(stream, environ)
     if environ.get(SETTING) == "json":
         return _Json(journal)
-    return _Journal() if journal else _Text()
+    return _Journal() if journal else _Text(form)
 
 
 def last_line(text: str) -> str:
@@ -88,12 +134,15 @@ def _priority(level: int) -> str:
 
 
 class _Text(logging.Formatter):
-    def __init__(self, form: str = GunicornLogger.error_fmt) -> None:
+    def __init__(self, form: str) -> None:
         super().__init__(form, GunicornLogger.datefmt)
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
     def format(self, record: logging.LogRecord) -> str:
-        text = CONTROLS.sub(lambda match: ascii(match[0])[1:-1], super().format(record))
-        return text.replace("\n", CONTINUATION)
+        return _escaped(super().format(record)).replace("\n", CONTINUATION)
 
 
 class _Journal(_Text):
@@ -121,4 +170,5 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return (_priority(record.levelno) if self.journal else "") + json.dumps(line)
+        text = json.dumps(line).replace("\x7f", "\\u007f")  # the one that JSON does not escape
+        return (_priority(record.levelno) if self.journal else "") + text

@@ -5,13 +5,14 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
-from esource.server.log_lines import formatter
+from esource.server.log_lines import Few, formatter
 from tests.harness import PATIENCE_SECONDS, Hub, eventually, running_hub
 
 
@@ -65,8 +66,60 @@ def test_a_traceback_is_one_record_of_the_journal_line_by_line(journal: TextIO) 
 def test_a_strangers_text_begins_no_line_and_moves_no_cursor(tmp_path: Path) -> None:
     with open(tmp_path / "log", "w") as stream:
         text = formatter(stream, {}).format(record("GET /\n[CRITICAL] all is lost\r\x1b[2J\u2028"))
-    assert "\n    [CRITICAL]" in text
-    assert text.endswith(r"all is lost\r\x1b[2J\u2028")
+    assert text.endswith(r"GET /\n[CRITICAL] all is lost\r\x1b[2J\u2028")
+
+
+# As a stranger may send them, or name a file: C0, DEL, C1, what turns text round, half a pair.
+CONTROL = "".join(map(chr, [*range(32), *range(127, 160), 0x2028, 0x202E, 0x2067, 0xDC80]))
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_control_character_reaches_the_log(tmp_path: Path, form: str) -> None:
+    made = record(f"a{CONTROL}b %s")
+    made.args = (CONTROL,)
+    try:
+        raise ValueError(CONTROL)
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    with open(tmp_path / "log", "w") as stream:
+        text = formatter(stream, {"ESOURCE_LOG_FORMAT": form}).format(made)
+    text.encode()  # as a file takes it
+    assert not set(text) & set(CONTROL) - {"\n", "\t"}
+    assert all(line.startswith("    ") for line in text.split("\n")[1:])
+
+
+def test_of_what_can_be_repeated_a_few_lines_are_logged_and_the_rest_is_counted() -> None:
+    few = Few()
+    now = time.time()
+
+    def logged(count: int, at: float, line: int = 1, level: int = logging.WARNING) -> list[str]:
+        lines = []
+        for _ in range(count):
+            made = record("bad %s", level)
+            made.args, made.created, made.lineno = ("request",), at, line
+            if few.filter(made):
+                lines.append(made.getMessage())
+        return lines
+
+    bad = "bad request"
+    assert logged(1000, now) == [
+        bad, bad, bad, f"{bad} (6 more like this were left out)",
+        f"{bad} (89 more like this were left out)", f"{bad} (899 more like this were left out)",
+    ]  # fmt: skip
+    assert logged(5, now + 59) == []
+    assert logged(1, now + 60) == [f"{bad} (5 more like this were left out)"]
+    assert logged(1, now, line=2) == [bad]  # of another place in the code
+    assert len(logged(50, now, level=logging.INFO)) == 50
+
+
+def test_bad_requests_are_a_few_lines(tmp_path: Path) -> None:
+    with running_hub(tmp_path) as hub:
+        for n in range(150):
+            assert hub.raw(b"GET /\x1b[2J%d HTTP/9\r\n\r\n" % n).startswith(b"HTTP/1.1 400 ")
+        lines = [line for line in hub.log.splitlines() if "Invalid request" in line]
+    assert 1 < len(lines) < 10
+    assert "left out" in lines[-1]
+    assert "\x1b" not in hub.log
 
 
 def test_json_is_one_line_with_everything(tmp_path: Path) -> None:
@@ -141,12 +194,20 @@ def test_a_service_writes_to_the_journal_as_journald_likes_it(tmp_path: Path) ->
     assert f"<6>0 channels in {hub.folder}, fsync always" in lines
 
 
-def test_the_access_log_is_gunicorns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_access_log_is_gunicorns_in_the_form_of_the_log(tmp_path: Path, form: str) -> None:
     log = tmp_path / "access.log"
-    with running_hub(tmp_path, f"--access-logfile={log}", ESOURCE_LOG_FORMAT="json") as hub:
-        hub.publish("/orders", "x")
-        eventually(lambda: re.search(r'^127.0.0.1 - - \[.*\] "POST /orders HTTP/1.1" 201 ',
-                                     log.read_text(), re.MULTILINE))  # fmt: skip
+    with running_hub(tmp_path, f"--access-logfile={log}", ESOURCE_LOG_FORMAT=form) as hub:
+        hub.raw(b"POST /orders?id=\xc2\x9b HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n"
+                b"Connection: close\r\n\r\n")  # fmt: skip
+        eventually(lambda: "/orders" in log.read_text())
+        last = log.read_text().splitlines()[-1]
+    if form == "json":
+        fields = json.loads(last)
+        assert fields["logger"] == "gunicorn.access"
+        last = fields["message"]
+    assert re.match(r'127.0.0.1 - - \[.*\] "POST /orders\?id=\S+ HTTP/1.1" 400 ', last)
+    assert form == "json" or "\x9b" not in last
 
 
 def test_a_defect_that_ends_a_greenlet_is_one_line_of_the_log(tmp_path: Path) -> None:
