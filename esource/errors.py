@@ -76,6 +76,12 @@ class TooLarge(EsourceError):
     status = 413
 
 
+class TooSlow(EsourceError):
+    """The body did not arrive at the least rate; nothing was stored."""
+
+    status = 408
+
+
 class BadRange(EsourceError):
     """The range that is asked for is beyond the end, which is at byte `size`."""
 

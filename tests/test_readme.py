@@ -279,6 +279,15 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
     "a body over `ESOURCE_MAX_EVENT_BYTES`": [
         ("POST", "/orders", b"a" * ((1 << 20) + 1), {}),
     ],
+    "a head over 32 KiB, or over 4 KiB (`Accept`: 1 KiB) in a field that the hub reads": [
+        ("GET", "/orders", b"", {"Accept": "a," * 600}),
+        ("GET", "/orders", b"", {"Last_Event_ID": "i" * 4200}),
+        ("GET", "/orders", b"", {f"X-{n}": "x" * 4000 for n in range(9)}),
+    ],
+    "HTTP/1.1 without `Host`, or a target that is neither a path nor an `http` address": [
+        b"GET /orders HTTP/1.1\r\n\r\n",
+        b"GET ftp://hub/orders HTTP/1.1\r\nHost: hub\r\n\r\n",
+    ],
     "a `Range` beyond the end of the channel": [
         ("GET", "/orders", b"", {"Range": "bytes=9-"}),
     ],

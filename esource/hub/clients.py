@@ -37,6 +37,7 @@ class Clients:
     """The clients of a hub whose connections may last."""
 
     def __init__(self) -> None:
+        self._watched: set[socket.socket] = set()
         self._sent_to: set[socket.socket] = set()
         self._received_from: set[socket.socket] = set()
         self._unanswered: dict[socket.socket, float] = {}  # since when nothing comes back
@@ -47,14 +48,24 @@ class Clients:
     def join(self, client: socket.socket) -> None:
         """Have a client looked after that something is sent to: it may vanish without a FIN."""
         self._sent_to.add(client)
-        if self._watchman is None and hasattr(socket, "TCP_INFO"):
-            self._watchman = gevent.spawn(self._watch)
+        self._watch(client)
 
     def leave(self, client: socket.socket | None) -> None:
         """Forget a client."""
         if client is not None:
             self._sent_to.discard(client)
+            self._watched.discard(client)
             self._unanswered.pop(client, None)
+
+    @contextmanager
+    def watched(self, client: socket.socket) -> Iterator[None]:
+        """Look after a client that is waited for: if it vanishes, its connection is shut."""
+        keep_alive(client)
+        self._watch(client)
+        try:
+            yield
+        finally:
+            self.leave(client)
 
     @contextmanager
     def sending(self, client: socket.socket) -> Iterator[None]:
@@ -91,14 +102,19 @@ class Clients:
 
     # -- are they there? -----------------------------------------------------------------
 
-    def _watch(self) -> None:
+    def _watch(self, client: socket.socket) -> None:
+        self._watched.add(client)
+        if self._watchman is None and hasattr(socket, "TCP_INFO"):
+            self._watchman = gevent.spawn(self._look)
+
+    def _look(self) -> None:
         """Be the greenlet that cuts off clients that do not answer, while there are any."""
-        while self._sent_to:
+        while self._watched:
             gevent.sleep(LOOK_SECONDS)
-            for count, client in enumerate(list(self._sent_to)):
+            for count, client in enumerate(list(self._watched)):
                 if not count % TURN_CLIENTS:
                     give_way()
-                if client in self._sent_to and self._has_vanished(client):
+                if client in self._watched and self._has_vanished(client):
                     shut(client, socket.SHUT_RDWR)
         self._watchman = None
 
@@ -129,14 +145,20 @@ class Clients:
 def tune(client: socket.socket) -> None:
     """Prepare a connection to be sent to for as long as its client lives, and no longer."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    if client.family != socket.AF_UNIX:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):
-                client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        if sys.platform == "linux":
-            with suppress(OSError):
-                client.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, RTO_MAX_MS)
+    keep_alive(client)
+
+
+def keep_alive(client: socket.socket) -> None:
+    """Have the kernel ask a silent client whether it is there; a Unix socket tells by itself."""
+    if client.family == socket.AF_UNIX:
+        return
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if sys.platform == "linux":
+        with suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, RTO_MAX_MS)
 
 
 def takes_plain_bytes(client: socket.socket) -> bool:

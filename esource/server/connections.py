@@ -5,10 +5,12 @@ end. This stands around that: plain publishes go the fast path before gunicorn r
 what gunicorn cannot parse is refused in the hub's own form, and on a stop every connection is
 let go of as soon as may be:
 
-    at once      streams get their last line; a connection between two requests is closed
-    0.5 s later  streams that could not take it are cut off, and so are downloads, and reads
+    at once      streams get their last line; from now on every answer is its connection's last
+    after 0.5 s  streams that could not take it are cut off, and so are downloads, and reads
                  whose client went
-    2 s later    so are all other reads, however long their search or slow their client; bodies
+    after 1 s    connections between two requests are closed: a client that is busy has sent its
+                 next one, and knows by the answer that it was the last
+    after 2 s    so are all other reads, however long their search or slow their client; bodies
                  that are still coming in, which are thereby refused; and publishers that send on
                  and on, and take no answers
 
@@ -21,6 +23,7 @@ import errno
 import logging
 import resource
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -30,22 +33,16 @@ from esource.hub.clients import is_full, is_gone, shut
 from esource.hub.hub import Hub
 from esource.hub.limits import Reminder
 from esource.hub.loop import Failure, give_way
+from esource.server.body import LINGER_SECONDS, RequestBody, linger
 from esource.server.fastpath import FastPath
-from esource.server.gunicorn import (
-    DEFAULTS,
-    LINGER_SECONDS,
-    Address,
-    Request,
-    RequestBody,
-    Worker,
-    explained,
-    linger,
-)
+from esource.server.gunicorn import DEFAULTS, Address, Request, Worker, explained, make_requests
+from esource.server.log_lines import printable
 
 DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
-UPLOAD_SECONDS = 1.5  # after that, for a body to arrive
+IDLE_SECONDS = 0.5  # after that, for the next request of a connection
+UPLOAD_SECONDS = 1.0  # after that, for a body to arrive
 # Or the master kills the worker, which then ends nothing properly.
-assert DEFAULTS.graceful_timeout > DRAIN_SECONDS + UPLOAD_SECONDS + LINGER_SECONDS
+assert DEFAULTS.graceful_timeout > DRAIN_SECONDS + IDLE_SECONDS + UPLOAD_SECONDS + LINGER_SECONDS
 
 
 class Connections:
@@ -62,13 +59,16 @@ class Connections:
         self._draining = False
         self._serve = worker.handle
         self._explain = worker.handle_error
+        make_requests(lambda: worker.alive)
 
     def handle(self, listener: socket.socket, client: socket.socket, address: Address) -> None:
         """Serve one connection (gunicorn's `Worker.handle`)."""
         self._open.add(client)
         self._idle.add(client)
         try:
-            if self._fast_path is None or self._publishes(self._fast_path, client):
+            if not self._shakes_hands(client):
+                client.close()
+            elif self._fast_path is None or self._publishes(self._fast_path, client):
                 # Gunicorn asks the listener for its address, which a stop may have closed by now.
                 self._serve(client, client, address)
             else:
@@ -76,6 +76,15 @@ class Connections:
         finally:
             self._open.discard(client)
             self._idle.discard(client)
+
+    def _shakes_hands(self, client: socket.socket) -> bool:
+        """Return whether a connection can be used; one with TLS, if its handshake ends in time."""
+        if isinstance(client, ssl.SSLSocket):
+            with gevent.Timeout(self._worker.cfg.keepalive or None, False), suppress(OSError):
+                client.do_handshake()
+                return True
+            return False
+        return True
 
     def _publishes(self, fast_path: FastPath, client: socket.socket) -> bool:
         """Answer plain publishes; return whether anything else has come, which is gunicorn's."""
@@ -92,24 +101,23 @@ class Connections:
             return False
 
     def begin_request(self, request: Request) -> None:
-        """Before gunicorn's request: its connection is busy, its body can ask to be the last."""
+        """Before gunicorn's request: its connection is busy, its body is the hub's."""
         client = request.unreader.sock
         self._idle.discard(client)
         if request.method in ("GET", "HEAD"):
             self._reading[client] = gevent.getcurrent()
-        request.body = RequestBody(request)
+        request.body = RequestBody(request, self.hub.clients)
 
     def end_request(self, request: Request) -> None:
-        """After gunicorn's response: the connection is idle, or, if asked for, closed."""
+        """After gunicorn's response: the connection is idle, or closed, as the response said."""
         client = request.unreader.sock
         self._reading.pop(client, None)
-        if request.must_close:
+        if request.should_close():
             linger(client)
-        elif self._worker.alive:
+        else:
             self._idle.add(client)
             give_way()
-        else:
-            request.force_close()  # a stream that was ended, or the last request before the stop
+        if not self._worker.alive:
             self.begin_drain()  # gunicorn's `max_requests` stops without a signal
 
     def refuse(
@@ -124,7 +132,10 @@ class Connections:
             return
         text = "the hub has failed; its log says why"
         if b" 500 " not in status_line:
-            text = " ".join(str(error).split()) or "this is no request that the hub understands"
+            text = (
+                printable(" ".join(str(error).split()))
+                or "this is no request that the hub understands"
+            )
         body = text.encode() + b"\n"
         self.hub.stats.refuse(int(status_line.split(b" ")[1]))
         with suppress(OSError):
@@ -149,13 +160,14 @@ class Connections:
         if self._fast_path:
             self._fast_path.keepalive = 1
         self.hub.drain()
-        for client in list(self._idle):
-            shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
         gevent.sleep(DRAIN_SECONDS)
         self.hub.cut_off()
         # A client that closed its sending side may still be there, and wait for an answer that may
         # take a search of minutes. Now that is not worth the doubt.
         self._end_reads([client for client in self._reading if is_gone(client)])
+        gevent.sleep(IDLE_SECONDS)
+        for client in list(self._idle):
+            shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
         gevent.sleep(UPLOAD_SECONDS)
         self._end_reads(list(self._reading))
         for client in list(self._open):

@@ -14,8 +14,11 @@ the one in Python, so nothing here depends on which of them there is.
 """
 
 import logging
+import os
+import re
 import socket
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeAlias, cast, get_type_hints
@@ -24,6 +27,8 @@ from gunicorn import __version__, http, systemd, util
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http import body, errors, wsgi
+from gunicorn.workers import base
+from gunicorn.workers.workertmp import WorkerTmp
 
 from esource.errors import StartError
 
@@ -31,12 +36,15 @@ from esource.errors import StartError
 # how much the head of a request may be, in bytes and in fields.
 DEFAULTS: "Settings" = Config()
 
-# At once from a body of declared length, which may be large.
-RECEIVE_BYTES = 1 << 16
-# Of a chunk's size line, or of the trailers; gunicorn's parser knows no limit for either.
-CHUNK_LINE_BYTES = 1 << 14
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 1 << 24
+# Of a request's head, and of the values of the fields that the hub parses: some parsers take a
+# millisecond for each kilobyte.
+HEAD_BYTES = 1 << 15
+FIELD_BYTES = {
+    "ACCEPT": 1 << 10, "CONTENT-TYPE": 1 << 11, "HOST": 1 << 11, "IF-MATCH": 1 << 11,
+    "IF-MODIFIED-SINCE": 1 << 11, "IF-NONE-MATCH": 1 << 11, "IF-RANGE": 1 << 11,
+    "LAST-EVENT-ID": 1 << 12, "ORIGIN": 1 << 11, "RANGE": 1 << 11,
+}  # fmt: skip
+_ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(?=[/?#]|\Z)", re.IGNORECASE)
 
 Address: TypeAlias = tuple[str, int] | str  # a host and a port, or the path of a Unix socket
 
@@ -48,6 +56,7 @@ class Settings(Protocol):
     """The options, of the command line and of `esource.server`."""
 
     address: list[Address]
+    gid: int
     graceful_timeout: int
     is_ssl: bool
     keepalive: int
@@ -58,6 +67,7 @@ class Settings(Protocol):
     preload_app: bool
     proxy_protocol: str
     statsd_host: tuple[str, int] | None
+    uid: int
     workers: int
 
     def set(self, name: str, value: object) -> None:
@@ -83,31 +93,7 @@ class Arbiter(Protocol):
     num_workers: int
 
 
-class Reader(Protocol):
-    """What finds the end of a body: gunicorn's `LengthReader`, or its `ChunkedReader`."""
-
-    length: int  # of the first alone: how much is still to come
-
-    def read(self, size: int, /) -> bytes:
-        """Return so many bytes; fewer at the end, or if the client has gone."""
-
-    def parse_chunked(self, lines: "_Lines", /) -> Iterator[bytes]:
-        """Yield what is in the chunks, as it arrives; some may be empty (the second alone)."""
-
-
-class Request(Protocol):
-    """A request whose head gunicorn has parsed."""
-
-    body: Any  # with a `reader`, until a `RequestBody` takes its place
-    method: str
-    must_close: bool
-    unreader: Any  # with the connection, `sock`, and `read` and `unread` for the parsers
-
-    def force_close(self) -> None:
-        """Make this the last request of its connection, if the answer has not begun."""
-
-
-Explain: TypeAlias = Callable[[Request | None, socket.socket, Address, BaseException], None]
+Explain: TypeAlias = "Callable[[Request | None, socket.socket, Address, BaseException], None]"
 
 
 class Worker(Protocol):
@@ -121,88 +107,112 @@ class Worker(Protocol):
     app: Any  # with `wsgi`, which returns the Flask application
     cfg: Settings
     handle: Callable[[socket.socket, socket.socket, Address], None]
-    handle_error: "Explain"
+    handle_error: Explain
     log: Log
+    tmp: object
 
     def notify(self) -> None:
         """Tell the master that this worker is alive."""
 
 
-# -- bodies --------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------
 
 
-_NOTHING: Iterator[bytes] = iter(())
+class _Refused(errors.InvalidRequestLine):  # type: ignore[misc]  # gunicorn has no types
+    """No request that the hub understands: `400`."""
+
+    __str__ = BaseException.__str__
 
 
-class RequestBody:
-    """A request's body: a `post.Body` to the hub, and the file that gunicorn drains."""
+class Request(http.Request):  # type: ignore[misc]
+    """A request whose head gunicorn has parsed, within the hub's limits.
 
-    __slots__ = ("_arriving", "client", "close_afterwards", "size")
-
-    def __init__(self, request: Request) -> None:
-        """Take the place of the body that gunicorn made, before anything was read of it."""
-        self.client: socket.socket = request.unreader.sock
-        self.close_afterwards = request.force_close
-        self.size: int | None = None
-        self._arriving: Iterator[bytes] = _NOTHING
-        reader: Reader = request.body.reader
-        if isinstance(reader, body.ChunkedReader):
-            lines = _Lines(request.unreader.read, request.unreader.unread)
-            self._arriving = _chunks(reader, lines)
-        else:
-            self.size = reader.length
-            if self.size:  # ten thousand followers, whose requests have no body, need no reader
-                self._arriving = iter(partial(reader.read, RECEIVE_BYTES), b"")
-
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the bytes as they arrive, as `post.Body` says."""
-        return self._arriving
-
-    def read(self, size: int = -1) -> bytes:
-        """Return some bytes of what nothing has read; gunicorn drops it until there is no more."""
-        return next(self._arriving, b"")
-
-
-class _Lines:
-    """What gunicorn's chunk parser reads from: fails when a line does not end."""
-
-    def __init__(self, read: Callable[[], bytes], unread: Callable[[bytes], None]) -> None:
-        self.unread = unread
-        self.left = CHUNK_LINE_BYTES
-        self._read = read
-
-    def read(self) -> bytes:
-        if self.left <= 0:
-            raise OSError("a chunk's size line or the trailers are too long")
-        piece = self._read()
-        self.left -= len(piece)
-        return piece
-
-
-def _chunks(reader: Reader, lines: _Lines) -> Iterator[bytes]:
-    """Yield what is in the chunks, within limits. Raises `NoMoreData` alone, an `OSError`.
-
-    Of a body that nothing reads it is gunicorn that looks for the end, and anything else that
-    may be wrong with it would be a traceback in the log.
+    What the hub has no use for refuses nothing: of `Expect` only `100-continue` counts, and that is
+    for the body to answer, once it is read.
     """
-    try:
-        for piece in reader.parse_chunked(lines):
-            lines.left = CHUNK_LINE_BYTES
-            if piece:
-                yield piece
-    except (OSError, errors.ParseException) as error:
-        raise errors.NoMoreData(str(error)) from error
+
+    body: Any  # gunicorn's, with a `reader`, until a `RequestBody` takes its place
+    expects_continue = False
+    headers: list[tuple[str, str]]
+    method: str
+    must_close: bool
+    path: str
+    unreader: Any  # with the connection, `sock`, and `take_buffered` and `unread`
+
+    def __init__(self, goes_on: Callable[[], bool], *about: object) -> None:
+        """`goes_on` is asked when the answer's head leaves; `about` is gunicorn's."""
+        self._goes_on = goes_on
+        self._closes: bool | None = None
+        super().__init__(*about)
+
+    def parse(self, unreader: object) -> bytes:
+        """Parse a head; return what is behind it. Raises gunicorn's `ParseException`."""
+        self.max_buffer_headers = HEAD_BYTES  # of a head that does not end
+        rest: bytes = super().parse(unreader)
+        sizes = Counter({"": len(self.uri)})
+        for name, value in self.headers:
+            sizes[name] += len(value)
+            sizes[""] += len(name) + len(value) + len(": \r\n")
+        for name in sizes.keys() & FIELD_BYTES.keys():
+            if sizes[name] > FIELD_BYTES[name]:
+                raise errors.LimitRequestHeaders(
+                    f"{name.title()} is over {FIELD_BYTES[name]} bytes long"
+                )
+        if sizes[""] > HEAD_BYTES:
+            raise errors.LimitRequestHeaders(f"the head is over {HEAD_BYTES} bytes long")
+        if self.version >= (1, 1) and "HOST" not in sizes:
+            raise _Refused("HTTP/1.1 needs a Host field")
+        if not self.uri.startswith("/") and (self.method, self.uri) != ("OPTIONS", "*"):
+            self._make_absolute_form_plain()
+        return rest
+
+    def _make_absolute_form_plain(self) -> None:
+        """Let the host of the target count, and not that of the field (RFC 9112, 3.2.2)."""
+        target = _ABSOLUTE.match(self.uri)
+        if not target:
+            raise _Refused("the target of a request is a path, or an address with http://")
+        headers = [field for field in self.headers if field[0] != "HOST"]
+        self.headers = [("HOST", target[1]), *headers]
+        self.path = self.path or "/"
+
+    def _apply_header_policy(
+        self, name: str, value: str, *about: object, **more: object
+    ) -> tuple[str, str] | None:
+        if name == "EXPECT":
+            self.expects_continue = value.lower() == "100-continue" and self.version >= (1, 1)
+            return name, value
+        kept: tuple[str, str] | None = super()._apply_header_policy(name, value, *about, **more)
+        return kept
+
+    def declared_size(self) -> int | None:
+        """Return how many bytes the body must have; None if it is chunked."""
+        reader = self.body.reader
+        return None if isinstance(reader, body.ChunkedReader) else reader.length
+
+    def check_trailers(self, lines: bytes) -> None:
+        """Raise `OSError` if these are no trailers."""
+        try:
+            self.parse_headers(lines, from_trailer=True)
+        except errors.ParseException as error:
+            raise OSError(str(error)) from error
+
+    def should_close(self) -> bool:
+        """Return whether the connection ends after this request.
+
+        Decided once, as the answer's head leaves, which says it: so what was said holds.
+        """
+        if self._closes is None:
+            self._closes = bool(super().should_close() or not self._goes_on())
+            self._closes |= not self.body.skip()
+        return self._closes
+
+
+def make_requests(goes_on: Callable[[], bool]) -> None:
+    """Have gunicorn make the hub's `Request`s from now on."""
+    http.RequestParser.mesg_class = partial(Request, goes_on)
 
 
 # -- connections ---------------------------------------------------------------------------
-
-
-def linger(client: socket.socket) -> None:
-    """Close, but read on for a while: a client that is still sending must get to the answer.
-
-    RFC 9112, 9.6. Blocks for at most `LINGER_SECONDS`.
-    """
-    util.close_graceful(client, LINGER_SECONDS, LINGER_BYTES)
 
 
 def explained(
@@ -230,6 +240,23 @@ class _Page:
         self.status_line = page.partition(b"\r\n")[0]
 
 
+# -- the sign of life ----------------------------------------------------------------------
+
+
+class _SignOfLife(WorkerTmp):  # type: ignore[misc]
+    """What a worker tells the master by that it lives: a file in memory.
+
+    Gunicorn's own is in a folder, where there may be no right to write, or a slow disk.
+    """
+
+    def __init__(self, cfg: Settings) -> None:
+        fd = os.memfd_create("sign-of-life")
+        os.fchown(fd, cfg.uid, cfg.gid)
+        self._tmp = os.fdopen(fd, "w+b", 0)
+
+
+base.WorkerTmp = _SignOfLife
+
 # -- the master ----------------------------------------------------------------------------
 
 
@@ -247,15 +274,17 @@ def is_of_gunicorn(handler: logging.Handler) -> bool:
 
 # What is used here of gunicorn's modules, and of an object that one of them makes.
 _NAMES = (
-    (http, "http", "get_parser"),
-    (errors, "http.errors", "NoMoreData ParseException"),
+    (http, "http", "get_parser RequestParser"),
+    (http.RequestParser, "http.RequestParser", "mesg_class"),
+    (errors, "http.errors", "InvalidRequestLine LimitRequestHeaders ParseException"),
     (body, "http.body", "ChunkedReader LengthReader"),
     (systemd, "systemd", "sd_notify"),
-    (util, "util", "close_graceful write_error"),
+    (util, "util", "write_error"),
     (Logger, "glogging.Logger", "_set_handler"),
+    (WorkerTmp, "workers.workertmp.WorkerTmp", "notify last_update fileno close"),
 )
 # Requests of each kind, with a body `abc`.
-_HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
+_HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n"
 _CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
 _DECLARED = _HEAD + b"Content-Length: 3\r\n\r\nabc"
 
@@ -291,34 +320,49 @@ def check_worker(worker: Worker) -> None:
     """Raise `StartError` if a worker, made but not yet forked, is not as the hub knows it."""
     _require(worker, "worker", *_names_of(Worker))
     _require(worker.app, "worker.app", "wsgi")
+    if not isinstance(worker.tmp, _SignOfLife):
+        raise _refusal("workers.base.WorkerTmp that makes worker.tmp")
 
 
 def _check_requests() -> None:
+    # Loads gevent, which a worker does not want before it has prepared the process for it.
+    from esource.hub.clients import Clients
+    from esource.server.body import RequestBody
+
     ours, theirs = socket.socketpair()
+    config, clients = Config(), Clients()
     with ours, theirs:
         theirs.sendall(_CHUNKED + _DECLARED + _CHUNKED + _DECLARED)
         theirs.shutdown(socket.SHUT_WR)
-        config = Config()
         requests = http.get_parser(config, ours, ("127.0.0.1", 1))
-        for kind, name in (("chunked", "parse_chunked"), ("length", "length")):
+        requests.mesg_class = partial(Request, lambda: True)
+        for kind, size in (("chunked", None), ("length", 3)):
             request = next(requests)
-            _require(request, "request", *_names_of(Request))
-            _require(request.unreader, "request.unreader", "sock", "read", "unread")
+            _require(request, "request", "force_close", "headers", "must_close", "path", "uri")
+            _require(request.unreader, "request.unreader", "sock", "take_buffered", "unread")
             _require(request.body, "request.body", "reader")
-            _require(request.body.reader, f"request.body.reader ({kind})", "read", name)
-            request.body = RequestBody(request)
-            environ = wsgi.default_environ(request, ours, config)
+            if not request.expects_continue:
+                raise _refusal("request._apply_header_policy")
+            if request.declared_size() != size:
+                raise _refusal(f"request.body.reader ({kind}) that says how long a body is")
+            request.body = RequestBody(request, clients)
+            _, environ = wsgi.create(request, ours, ("", 1), ("", 1), config)
             if environ["wsgi.input"] is not request.body or request.unreader.sock is not ours:
                 raise _refusal("request.body that becomes wsgi.input")
             if b"".join(request.body.pieces()) != b"abc":
-                raise _refusal(f"request.body.reader ({kind}) that reads as the hub knows")
-        # What nothing has read of a body, gunicorn drops by its `read`.
+                raise _refusal(f"request.body ({kind}) that can be read past the reader")
+        # What nothing has read of a body, `skip` drops.
         request = next(requests)
-        request.body = RequestBody(request)
+        request.body = RequestBody(request, clients)
         request = next(requests)
+        request.body = RequestBody(request, clients)
         request.force_close()
         if not request.must_close or next(requests, None):
             raise _refusal("request.must_close that ends the connection")
+        theirs.setblocking(False)
+        with suppress(BlockingIOError):
+            theirs.recv(1)
+            raise _refusal("request that leaves 100 Continue to its body")
 
 
 def _names_of(form: type) -> list[str]:

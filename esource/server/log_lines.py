@@ -170,5 +170,4 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(line).replace("\x7f", "\\u007f")  # the one that JSON does not escape
-        return (_priority(record.levelno) if self.journal else "") + text
+        return (_priority(record.levelno) if self.journal else "") + json.dumps(line)

@@ -261,7 +261,7 @@ PATHS: dict[str, tuple[str, int, int | None]] = {
     "a query over the line limit": (f"/known?after={LONG}", 400, None),
     "a fragment": ("/known#/../x", 200, None),
     "another host": ("http://hub/known", 200, None),
-    "another scheme": ("file:///etc/passwd", 404, 400),
+    "another scheme": ("file:///etc/passwd", 400, None),
     "no slash": ("known", 400, None),
     "a question mark": ("?known", 400, None),
     "an unfinished address": ("http://[", 400, None),
@@ -279,6 +279,7 @@ def test_a_path_is_a_name_of_a_channel_or_nothing(door: Door, case: str, method:
     outside = {path.name for path in door.hub.home.iterdir()}
     body = b"x" if method == "POST" else None
     answer = door.send(request(method, target, body=body))
+    assert is_by_the_hub(answer) or door.is_nginx
     status = door.status(direct, nginx)
     if method == "POST" and "?" in target and status == 200:
         status = 400
@@ -741,6 +742,81 @@ LIMITS: dict[str, tuple[bytes, int, int | None]] = {
 def test_heads_have_limits(door: Door, case: str) -> None:
     data, direct, nginx = LIMITS[case]
     assert statuses(door.send(data)) == [door.status(direct, nginx)]
+
+
+# What the hub parses, and what it has no use for.
+VALUES = {
+    "Accept": (b"a," * 600, 431), "If-None-Match": (b'"a",' * 600, 431),
+    "Range": (b"bytes=" + b"0-1," * 600, 431), "Last-Event-ID": (b"i" * 5000, 431),
+    "Cookie": (b"a=b;" * 2000, 200), "X-Forwarded-For": (b"a," * 4000, 200),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_field_that_is_parsed_has_a_limit_as_a_whole(
+    strange_hub: Hub, name: str, times: int
+) -> None:
+    value, status = VALUES[name]
+    pieces = [value[n::times] for n in range(times)] if times > 1 else [value]
+    lines = b"".join(b"%b: %b\r\n" % (name.encode(), piece) for piece in pieces)
+    door = Door(strange_hub, strange_hub.port, False)
+    answer = door.send(
+        b"GET /known HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n" + lines + b"\r\n"
+    )
+    assert statuses(answer) == [status]
+
+
+def test_a_head_as_a_whole_has_a_limit(strange_hub: Hub) -> None:
+    door = Door(strange_hub, strange_hub.port, False)
+    for count, status in ((7, 200), (9, 431)):
+        fields = [f"X-{n}: {'a' * 4000}" for n in range(count)]
+        assert statuses(door.send(request("GET", "/known", *fields))) == [status]
+
+
+NO_USE = {
+    "schemes that contradict": ["X-Forwarded-Proto: http", "X-Forwarded-Ssl: on"],
+    "a path of its own": ["SCRIPT_NAME: /other", "X-Script-Name: /other"],
+    "another expectation": ["Expect: 202-accepted"],
+    "a name with an underscore": ["X_Forwarded_Proto: https", "Content_Length: 9"],
+    "an upgrade": ["Upgrade: h2c", "HTTP2-Settings: AAMAAABk", "Connection: Upgrade"],
+}
+
+
+@pytest.mark.parametrize("case", NO_USE)
+def test_a_field_that_the_hub_has_no_use_for_refuses_nothing(strange_hub: Hub, case: str) -> None:
+    door = Door(strange_hub, strange_hub.port, False)
+    assert statuses(door.send(request("GET", "/known", *NO_USE[case]))) == [200]
+
+
+ADDRESSES = {
+    "http://hub/known": 200, "HTTP://HUB:80": 200, "http://other/known": 421, "http://other": 421,
+    "http://other?x": 421, "https://other#x": 421, "http://user@hub/known": 400,
+    "ftp://hub/known": 400, "*": 400, "hub:80": 400, "http:///known": 400,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ADDRESSES)
+def test_the_host_of_a_whole_address_counts_and_not_that_of_the_field(
+    strange_hub: Hub, target: str
+) -> None:
+    door = Door(strange_hub, strange_hub.port, False)
+    answer = door.send(request("GET", target, "Host: hub"))
+    assert statuses(answer) == [ADDRESSES[target]]
+    assert is_by_the_hub(answer) or target == "HTTP://HUB:80"
+    if ADDRESSES[target] != 400:
+        answer = door.send(request("GET", target, "Host: evil.example"))
+        assert statuses(answer) == [ADDRESSES[target]]
+
+
+def test_a_request_without_a_host_is_none_but_of_http_1_0(strange_hub: Hub) -> None:
+    door = Door(strange_hub, strange_hub.port, False)
+    for target in (b"/known", b"http://hub/known"):
+        answer = door.send(b"GET " + target + b" HTTP/1.1\r\n\r\n")
+        assert statuses(answer) == [400]
+        assert is_by_the_hub(answer)
+        assert answer.endswith(b"\r\n\r\nHTTP/1.1 needs a Host field\n")
+    assert statuses(door.send(b"GET http://hub/known HTTP/1.0\r\n\r\n")) == [200]
 
 
 def test_a_head_that_does_not_end_is_cut_off(strange_hub: Hub) -> None:

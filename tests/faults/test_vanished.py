@@ -1,4 +1,4 @@
-"""Peers who vanish without a FIN are gone within 10 s; a reader who only pauses is not."""
+"""Peers who vanish without a FIN are gone within 10 s, also in mid-body; who only pauses is not."""
 
 import socket
 import time
@@ -24,6 +24,13 @@ def subscribe(address: tuple[str, int], channel: str) -> socket.socket:
     received = b""
     while not received.endswith(b"\r\n\r\n:\n"):
         received += connection.recv(1000)
+    return connection
+
+
+def begin(address: tuple[str, int], framing: str) -> socket.socket:
+    """Send a part of a body."""
+    connection = socket.create_connection(address, 20)
+    connection.sendall(f"POST /begun HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n1\r\nx".encode())
     return connection
 
 
@@ -59,7 +66,9 @@ def test_peers_who_vanish_are_gone_within_10_s_and_a_paused_reader_gets_everythi
 
             def subscribe_all() -> list[socket.socket]:
                 kinds = ("idle", "in-flight", "stuck")
-                return [subscribe(there, kind) for kind in kinds for _ in range(COUNT)]
+                followers = [subscribe(there, kind) for kind in kinds for _ in range(COUNT)]
+                framings = ("Content-Length: 1000000", "Transfer-Encoding: chunked")
+                return followers + [begin(there, each) for each in framings for _ in range(COUNT)]
 
             connections += inside(net.peer, subscribe_all)
             live = inside(net.hub, lambda: subscribe(here, "in-flight"))
@@ -71,7 +80,7 @@ def test_peers_who_vanish_are_gone_within_10_s_and_a_paused_reader_gets_everythi
                 return [hub.publish("/stuck", data) for _ in range(40)]
 
             ids = inside(net.hub, fill)
-            assert established(hub, PEER) == 3 * COUNT
+            assert established(hub, PEER) == 5 * COUNT
             time.sleep(PAUSE_SECONDS)  # the probes of their zero windows become rare meanwhile
             net.lose()
             lost = time.monotonic()

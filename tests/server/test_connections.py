@@ -8,17 +8,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from gunicorn import http
+from gunicorn.config import Config as GunicornConfig
 
 from esource.config import Config
 from esource.hub.hub import Hub as Channels
 from esource.rows import ndjson
+from esource.server.body import RequestBody
 from esource.server.connections import Connections
-from esource.server.gunicorn import Worker
+from esource.server.gunicorn import Request, Worker
 from tests.harness import (
     PATIENCE_SECONDS,
     Hub,
@@ -28,6 +32,7 @@ from tests.harness import (
     encoded,
     eventually,
     running_hub,
+    size,
 )
 from tests.harness.hub import children
 from tests.harness.measures import bytes_read, memory
@@ -169,6 +174,71 @@ def test_a_reload_does_not_wait_for_a_finite_read_and_nor_do_publishers(
     assert "Traceback" not in own_hub.log
     for connection in connections:
         connection.close()
+
+
+def test_publishers_that_keep_their_connections_do_not_notice_a_reload(own_hub: Hub) -> None:
+    """Told that an answer is the last, they come back; so none is ever cut off."""
+    done = threading.Event()
+    stored: list[str] = []
+    failed: list[str] = []
+
+    def publish(number: int) -> None:
+        fields = ("X-Other: 1",) if number % 2 else ()  # by gunicorn, and by the fast path
+        wire = Wire(own_hub)
+        while not done.is_set():
+            try:
+                wire.send("/busy_ones", b"x", *fields)
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    piece = wire.connection.recv(1)
+                    assert piece, f"closed after {head!r}"
+                    head += piece
+                assert head.startswith(b"HTTP/1.1 201 ")
+                size = int(head.partition(b"Content-Length: ")[2].split(b"\r")[0])
+                stored.append(wire.connection.recv(size, socket.MSG_WAITALL).decode())
+                if b"\r\nConnection: close\r\n" in head:
+                    wire.close()
+                    wire = Wire(own_hub)
+                done.wait(0.005)  # most are between two requests when the reload comes
+            except (OSError, AssertionError) as error:
+                failed.append(repr(error))
+                wire.close()
+                wire = Wire(own_hub)
+        wire.close()
+
+    threads = [threading.Thread(target=publish, args=[n]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        for count in range(2, 2 + size(4, 20)):
+            reached = len(stored)
+            eventually(lambda reached=reached: len(stored) > reached + 50)  # type: ignore[misc]
+            assert own_hub.process
+            own_hub.process.send_signal(signal.SIGHUP)
+            eventually(lambda count=count: own_hub.log.count("channels in") == count)  # type: ignore[misc]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert sorted(stored) == sorted(ids(own_hub, "busy_ones"))
+
+
+def test_what_an_answer_said_of_its_connection_holds_though_the_hub_stops_meanwhile(
+    tmp_path: Path,
+) -> None:
+    alive = [True]
+    ours, theirs = socket.socketpair()
+    parser = http.get_parser(GunicornConfig(), ours, None)
+    parser.mesg_class = partial(Request, lambda: alive[0])
+    with ours, theirs:
+        theirs.sendall(b"GET /long HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+        for is_last in (False, True):
+            request = next(parser)
+            request.body = RequestBody(request, Channels(Config(dir=tmp_path)).clients)
+            assert request.should_close() == is_last
+            alive[0] = False
+            assert request.should_close() == is_last
 
 
 # -- many channels, and many readers -----------------------------------------------------------

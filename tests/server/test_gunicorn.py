@@ -151,9 +151,21 @@ def test_an_application_that_is_loaded_in_the_master_is_refused(tmp_path: Path, 
 
 # What another gunicorn may lack, and what the refusal names.
 GONE = {
-    "util.close_graceful": "import gunicorn.util; del gunicorn.util.close_graceful",
     "systemd.sd_notify": "import gunicorn.systemd; del gunicorn.systemd.sd_notify",
-    "http.errors.NoMoreData": "import gunicorn.http.errors; del gunicorn.http.errors.NoMoreData",
+    "http.errors.LimitRequestHeaders": (
+        "import gunicorn.http.errors as errors; del errors.LimitRequestHeaders"
+    ),
+    "that makes worker.tmp": (
+        "from gunicorn.workers import base, workertmp\nbase.WorkerTmp = workertmp.WorkerTmp"
+    ),
+    "leaves 100 Continue to its body": (
+        "from gunicorn.http import wsgi\n"
+        "make = wsgi.create\n"
+        "def create(request, sock, *about):\n"
+        "    sock.send(b'HTTP/1.1 100 Continue')\n"
+        "    return make(request, sock, *about)\n"
+        "wsgi.create = create"
+    ),
     "log.access_log_enabled": (
         "from gunicorn.glogging import Logger; del Logger.access_log_enabled"
     ),
@@ -163,7 +175,7 @@ GONE = {
         "from gunicorn.http.message import Message\n"
         "Message.force_close = lambda self: setattr(self, 'closing', True)"
     ),
-    "parse_chunked": "from gunicorn.http.body import ChunkedReader as R; del R.parse_chunked",
+    "take_buffered": "from gunicorn.http.unreader import Unreader as U; del U.take_buffered",
     "that becomes wsgi.input": (
         "from gunicorn.http import wsgi\n"
         "make = wsgi.default_environ\n"
@@ -186,6 +198,35 @@ def test_a_gunicorn_without_a_name_that_the_hub_needs_is_refused_by_that_name(
     line = refused(Hub(tmp_path), "-c", str(options))
     assert name in line
     assert f"gunicorn {gunicorn_version}" in line
+
+
+READ_ONLY = """
+mount --make-rprivate / && mount --bind "$0" "$0" && mount --bind /dev/null /dev/null || exit 99
+awk '{print $2}' /proc/self/mounts | sort -u | while read -r at; do
+    [ "$at" = "$0" ] || mount -o remount,bind,ro "$at" 2> /dev/null
+done
+for at in "$0/.." /tmp /var/tmp /dev/shm; do mkdir "$at/$$" 2> /dev/null && exit 99; done
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
+def test_a_hub_that_may_write_to_its_folder_alone_starts_and_serves(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    hub.folder.mkdir()
+    command = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(hub.folder), *hub.command()]
+    hub.command = lambda: command  # type: ignore[method-assign]
+    process = hub.launch()
+    try:
+        eventually(lambda: process.poll() or "channels in" in hub.log)
+        if process.poll() == 99:
+            pytest.skip("no mounts here")
+        hub.publish("/orders", "x")
+        assert "Traceback" not in hub.log
+        assert hub.stop() == 0
+    finally:
+        end(process)
+    assert len(hub.rows("orders")) == 1
 
 
 # -- stopping ----------------------------------------------------------------------------------

@@ -127,3 +127,12 @@ def test_a_stop_does_not_wait_for_who_has_not_begun_to_encrypt(
         started = time.monotonic()
         encrypted_hub.process.wait(40.0)
         assert time.monotonic() - started < AT_ONCE_SECONDS
+
+
+def test_a_handshake_that_is_not_ended_has_an_end(tmp_path: Path) -> None:
+    hub = EncryptedHub(tmp_path)
+    with started(hub, *hub.options, "--keep-alive", "1"), Hub.connect(hub) as silent:
+        before = time.monotonic()
+        assert silent.recv(1) == b""
+        assert time.monotonic() - before < AT_ONCE_SECONDS
+        hub.publish("/still", "x")
