@@ -334,16 +334,17 @@ add("chunks", "bad-chunks", "bodies with a malformed chunk, a connection each",
 # -- batches -----------------------------------------------------------------------------------
 
 LINES = "?each=line"
+MOST = 2_000_000  # short events, which make 64 MiB of rows with their ids
 for name, about, mib, request in (
-    ("lines", "31 MiB of lines of one byte: as many as a batch may have", 300,
-     batch(lambda: b"x\n" * (31 * MIB // 2), query=LINES)),
+    ("lines", "as many lines of one byte as a batch may have", 300,
+     batch(lambda: b"x\n" * MOST, query=LINES)),
     ("too-many-lines", "64 MiB of lines of one byte", 300,
      batch(lambda: b"x\n" * (32 * MIB), query=LINES)),
     ("types", "4 MiB of LF, as events with a type of 256 bytes", 300,
      batch(lambda: b"\n" * (4 * MIB), query=f"{LINES}&event={'e' * 256}")),
     ("empty-objects", "16 MiB of lines {}", 150, batch(lambda: b"{}\n" * (16 * MIB // 3), NDJSON)),
-    ("small-objects", "64 MiB of NDJSON with empty data", 300,
-     batch(lambda: b'{"data":""}\n' * (64 * MIB // 12), NDJSON)),
+    ("small-objects", "as many lines of NDJSON as a batch may have, with empty data", 300,
+     batch(lambda: b'{"data":""}\n' * MOST, NDJSON)),
     ("keys", "a line of NDJSON with half a million keys", 150,
      batch(lambda: b'{"data":"",%b}\n' % b",".join(b'"%x":1' % n for n in range(MIB // 2)),
            NDJSON)),
@@ -356,7 +357,8 @@ for name, about, mib, request in (
      batch(lambda: b"data\n" * (3 * MIB) + b"\n", SSE)),
     ("carriage-returns", "16 MiB of frames that end with CR alone", 150,
      batch(lambda: b"data:x\r\r" * (2 * MIB), SSE)),
-    ("rows", "64 MiB of empty rows", 300, batch(lambda: b"\t\t\n" * (64 * MIB // 3), TSV)),
+    ("rows", "as many empty rows as a batch may have", 300,
+     batch(lambda: b"\t\t\n" * MOST, TSV)),
     ("last-row", "16 MiB of rows, of which the last is none", 150,
      batch(lambda: b"\t\t\n" * (16 * MIB // 3) + b"x\n", TSV)),
     ("charset", "an event in a charset that takes the square of its size to decode", 100,
