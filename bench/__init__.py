@@ -10,7 +10,7 @@ Low to high, as the hub's own house:
     servers      the hub and its baselines, each on a port of its own
     publishers   who sends: ab, wrk, redis-benchmark, and two of this process
     subscribers  who listens: `sse_clients.c`
-    publishing, fanout, counting, reading, growing, ingest
+    publishing, fanout, counting, reading, growing, ingest, hostile
                  the workloads
     plots        pictures of a run
     __main__     the command line

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import counting, fanout, growing, ingest, publishing, reading, servers
+from bench import counting, fanout, growing, hostile, ingest, publishing, reading, servers
 from bench.figures import HEAD, Cases, Line, growth, measure, row
 from bench.machine import commit, machine, versions
 from bench.plots import draw
@@ -42,6 +42,7 @@ WORKLOADS: dict[str, Workload] = {
     "start": growing.start,
     "upload": growing.upload,
     "ingest": ingest.ingest,
+    "hostile": hostile.hostile,
 }
 
 

@@ -26,6 +26,8 @@ class Scale:
     upload: tuple[int, ...]  # megabytes of one chunked body
     ingest: tuple[int, ...]  # bytes of an event
     batch: int  # bytes of a body of declared length
+    families: int  # of hostile clients
+    attack: float  # times as long as an attack takes to do harm
 
 
 FULL = Scale(
@@ -46,6 +48,8 @@ FULL = Scale(
     upload=(100, 1000),
     ingest=(100, 1000),
     batch=1 << 25,
+    families=100,
+    attack=1.0,
 )
 QUICK = Scale(
     rounds=1,
@@ -65,6 +69,8 @@ QUICK = Scale(
     upload=(100,),
     ingest=(100,),
     batch=1 << 25,
+    families=100,
+    attack=1.0,
 )
 # For the test that the benchmark still runs: its figures mean nothing.
 TINY = Scale(
@@ -85,6 +91,8 @@ TINY = Scale(
     upload=(2,),
     ingest=(100,),
     batch=1 << 20,
+    families=1,
+    attack=0.3,
 )
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -19,7 +19,7 @@ from tests.harness import ROOT, do_without, needs
 
 PATIENCE_SECONDS = 120
 FIRST = ("seed", "publish", "channels", "fan-out", "tail", "idle", "counting")
-SECOND = ("latency", "replay", "download", "resume", "start", "upload", "ingest")
+SECOND = ("latency", "replay", "download", "resume", "start", "upload", "ingest", "hostile")
 
 
 def bench(*arguments: str) -> "subprocess.Popen[str]":

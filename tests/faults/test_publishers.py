@@ -1,17 +1,21 @@
 """Slow publishers, idle connections and many channels keep nobody from being served."""
 
+import http.client
 import os
+import signal
 import socket
 import statistics
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from esource.hub.hub import KEEP_OPEN
-from tests.harness import Hub, Wire, eventually, running_hub, size
+from tests.harness import PATIENCE_SECONDS, Hub, Wire, eventually, running_hub, size
 from tests.harness.measures import memory, p99
+from tests.harness.waiting import together
 
 SLOW = size(500, 3000)  # in headers, and as many in bodies
 IDLE = size(1000, 6000)  # connections that say nothing, and as many that have said something
@@ -105,3 +109,35 @@ def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_we
         assert most <= KEEP_OPEN + 350  # those that were just published to stay for a moment
         assert grown < 8e6
         hub.get("/channel-0")
+
+
+RELOADS = size(20, 100)
+
+
+def test_reloads_cost_busy_publishers_no_error(own_hub: Hub) -> None:
+    """Eight kept-alive connections, which a publisher renews only where an answer says so."""
+    over, acknowledged = threading.Event(), [0] * 8
+
+    def publish(number: int) -> None:
+        client = http.client.HTTPConnection("127.0.0.1", own_hub.port, timeout=PATIENCE_SECONDS)
+        with closing(client):
+            while not over.is_set():
+                client.request("POST", "/busy", b"%d %d" % (number, acknowledged[number]))
+                answer = client.getresponse()
+                assert answer.status == 201, answer.read()
+                answer.read()
+                acknowledged[number] += 1
+
+    def reload(_: int) -> None:
+        try:
+            for count in range(2, RELOADS + 2):
+                reached = sum(acknowledged)
+                own_hub.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+                eventually(lambda count=count: own_hub.log.count("channels in") == count)  # type: ignore[misc]
+                eventually(lambda reached=reached: sum(acknowledged) > reached + 50)  # type: ignore[misc]
+        finally:
+            over.set()
+
+    together(9, lambda n: publish(n) if n < 8 else reload(n))
+    ours = [b"%d %d" % (n, k) for n in range(8) for k in range(acknowledged[n])]
+    assert sorted(own_hub.data("busy")) == sorted(ours)

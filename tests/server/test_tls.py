@@ -8,8 +8,6 @@ alone. A single byte in plain text between two records ends a client's connectio
 import http.client
 import re
 import shutil
-import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,29 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Hub, Stream, encoded, started
+from tests.harness.encrypted import EncryptedHub
 from tests.harness.waiting import AT_ONCE_SECONDS
 from tests.harness.wire import unchunked
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes certificates")
-
-
-class EncryptedHub(Hub):
-    """A hub with a certificate of its own, which its clients insist on."""
-
-    def __init__(self, home: Path, **settings: str) -> None:
-        super().__init__(home, **settings)
-        key, certificate = home / "key.pem", home / "certificate.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-             "-nodes", "-days", "2", "-subj", "/CN=hub", "-addext", "subjectAltName=IP:127.0.0.1",
-             "-keyout", str(key), "-out", str(certificate)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        self.options = ("--certfile", str(certificate), "--keyfile", str(key))
-        self.trust = ssl.create_default_context(cafile=certificate)
-
-    def connect(self) -> ssl.SSLSocket:
-        return self.trust.wrap_socket(super().connect(), server_hostname="127.0.0.1")
 
 
 @pytest.fixture
