@@ -166,6 +166,8 @@ def post_fork(server: Arbiter, worker: Worker) -> None:
 
 def post_worker_init(worker: Worker) -> None:
     """Before a worker serves: become the one writer, and learn how to stop."""
+    from gevent.baseserver import BaseServer
+
     from esource.hub.loop import report_crashes, watch_lag
     from esource.server.connections import Connections, crash_report
     from esource.server.fastpath import fast_path
@@ -175,6 +177,7 @@ def post_worker_init(worker: Worker) -> None:
     hub: Hub = extensions["esource"]
     hub.open(waiting=partial(_wait, worker))
     watch_lag(hub.stats.lagged)
+    BaseServer.max_accept = 1  # in a round of the loop: a flood of connections takes turns, too
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
     gc.freeze()
