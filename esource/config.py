@@ -76,6 +76,7 @@ def _set_of(pattern: str, what: str) -> Callable[[str], frozenset[str]]:
     return cast
 
 
+_NAMES = _set_of(r"[^\s&=#]+", "names of parameters")
 _ORIGINS = _set_of(
     r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+", "origins such as https://example.org:8443"
 )
@@ -121,6 +122,11 @@ class Config:
     max_channels: int = _setting(
         100_000, _positive(int, "channels"),
         "how many files there may be; more get no `201` but `503`",
+    )  # fmt: skip
+    # Of gateways, and of pages' libraries.
+    ignore_parameters: frozenset[str] = _setting(
+        frozenset({"access_token", "datastar", "_"}), _NAMES,
+        "parameters that are not the hub's business, with spaces in between",
     )  # fmt: skip
     cors_origins: frozenset[str] = _setting(
         frozenset(), _ORIGINS, "origins whose pages may read and write, with spaces in between"

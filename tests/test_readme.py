@@ -248,8 +248,9 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
     "a method other than `GET`, `HEAD`, `OPTIONS` and `POST`": [
         (method, "/orders", b"", {}) for method in ("PUT", "DELETE", "PATCH")
     ],
-    "an unknown query parameter, or one given twice": [
+    "an unknown query parameter, one given twice, or an empty one": [
         ("POST", "/orders?evnt=a", b"", {}),
+        ("GET", "/orders?tail=", b"", {}),
         ("POST", "/orders?id=a&id=b", b"", {}),
         ("GET", "/orders?id=a", b"", {}),
     ],

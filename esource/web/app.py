@@ -26,6 +26,5 @@ def create_app(config: Config | None = None) -> Flask:
     origins = Origins(hub.config)
     app.extensions["esource.post"] = views.register(app, hub, origins)
     ops.register(app, hub, origins)
-    if hub.config.ui:
-        page.register(app)
+    page.register(app, hub.config.ui)
     return app

@@ -1,16 +1,14 @@
 """HTTP: what lives under `/-/`, for operators and their tools.
 
-    /-/health     does the hub do its work? 200, or 503 and what is wrong
-    /-/ready      does it want more clients? 200, or 503 once it stops
-    /-/metrics    what was counted, for Prometheus
-    /-/channels   the list of channels
+    /-/           the list of these
 
 Nothing of it is a channel: their names are longer. There is nothing to write, and rights to
 read are as for channels.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import orjson
 from flask import Flask, Response, request
@@ -23,6 +21,7 @@ from esource.web import answers, listing, metrics, query
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
 from esource.web.post import Environ, client_of
+from esource.web.query import Kind
 
 TEXT, JSON = "text", "json"
 MEDIA_TYPES = {"text/plain": TEXT, "application/json": JSON, "application/*": JSON}
@@ -33,30 +32,29 @@ PROBLEMS = 10  # named in the answer of /-/health
 FORMAT = query.one_of(TEXT, JSON)
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 STEP_CHANNELS = 100  # whose files are looked at in one step
-LIMIT = query.up_to(PAGE_CHANNELS)
+NONE: dict[str, Kind[Any]] = {}
+LIST: dict[str, Kind[Any]] = {
+    "after": query.TEXT,
+    "limit": query.up_to(PAGE_CHANNELS),
+    "match": query.TEXT,
+}
 
 
 def register(app: Flask, hub: Hub, origins: Origins) -> None:
     """Put the views into the app."""
 
-    def get(view: str) -> Response:
-        return views[view](hub, request.environ)
+    def get(view: str = "") -> Response:
+        return VIEWS[view].answer(hub, request.environ)
 
-    def options(view: str) -> Response:
+    def options(view: str = "") -> Response:
         return answers.answer("", 204, origins.preflight(request.environ, "GET, HEAD"))
 
-    views: dict[str, Callable[[Hub, Environ], Response]] = {
-        "health": health,
-        "ready": ready,
-        "metrics": prometheus,
-        "channels": channels,
-    }
-    rule = f"/-/<any({', '.join(views)}):view>"
     for function, methods in ((get, ["GET", "HEAD"]), (options, ["OPTIONS"])):
-        app.add_url_rule(
-            rule, f"ops.{function.__name__}", function, methods=methods,
-            provide_automatic_options=False,
-        )  # fmt: skip
+        for rule in ("/-/", f"/-/<any({', '.join(filter(None, VIEWS))}):view>"):
+            app.add_url_rule(
+                rule, f"ops.{function.__name__}", function, methods=methods,
+                provide_automatic_options=False,
+            )  # fmt: skip
 
 
 # -- health --------------------------------------------------------------------------------
@@ -64,7 +62,7 @@ def register(app: Flask, hub: Hub, origins: Origins) -> None:
 
 def health(hub: Hub, environ: Environ) -> Response:
     """Answer whether events can be stored. Blocks while that is tried."""
-    format, _ = _asked(environ)
+    format, _ = _asked(hub, environ)
     problems = in_thread(reads(), hub.logs.problems)
     problems += [refusal for channel in hub.open_channels() if (refusal := channel.refusal)]
     if len(problems) > PROBLEMS:
@@ -74,7 +72,7 @@ def health(hub: Hub, environ: Environ) -> Response:
 
 def ready(hub: Hub, environ: Environ) -> Response:
     """Answer whether new clients are welcome: not while the hub stops."""
-    format, _ = _asked(environ)
+    format, _ = _asked(hub, environ)
     return _state("ready", ["the hub is stopping"] if hub.draining else [], format)
 
 
@@ -113,9 +111,9 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
 
 def channels(hub: Hub, environ: Environ) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
-    format, parameters = _asked(environ, "after", "limit", "match")
+    format, parameters = _asked(hub, environ, LIST)
     after, match = parameters.get("after", ""), parameters.get("match", "")
-    limit = LIMIT(parameters, "limit") or PAGE_CHANNELS
+    limit = parameters.get("limit", PAGE_CHANNELS)
     work = Work(client_of(environ))
     page = work.do(lambda: listing.page(hub.logs.names(), after, match, limit))
     summaries = [
@@ -141,17 +139,43 @@ def channels(hub: Hub, environ: Environ) -> Response:
 # -- all of them ---------------------------------------------------------------------------
 
 
-def _asked(environ: Environ, *names: str) -> tuple[str, dict[str, str]]:
+def _asked(
+    hub: Hub, environ: Environ, kinds: Mapping[str, Kind[Any]] = NONE
+) -> tuple[str, dict[str, Any]]:
     """Return the format that the query names, or the client prefers, and the parameters.
 
-    It is text if neither says. Raises `BadInput` unless the parameters have these names.
+    It is text if neither says. Raises `BadInput` unless the parameters are of these kinds.
     """
-    parameters = query.parameters(environ.get("QUERY_STRING", ""), sorted(["format", *names]))
-    format = FORMAT(parameters, "format")
+    pairs = query.pairs(environ.get("QUERY_STRING", ""), hub.config.ignore_parameters)
+    parameters = query.parameters(pairs, {**kinds, "format": FORMAT})
+    format = parameters.get("format")
     if not format:
         accepted = answers.accepted(environ.get("HTTP_ACCEPT", ""))
         format = next((MEDIA_TYPES[kind] for kind in accepted if kind in MEDIA_TYPES), TEXT)
     return format, parameters
+
+
+def index(hub: Hub, environ: Environ) -> Response:
+    """Answer with the list of what is here."""
+    _asked(hub, environ)
+    lines = [f"/-/{name:<11} {view.what}\n" for name, view in VIEWS.items()]
+    return _answer("".join(lines).encode(), TEXT)
+
+
+class View(NamedTuple):
+    """What is at one path."""
+
+    answer: Callable[[Hub, Environ], Response]
+    what: str  # it is for, in words
+
+
+VIEWS = {
+    "": View(index, "this list"),
+    "health": View(health, "does the hub do its work? 200, or 503 and what is wrong"),
+    "ready": View(ready, "does it want more clients? 200, or 503 once it stops"),
+    "metrics": View(prometheus, "what was counted, for Prometheus"),
+    "channels": View(channels, "the list of channels: ?match=, ?after=, ?limit=, ?format=json"),
+}
 
 
 def _answer(

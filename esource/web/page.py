@@ -3,7 +3,7 @@
 There is nothing to build and nothing to fetch from elsewhere. What the page shows it asks of
 the hub by HTTP as every client does, so this room knows neither channels nor events.
 
-    /                the page
+    /                the page, for what takes HTML; else some lines of text, for `curl`
     /-/page/FILE     its styles, scripts and icon; `-` is too short to be a channel's name
 """
 
@@ -18,6 +18,7 @@ from esource.web import answers
 FOLDER = Path(__file__).parent / "assets"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
+    ".txt": answers.TEXT,
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
@@ -34,11 +35,17 @@ HEADERS = {
 }
 
 
-def register(app: Flask) -> None:
-    """Put the page's routes into the app. Reads the files, once."""
+def register(app: Flask, with_page: bool) -> None:
+    """Put the page's routes into the app; without the page only the text. Reads the files, once."""
     contents = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.is_file()}
 
-    def file(name: str = "index.html") -> Response:
+    def index() -> Response:
+        takes_html = "text/html" in request.environ.get("HTTP_ACCEPT", "").lower()
+        response = file("index.html" if with_page and takes_html else "index.txt")
+        response.headers["Vary"] = "Accept"
+        return response
+
+    def file(name: str) -> Response:
         content = contents.get(name)
         if content is None:
             raise NotFound
@@ -47,5 +54,8 @@ def register(app: Flask) -> None:
         response.make_conditional(request.environ)
         return response
 
-    for path in ("/", "/-/page/<name>"):
-        app.add_url_rule(path, "page", file, methods=["GET"], provide_automatic_options=False)
+    app.add_url_rule("/", view_func=index, methods=["GET"], provide_automatic_options=False)
+    if with_page:
+        app.add_url_rule(
+            "/-/page/<name>", view_func=file, methods=["GET"], provide_automatic_options=False
+        )

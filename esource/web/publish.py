@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain
+from typing import Any
 
 import orjson
 from flask import Response
 from werkzeug.http import parse_etags, parse_options_header, quote_etag
 
 from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageError
-from esource.event import Event, check_data, check_id, check_type
+from esource.event import Event, check_data
 from esource.hub.channel import Channel
 from esource.hub.commit import Precondition, Receipt, Wish
 from esource.hub.hub import Hub
@@ -28,8 +29,13 @@ from esource.web import answers, query
 from esource.web.body import check_framing, decode, pieces, read, require_utf8
 from esource.web.post import Body, Post
 
-EACH = query.one_of("line")
-PARAMETERS = ("id", "event", "each", "expect", "unique")
+PARAMETERS: dict[str, query.Kind[Any]] = {
+    "id": query.ID,
+    "event": query.TYPE,
+    "each": query.one_of("line"),
+    "expect": query.TEXT,
+    "unique": query.FLAG,
+}
 # Of a stream that is on its way to the disk; then the sender waits.
 WINDOW_BYTES = 1 << 22
 TURN_BYTES = 1 << 12  # of a body, decoded without a turn
@@ -40,8 +46,9 @@ WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 def publish(hub: Hub, post: Post, body: Body) -> Response:
     """Answer a POST. Blocks until the events are committed; raises `EsourceError`."""
     channel = hub.channel(post.channel)
-    parameters = query.parameters(post.query, PARAMETERS)
-    wish = Wish(_precondition(parameters, post), query.FLAG(parameters, "unique") or False)
+    pairs = query.pairs(post.query, hub.config.ignore_parameters)
+    parameters = query.parameters(pairs, PARAMETERS)
+    wish = Wish(_precondition(parameters, post), parameters.get("unique", False))
     decoder = _decoder(hub, parameters, post)
     hub.admit_channel(channel)
     check_framing(post, body)
@@ -52,8 +59,8 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
         else:
             batch.append_whole()
         return batch.answer()
-    id, type = check_id(parameters.get("id", "")), check_type(parameters.get("event", ""))
-    event = Event(id, type, _data(hub, post, body))
+    id = parameters.get("id", b"")
+    event = Event(id, parameters.get("event", b""), _data(hub, post, body))
     if wish.unique and not id:
         raise BadInput(WITHOUT_ID)
     receipt = channel.append([tsv.draft(event)], wish).wait()
@@ -71,7 +78,7 @@ def _data(hub: Hub, post: Post, body: Body) -> bytes:
 # -- what is asked for ---------------------------------------------------------------------
 
 
-def _precondition(parameters: dict[str, str], post: Post) -> Precondition | None:
+def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None:
     """Return what must hold of the channel for an append (RFC 9110, 13.1), if anything must.
 
     An empty `expect=` expects an empty channel: it is what a script has that found no event.
@@ -101,14 +108,13 @@ def _precondition(parameters: dict[str, str], post: Post) -> Precondition | None
     return check
 
 
-def _decoder(hub: Hub, parameters: dict[str, str], post: Post) -> Decoder | None:
+def _decoder(hub: Hub, parameters: dict[str, Any], post: Post) -> Decoder | None:
     """Return the decoder of a batch; None for a body that is one event."""
     content_type, options = parse_options_header(post.content_type)
     limit = hub.config.max_event_bytes
     decoder: Decoder
-    if EACH(parameters, "each"):
-        type = check_type(parameters.get("event", ""))
-        decoder = LineDecoder(ingest.decode_each_line(type), limit)
+    if "each" in parameters:
+        decoder = LineDecoder(ingest.decode_each_line(parameters.get("event", b"")), limit)
         others = {"id"}
     else:
         match content_type.lower():

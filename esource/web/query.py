@@ -1,41 +1,50 @@
 """The one grammar of parameters: what a query says, for reads, publishes, and `/-/`.
 
-    text     any, or a check of `event`        id, event, expect, after, match
-    flag     0 | 1                             follow, unique
+    text     any, or a check of `event`        id, event, expect, after, match, the resume point
+    flag     0 | 1 | without `=`               follow, unique
     word     one of a few                      format, each
     count    digits                            tail, limit
     seconds  digits [ "." digits ]             timeout
-    moment   a time | seconds ( s | m | h | d )
+    moment   a time | 1*( seconds ( s | m | h | d | w ) ) | ten digits: seconds since 1970
 
-An empty value is as if the parameter were not there. A parameter that is unknown, or given
-twice (but for a read's `event`), is refused, and so is a value that is not in the grammar: an
-error tells a client more than an answer to another question.
+A text may be empty. Anything else may not: a script's empty variable must not mean "everything".
+A parameter that is unknown, or given twice (but for a read's `event` and resume point), is refused,
+and so is a value that is not in the grammar: an error tells a client more than an answer to another
+question.
 """
 
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
-from urllib.parse import parse_qsl
+from difflib import get_close_matches
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import unquote_plus
 
 from esource.errors import BadInput
-from esource.event import check_type, time_of
+from esource.event import check_id, check_type, time_of
 from esource.rows.formats import FORMATS
 
 T = TypeVar("T")
-UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 _SECONDS = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
-_DURATION = re.compile(f"({_SECONDS})([smhd])")
+_DURATION = re.compile(f"({_SECONDS})([smhdw])")
+_DURATIONS = re.compile(f"(?:{_DURATION.pattern}){{1,5}}")
+_UNIX_SECONDS = re.compile("[0-9]{10}")
+NAME_CHARS = 40  # of a name that may be meant for another
+
+# Names and values, in order; None is the value of a name without `=`.
+Pairs: TypeAlias = list[tuple[str, str | None]]
 
 
 # -- names ---------------------------------------------------------------------------------
 
 
-def pairs(query: str) -> list[tuple[str, str]]:
+def pairs(query: str, ignored: Collection[str] = ()) -> Pairs:
     """Return a query's names and values, in order; raise `BadInput` if they are not UTF-8.
 
-    `query` is WSGI's text: each character is a byte of the request.
+    Without the names to be `ignored`, which are not the hub's business. `query` is WSGI's text:
+    each character is a byte of the request.
 
     Percent-encoded or not: `curl 'hub/orders?event=größe'` sends the bytes of the terminal.
     """
@@ -43,25 +52,34 @@ def pairs(query: str) -> list[tuple[str, str]]:
         return []
     try:
         text = query.encode("latin-1").decode()
-        return parse_qsl(text, keep_blank_values=True, errors="strict")
+        found = []
+        for part in filter(None, text.split("&")):
+            name, equals, value = part.partition("=")
+            name = unquote_plus(name, errors="strict")
+            if name not in ignored:
+                found.append((name, unquote_plus(value, errors="strict") if equals else None))
+        return found
     except ValueError:
-        raise BadInput("the query is not valid UTF-8, or has too many parameters") from None
+        raise BadInput("the query is not valid UTF-8") from None
 
 
-def parameters(query: str, allowed: Collection[str]) -> dict[str, str]:
-    """Return a query's parameters by name; raise `BadInput` for others, and for one twice."""
-    return _by_name(pairs(query), allowed)
-
-
-def _by_name(pairs: Iterable[tuple[str, str]], allowed: Collection[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name not in allowed:
-            raise BadInput(f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}")
+def parameters(pairs: Pairs, kinds: "Mapping[str, Kind[Any]]") -> dict[str, Any]:
+    """Return what the parameters mean, by name. Raises `BadInput` for others, and for one twice."""
+    found: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in kinds:
+            raise BadInput(_unknown(name, kinds))
         if name in found:
             raise BadInput(f"{name} is given twice")
-        found[name] = value
+        found[name] = kinds[name](name, text)
     return found
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    in_lower_case = {each.lower(): each for each in known}
+    nearest = get_close_matches(name[:NAME_CHARS].lower(), in_lower_case, 1)
+    hint = f"did you mean {in_lower_case[nearest[0]]}? " if nearest else ""
+    return f"unknown parameter {name[:NAME_CHARS]!r}; {hint}known here: {', '.join(known)}"
 
 
 # -- values --------------------------------------------------------------------------------
@@ -74,15 +92,14 @@ class Kind(Generic[T]):
     pattern: str
     value: Callable[[str], T | None]  # None of a text that fits the pattern, but means nothing
     what: str  # that it must be, in words
+    bare: str = ""  # what a name without `=` stands for
 
-    def __call__(self, parameters: Mapping[str, str], name: str) -> T | None:
-        """Return the value of a parameter; None without it. Raises `BadInput`."""
-        text = parameters.get(name)
-        if not text:
-            return None
-        value = self.value(text) if re.fullmatch(self.pattern, text) else None
+    def __call__(self, name: str, text: str | None) -> T:
+        """Return the value of a parameter. Raises `BadInput`."""
+        text = self.bare if text is None else text
+        value = self.value(text) if re.fullmatch(self.pattern, text, re.DOTALL) else None
         if value is None:
-            raise BadInput(f"{name} is {text!r}, but must be {self.what}")
+            raise BadInput(f"{name} is {text[:100]!r}, but must be {self.what}")
         return value
 
 
@@ -103,27 +120,35 @@ def up_to(most: int) -> Kind[int]:
 
 def _moment(text: str) -> int | None:
     """Return a time, or so long ago, in nanoseconds since 1970."""
-    duration = _DURATION.fullmatch(text)
-    if duration:
-        return time.time_ns() - int(float(duration[1]) * UNIT_SECONDS[duration[2]] * 1e9)
+    if _DURATIONS.fullmatch(text):
+        seconds = sum(float(many) * UNIT_SECONDS[unit] for many, unit in _DURATION.findall(text))
+        return time.time_ns() - int(seconds * 1e9)
+    if _UNIX_SECONDS.fullmatch(text):
+        return int(text) * 1_000_000_000
     return time_of(text.encode())
 
 
-FLAG = Kind("[01]", lambda text: text == "1", "0 or 1")
+TEXT = Kind(".*", str, "text")
+ID = Kind(".*", check_id, "an id")
+TYPE = Kind(".*", check_type, "a type")
+FLAG = Kind("[01]", lambda text: text == "1", "0 or 1", bare="1")
 COUNT = Kind("[0-9]{1,18}", int, "a whole number of events, 0 or more")
 SECONDS = Kind(_SECONDS, float, "a number of seconds")
 MOMENT = Kind(
-    ".+", _moment, "a time such as 2026-01-31T10:00Z, or a duration such as 90s, 15m, 24h, 7d"
-)
+    ".+", _moment,
+    "a time such as 2026-01-31T10:00Z, a duration such as 15m, 1h30m, 7d, or ten digits: "
+    "seconds since 1970",
+)  # fmt: skip
 
 
 # -- a read --------------------------------------------------------------------------------
 
 
 # Browsers cannot set the header on their first request, and libraries differ in the name.
-RESUME_PARAMETERS = ("after", "lastEventId", "last_event_id", "Last-Event-ID")
+RESUME_PARAMETERS = ("lastEventId", "last_event_id", "Last-Event-ID")
 # Those that are a field of a selection by themselves.
 FIELDS: dict[str, Kind[Any]] = {
+    "after": Kind(".*", str.encode, "an id"),
     "since": MOMENT,
     "tail": COUNT,
     "limit": COUNT,
@@ -131,7 +156,9 @@ FIELDS: dict[str, Kind[Any]] = {
     "timeout": SECONDS,
     "format": one_of(*FORMATS),
 }
-READ_PARAMETERS = (*RESUME_PARAMETERS, "event", *FIELDS)
+READ_KINDS: dict[str, Kind[Any]] = {
+    **FIELDS, "event": TYPE, **dict.fromkeys(RESUME_PARAMETERS, TEXT),
+}  # fmt: skip
 
 
 class Selection(NamedTuple):
@@ -140,7 +167,8 @@ class Selection(NamedTuple):
     Start, then types, then the last `tail` of what was there at the start, then `limit`.
     """
 
-    after: bytes = b""  # an id, to start right after its event
+    resume: bytes = b""  # the id of the event that the client has got to: it wins over the others
+    after: bytes | None = None  # an id, to start right after its event; empty for the beginning
     since: int | None = None  # nanoseconds since 1970, to start at the first later event
     tail: int | None = None  # how many events before the end, to start there
     types: frozenset[bytes] = frozenset()
@@ -158,16 +186,17 @@ class Selection(NamedTuple):
 EVERYTHING = Selection()
 
 
-def parse(pairs: list[tuple[str, str]]) -> Selection:
+def parse(pairs: Pairs) -> Selection:
     """Return the selection of a read's parameters; raise `BadInput` for what makes no sense."""
     if not pairs:
         return EVERYTHING
-    given = _by_name([pair for pair in pairs if pair[0] != "event"], READ_PARAMETERS)
-    resume = [name for name in RESUME_PARAMETERS if given.get(name)]
-    if len(resume) > 1:
-        raise BadInput(f"{' and '.join(resume)} mean the same; give one of them")
-    return Selection(
-        after=given[resume[0]].encode() if resume else b"",
-        types=frozenset(check_type(value) for name, value in pairs if name == "event"),
-        **{name: kind(given, name) for name, kind in FIELDS.items()},
-    )
+    others, types, resume = [], set(), b""
+    for name, text in pairs:
+        if name == "event":
+            types.add(TYPE(name, text))
+        elif name in RESUME_PARAMETERS:  # however often: a client adds to the link that it followed
+            resume = (text or "").encode() or resume
+        else:
+            others.append((name, text))
+    given = parameters(others, READ_KINDS)
+    return Selection(resume=resume, types=frozenset(types), **given)

@@ -20,7 +20,7 @@ from werkzeug.http import (
     quote_etag,
 )
 
-from esource.errors import BadRange
+from esource.errors import BadInput, BadRange
 from esource.hub import download
 from esource.hub.channel import Channel
 from esource.hub.hub import Hub
@@ -47,14 +47,15 @@ class Start(NamedTuple):
 def read(hub: Hub, name: str, environ: Environ) -> Response:
     """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
     channel = hub.channel(name)
-    pairs = query.pairs(environ.get("QUERY_STRING", ""))
+    pairs = query.pairs(environ.get("QUERY_STRING", ""), hub.config.ignore_parameters)
     wanted = query.parse(pairs)
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
-    # Where the client has got to, which it knows better than the link that it followed first.
-    resume_id = environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1")
+    if wanted.timeout is not None and not follow:
+        raise BadInput("timeout is for a follow; add follow=1")
+    resume_id = _utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
     work = Work(client_of(environ))
-    view, offset, verdict = _start(channel, wanted, resume_id, follow, work)
+    view, offset, verdict = _start(channel, wanted, resume_id or wanted.resume, follow, work)
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict.value
@@ -83,10 +84,22 @@ def _format(wanted: Selection, accept: str) -> Format:
     return SSE if SSE in acceptable else next(iter(acceptable), TSV)
 
 
+def _utf8(id: bytes) -> bytes:
+    """Return an id in UTF-8; a client that sends anything else means Latin-1."""
+    try:
+        id.decode()
+    except ValueError:
+        return id.decode("latin-1").encode()
+    return id
+
+
 def _start(
     channel: Channel, wanted: Selection, resume_id: bytes, follow: bool, work: Work
 ) -> Start:
-    """Return where to start. Blocks while that is searched."""
+    """Return where to start: after `resume_id`, where the client has got to, if it has begun.
+
+    Else as the link says that it followed first. Blocks while that is searched.
+    """
     view = channel.refresh()
     if resume_id:
         return Start(*channel.after(view, resume_id, work))
@@ -94,6 +107,8 @@ def _start(
     offset = view.log.begin
     if wanted.after:
         view, offset, verdict = channel.after(view, wanted.after, work)
+    elif wanted.after is not None:  # a script without a cursor must not skip history
+        verdict = Verdict.START
     if wanted.since is not None:
         offset = max(offset, channel.later_than(view, wanted.since, work))
         verdict = Verdict.TIME

@@ -7,7 +7,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.http import quote_etag
 
-from esource.errors import BadRange, Busy, EsourceError, PreconditionFailed
+from esource.errors import BadInput, BadRange, Busy, EsourceError, PreconditionFailed
 from esource.hub.hub import Hub
 from esource.web.answers import answer
 from esource.web.origin import Origins
@@ -28,6 +28,8 @@ def register(app: Flask, hub: Hub, origins: Origins) -> Publish:
         if request.environ["PATH_INFO"].startswith("//"):
             raise NotFound
         origins.check_host(request.environ.get("HTTP_HOST", ""))
+        if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            raise BadInput("the hub speaks no WebSocket; follow a channel with EventSource")
 
     def written(post: Post, body: Body) -> Response:
         origins.check_write(post.host, post.origin, post.site)
@@ -104,6 +106,13 @@ def _refused(error: HTTPException) -> Response:
     if status == 405:
         allowed = dict(error.get_headers()).get("Allow", "")
         allow = ", ".join(sorted(allowed.split(", ")))  # from a set
-        return answer(f"this method is not for this path; use {allow}\n", status, {"Allow": allow})
-    text = "there is nothing here; channels are at /NAME" if status == 404 else error.name.lower()
+        what = f"{request.method[:20]} is not for this path; use {allow}"
+        if "POST" in allow:
+            what = f"{request.method[:20]} is not for channels; POST publishes, GET reads"
+        return answer(f"{what}\n", status, {"Allow": allow})
+    text = error.name.lower()
+    if status == 404:
+        text = "there is nothing here; channels are at /NAME, all else is listed at /-/"
+        if request.environ["PATH_INFO"].endswith("/"):
+            text = "there is nothing here; the path of a channel has no slash at its end"
     return answer(f"{text}\n", status)

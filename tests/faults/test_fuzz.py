@@ -77,7 +77,7 @@ def allowed(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @parsers
-@given(st.lists(st.tuples(st.sampled_from(query.READ_PARAMETERS) | words, words), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(list(query.READ_KINDS)) | words, words), max_size=6))
 @example([("timeout", "15m")])
 @example([("limit", "²")])
 def test_a_query_is_a_selection_or_bad_input(pairs: list[tuple[str, str]]) -> None:
@@ -334,7 +334,7 @@ FIELDS = [
 ]  # fmt: skip
 fields = st.lists(st.tuples(st.sampled_from(FIELDS), values), max_size=5)
 parameters = st.lists(
-    st.tuples(st.sampled_from([*query.READ_PARAMETERS, "id", "each", "expect", "unique"]), words),
+    st.tuples(st.sampled_from([*query.READ_KINDS, "id", "each", "expect", "unique"]), words),
     max_size=3,
 )
 methods = st.sampled_from(["GET", "GET", "POST", "POST", "POST", "HEAD", "OPTIONS", "PUT", "XYZ"])

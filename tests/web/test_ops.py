@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -313,3 +314,30 @@ def test_hosts_and_origins_are_those_of_the_channels(tmp_path: Path) -> None:
                 )
                 assert preflight.status == status
             assert hub.request("OPTIONS", path).headers["Allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_the_list_of_what_is_here_names_all_of_it(hub: Hub) -> None:
+    answer = hub.get("/-/")
+    assert answer.status == 200
+    paths = re.findall(r"^/-/\S*", answer.text, re.MULTILINE)
+    assert paths == ["/-/", "/-/health", "/-/ready", "/-/metrics", "/-/channels"]
+    for path in paths:
+        assert hub.get(path).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "says"),
+    [
+        ("PUT", "/orders", {}, 405, "PUT is not for channels; POST publishes, GET reads"),
+        ("DELETE", "/-/health", {}, 405, "DELETE is not for this path; use GET, HEAD, OPTIONS"),
+        ("GET", "/orders/", {}, 404, "the path of a channel has no slash at its end"),
+        ("GET", "/-/helth", {}, 404, "channels are at /NAME, all else is listed at /-/"),
+        ("GET", "/orders", {"Upgrade": "websocket"}, 400, "follow a channel with EventSource"),
+    ],
+)
+def test_a_wrong_door_says_which_is_the_right_one(
+    hub: Hub, method: str, path: str, headers: dict[str, str], status: int, says: str
+) -> None:
+    answer = hub.request(method, path, **headers)
+    assert answer.status == status
+    assert says in answer.text

@@ -18,7 +18,7 @@ POLICY = {
 
 @pytest.mark.parametrize("path", ["/", "/?channel=orders", *(f"/-/page/{name}" for name in FILES)])
 def test_each_file_comes_with_its_type_and_the_policy(hub: Hub, path: str) -> None:
-    answer = hub.get(path)
+    answer = hub.get(path, Accept="text/html,*/*;q=0.8")
     name = path.rpartition("/")[2] if "page" in path else "index.html"
     assert (answer.status, answer.body) == (200, (page.FOLDER / name).read_bytes())
     assert answer.headers["Content-Type"] == page.CONTENT_TYPES["." + name.rpartition(".")[2]]
@@ -35,6 +35,7 @@ def test_a_file_that_the_browser_has_is_not_sent_again(hub: Hub) -> None:
     assert again.headers["Content-Security-Policy"]
     assert hub.get("/-/page/page.css", If_None_Match='"other"').status == 200
     head = hub.request("HEAD", "/")
+    assert head.headers["Vary"] == "Accept"
     assert (head.status, head.body) == (200, b"")
     assert head.headers["ETag"] == hub.get("/").headers["ETag"]
 
@@ -62,7 +63,7 @@ def test_every_file_is_used() -> None:
     texts = {name: (page.FOLDER / name).read_text() for name in FILES}
     for name in FILES:
         used = any(name in text for other, text in texts.items() if other != name)
-        assert used or name == "index.html", name
+        assert used or name in ("index.html", "index.txt"), name
 
 
 def test_the_pictures_of_the_readme_are_there_and_small() -> None:
@@ -70,6 +71,13 @@ def test_the_pictures_of_the_readme_are_there_and_small() -> None:
     assert {Path(picture).stem for picture in pictures} == {"light", "dark", "phone"}
     for picture in pictures:
         assert 10_000 < (ROOT / picture).stat().st_size < 150_000
+
+
+def test_what_takes_no_html_gets_a_dozen_lines(hub: Hub) -> None:
+    answer = hub.get("/")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.text == (page.FOLDER / "index.txt").read_text()
+    assert answer.text.count("\n") <= 12
 
 
 def test_other_hosts_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -82,8 +90,6 @@ def test_other_hosts_are_refused(tmp_path_factory: pytest.TempPathFactory) -> No
 
 def test_the_page_can_be_turned_off(tmp_path_factory: pytest.TempPathFactory) -> None:
     with running_hub(tmp_path_factory.mktemp("off"), ESOURCE_UI="0") as hub:
-        for path in ("/", "/-/page/page.js"):
-            answer = hub.get(path)
-            assert answer.status == 404
-            assert answer.text == "there is nothing here; channels are at /NAME\n"
+        assert hub.get("/-/page/page.js").status == 404
+        assert hub.get("/", Accept="text/html").text == (page.FOLDER / "index.txt").read_text()
         assert hub.get("/-/channels").status == 200

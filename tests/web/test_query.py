@@ -7,43 +7,64 @@ import pytest
 
 from esource.errors import BadInput
 from esource.web import query
-from esource.web.query import EVERYTHING, Selection, parameters, parse
+from esource.web.query import EVERYTHING, Kind, Pairs, Selection, pairs, parameters, parse
 
-ALLOWED = ("id", "event")
+KINDS: dict[str, Kind[Any]] = {"id": query.ID, "event": query.TYPE, "unique": query.FLAG}
 NANO = 1_000_000_000
 
 
+def test_a_query_is_names_and_values() -> None:
+    assert pairs("event=&id=gr%C3%B6%C3%9Fe+1&&unique") == [
+        ("event", ""), ("id", "größe 1"), ("unique", None),
+    ]  # fmt: skip
+    assert pairs("id=größe&a%3Db=c=d".encode().decode("latin-1")) == [
+        ("id", "größe"),
+        ("a=b", "c=d"),
+    ]
+    assert pairs("") == []
+    for text in ("id=%ff", "%ff=1", "id=\xff"):
+        with pytest.raises(BadInput) as error:
+            pairs(text)
+        assert str(error.value) == "the query is not valid UTF-8"
+
+
+def test_some_names_are_not_the_hubs_business() -> None:
+    assert pairs("_=1&id=2&_=3", ["_"]) == [("id", "2")]
+
+
 def test_parameters_are_told_by_name() -> None:
-    assert parameters("event=&id=gr%C3%B6%C3%9Fe+1", ALLOWED) == {
-        "event": "", "id": "größe 1",
+    assert parameters([("id", "größe"), ("event", ""), ("unique", None)], KINDS) == {
+        "id": "größe".encode(), "event": b"", "unique": True,
     }  # fmt: skip
-    assert parameters("id=größe".encode().decode("latin-1"), ALLOWED) == {"id": "größe"}
-    assert parameters("", ALLOWED) == {}
+    assert parameters([], KINDS) == {}
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("id=1&Id=2", "unknown parameter 'Id'; allowed here: id, event"),
+        ("id=1&Id=2", "unknown parameter 'Id'; did you mean id? known here: id, event, unique"),
+        ("evnt=a", "unknown parameter 'evnt'; did you mean event? known here: id, event, unique"),
+        ("x=1", "unknown parameter 'x'; known here: id, event, unique"),
+        ("x" * 4000, f"unknown parameter {'x' * 40!r}; known here: id, event, unique"),
         ("id=1&event=a&id=1", "id is given twice"),
-        ("id=%ff", "the query is not valid UTF-8, or has too many parameters"),
+        ("unique=", "unique is '', but must be 0 or 1"),
     ],
 )
 def test_others_and_repeated_ones_are_refused(text: str, reason: str) -> None:
     with pytest.raises(BadInput) as error:
-        parameters(text, ALLOWED)
+        parameters(pairs(text), KINDS)
     assert str(error.value) == reason
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "refused", "what"),
     [
-        (query.FLAG, {"0": False, "1": True}, ["2", "true", "01"], "0 or 1"),
+        (query.FLAG, {"0": False, "1": True, None: True}, ["2", "true", "01"], "0 or 1"),
         (query.one_of("text", "json"), {"text": "text"}, ["xml", "Text"], "one of text, json"),
         (query.one_of("line"), {"line": "line"}, ["lines"], "line"),
         (
             query.COUNT, {"0": 0, "007": 7, "9" * 18: 10**18 - 1},
-            ["-1", "1.5", "9" * 19, "٣", "1\n"], "a whole number of events, 0 or more",
+            ["-1", "1.5", "9" * 19, "٣", "1\n", None], "a whole number of events, 0 or more",
         ),
         (query.up_to(1000), {"1": 1, "1000": 1000}, ["0", "1001", "-1", "9" * 20], "1 to 1000"),
         (
@@ -51,30 +72,31 @@ def test_others_and_repeated_ones_are_refused(text: str, reason: str) -> None:
             ["-1", "1e9", "nan", ".5", "1.", "9" * 10], "a number of seconds",
         ),
         (
-            query.MOMENT, {"1970-01-02": 86_400 * NANO}, ["now", "1w", "19700102", "-1h"],
-            "a time such as 2026-01-31T10:00Z, or a duration such as 90s, 15m, 24h, 7d",
+            query.MOMENT, {"1970-01-02": 86_400 * NANO, "1700000000": 1_700_000_000 * NANO},
+            ["now", "1y", "19700102", "-1h", "17000000000", "1h ", "1h-2m", "1m" * 6],
+            "a time such as 2026-01-31T10:00Z, a duration such as 15m, 1h30m, 7d, or ten digits: "
+            "seconds since 1970",
         ),
     ],
 )  # fmt: skip
-def test_a_value_is_read_or_refused_and_an_empty_one_is_none_at_all(
-    kind: query.Kind[Any], values: dict[str, Any], refused: list[str], what: str
+def test_a_value_is_read_or_refused_and_so_is_an_empty_one(
+    kind: Kind[Any], values: dict[str | None, Any], refused: list[str | None], what: str
 ) -> None:  # fmt: skip
-    assert kind({}, "name") is kind({"name": ""}, "name") is None
     for text, value in values.items():
-        assert kind({"name": text}, "name") == value
-    for text in refused:
+        assert kind("name", text) == value
+    for text in [*refused, ""]:
         with pytest.raises(BadInput) as error:
-            kind({"name": text}, "name")
-        assert str(error.value) == f"name is {text!r}, but must be {what}"
+            kind("name", text)
+        assert str(error.value) == f"name is {text or ''!r}, but must be {what}"
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)]
+    ("text", "seconds"),
+    [("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400), ("1w", 604_800), ("1h30m", 5400)],
 )
 def test_a_duration_is_so_long_ago(text: str, seconds: int) -> None:
     before = time.time_ns()
-    since = query.MOMENT({"since": text}, "since")
-    assert since is not None
+    since = query.MOMENT("since", text)
     assert before <= since + seconds * NANO <= time.time_ns()
 
 
@@ -84,35 +106,39 @@ def test_a_duration_is_so_long_ago(text: str, seconds: int) -> None:
 def test_a_selection_says_what_the_query_says() -> None:
     assert parse([]) is EVERYTHING
     assert EVERYTHING.is_whole
-    pairs = [
+    given: Pairs = [
         ("after", "ä"), ("since", "1970-01-01"), ("tail", "3"), ("event", "a"), ("limit", "5"),
-        ("event", ""), ("follow", "0"), ("timeout", "1.5"), ("format", "sse"),
+        ("event", ""), ("follow", None), ("timeout", "1.5"), ("format", "sse"),
     ]  # fmt: skip
-    wanted = parse(pairs)
+    wanted = parse(given)
     assert wanted == Selection(
-        after="ä".encode(), since=0, tail=3, types=frozenset([b"a", b""]), limit=5, follow=False,
+        after="ä".encode(), since=0, tail=3, types=frozenset([b"a", b""]), limit=5, follow=True,
         timeout=1.5, format="sse",
     )  # fmt: skip
     assert not wanted.is_whole
 
 
 @pytest.mark.parametrize("name", query.RESUME_PARAMETERS)
-def test_the_place_to_resume_has_several_names_of_which_one_may_be_given(name: str) -> None:
+def test_of_the_places_where_the_client_has_got_to_the_last_one_counts(name: str) -> None:
     other = next(each for each in query.RESUME_PARAMETERS if each != name)
-    assert parse([(name, "1"), (other, "")]) == Selection(after=b"1")
-    with pytest.raises(BadInput, match="mean the same; give one of them"):
-        parse([(name, "1"), (other, "1")])
+    assert parse([(other, "1"), (name, "2"), (name, "3"), (other, "")]) == Selection(resume=b"3")
+    assert parse([(name, "1"), ("after", "2")]) == Selection(resume=b"1", after=b"2")
+
+
+def test_an_empty_place_to_start_after_is_not_none() -> None:
+    assert parse([("after", "")]) == Selection(after=b"")
 
 
 @pytest.mark.parametrize(
-    ("pairs", "reason"),
+    ("given", "reason"),
     [
         (
             [("id", "1")],
-            f"unknown parameter 'id'; allowed here: {', '.join(query.READ_PARAMETERS)}",
+            f"unknown parameter 'id'; known here: {', '.join(query.READ_KINDS)}",
         ),
         ([("tail", "1"), ("tail", "1")], "tail is given twice"),
         ([("event", "a\tb")], "event holds a control character (tab, line break, …)"),
+        ([("tail", "")], "tail is '', but must be a whole number of events, 0 or more"),
         ([("follow", "yes")], "follow is 'yes', but must be 0 or 1"),
         (
             [("format", "xml")],
@@ -120,7 +146,7 @@ def test_the_place_to_resume_has_several_names_of_which_one_may_be_given(name: s
         ),
     ],
 )
-def test_a_read_that_makes_no_sense_is_refused(pairs: list[tuple[str, str]], reason: str) -> None:
+def test_a_read_that_makes_no_sense_is_refused(given: Pairs, reason: str) -> None:
     with pytest.raises(BadInput) as error:
-        parse(pairs)
+        parse(given)
     assert str(error.value) == reason

@@ -216,6 +216,17 @@ def test_the_header_wins_over_the_parameter_and_an_empty_one_is_absent(hub: Hub)
         assert stream.headers["Esource-Resume"] == "live"
 
 
+def test_a_resume_id_that_is_no_utf8_is_latin1(hub: Hub) -> None:
+    hub.publish("/latin?id=%C3%A4", "one")
+    hub.publish("/latin?id=%C3%B6", "two")
+    head = b"GET /latin?follow=0 HTTP/1.0\r\nLast-Event-ID: \xe4\r\n\r\n"
+    with hub.connect() as connection:
+        connection.sendall(head)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b"Esource-Resume: exact" in answer
+    assert answer.endswith("\r\n\r\nö\t\ttwo\n".encode())
+
+
 def test_the_resume_id_is_utf8(hub: Hub) -> None:
     hub.publish("/umlaut?id=%C3%A4", "one")
     hub.publish("/umlaut?id=%C3%B6", "two")
