@@ -291,7 +291,7 @@ def test_nothing_of_it_can_be_written_or_is_a_channel(empty_hub: Hub) -> None:
     for path in PATHS:
         answer = empty_hub.post(path, "x")
         assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
-        assert answer.text == "this method is not for this path; use GET, HEAD, OPTIONS\n"
+        assert answer.text == "POST is not for this path; use GET, HEAD, OPTIONS\n"
         assert empty_hub.get(path).headers["Cache-Control"] == "no-store"
         assert empty_hub.get(f"/{path}").status == 404  # not what a gateway lets nobody see
     assert empty_hub.get("/-/nothing").status == 404
