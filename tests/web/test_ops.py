@@ -338,6 +338,6 @@ def test_the_list_of_what_is_here_names_all_of_it(hub: Hub) -> None:
 def test_a_wrong_door_says_which_is_the_right_one(
     hub: Hub, method: str, path: str, headers: dict[str, str], status: int, says: str
 ) -> None:
-    answer = hub.request(method, path, **headers)
+    answer = hub.request(method, path, None, **headers)
     assert answer.status == status
     assert says in answer.text
