@@ -21,6 +21,7 @@ from esource.hub.known import Known
 from esource.hub.loop import commits, in_thread, reads, unswitched
 from esource.hub.search import Search
 from esource.hub.view import View
+from esource.hub.work import Urgent
 from esource.log import Log, mark
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Head:
         else:
             end, end_mark = new.log.begin, None
             if old.end:
-                end, _ = search.after(new, old.newest_id)
+                end, _ = search.after(new, old.newest_id, Urgent())
         if old.end and end_mark != old.mark:
             logger.error(
                 "%s: a log with %d acknowledged bytes (newest id %r) is gone from this name",

@@ -24,7 +24,7 @@ from gevent.threadpool import ThreadPool
 
 from esource.errors import EsourceError
 from esource.hub.clients import is_gone
-from esource.hub.loop import in_thread
+from esource.hub.loop import commits, in_thread
 
 T = TypeVar("T")
 
@@ -89,6 +89,14 @@ class Work:
         with _queue.turn(min(PASSED * self._steps, MOST_PASSED), self.check):
             self._steps += 1
             return in_thread(_thread(), function, *args)
+
+
+class Urgent(Work):
+    """Work that publishers wait for: where the log of a channel goes on that was replaced."""
+
+    def do(self, function: Callable[..., T], *args: object) -> T:
+        """Call a function, at once and in a thread of the commits'."""
+        return in_thread(commits(), function, *args)
 
 
 @cache
