@@ -73,11 +73,10 @@ class Decoder:
     def __init__(self) -> None:
         self.line = 0  # how many lines have ended
         self.pending = 0  # bytes that are kept for an event that is not complete
-        self._rest: list[bytes] = []  # of a line that has not ended
+        self._rest = bytearray()  # of a line that has not ended
         self._started = False
         self._id = self._type = b""
-        self._data: list[bytes] = []
-        self._data_size = 0
+        self._data = bytearray()  # lines, each with its LF
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that `piece` completes. What is incomplete is kept for later."""
@@ -85,35 +84,33 @@ class Decoder:
 
     def events(self, piece: bytes) -> Iterator[Event]:
         """Yield the events that `piece` completes; `line` is then the number of their last line."""
-        waiting = self._rest and self._rest[-1].endswith(b"\r")
+        waiting = self._rest.endswith(b"\r")
+        self._rest += piece
         if self._started and not waiting and b"\n" not in piece and b"\r" not in piece:
-            self._rest.append(piece)  # not joined for each piece: a long line comes in many
-            self.pending += len(piece)
+            self.pending += len(piece)  # not looked at again for each piece: it may be long
             return
-        text = b"".join([*self._rest, piece])
+        text = bytes(self._rest)
         if not self._started:
             if b"\xef\xbb\xbf".startswith(text):  # too short to tell a byte order mark
-                self._rest = [text]
                 return
             self._started = True
             text = text.removeprefix(b"\xef\xbb\xbf")
         # A CR at the very end may be half of a CRLF: it waits for the next piece.
         lines = re.split(rb"\r\n|\n|\r(?!\Z)", text)
-        self._rest = [lines.pop()]
+        self._rest = bytearray(lines.pop())
         for line in lines:
             self.line += 1
             event = self._line(line)
             if event:
                 yield event
-        self.pending = len(self._rest[0]) + self._data_size
+        self.pending = len(self._rest) + len(self._data) + len(self._id) + len(self._type)
 
     def end(self) -> Iterator[Event]:
         """Yield the event that a CR at the very end completes; count a line that has no end."""
-        rest = b"".join(self._rest)
-        self._rest = []
-        if rest:
+        if self._rest:
             self.line += 1
-            event = self._line(rest.removesuffix(b"\r"))
+            event = self._line(bytes(self._rest.removesuffix(b"\r")))
+            self._rest.clear()
             if event:
                 yield event
 
@@ -124,15 +121,15 @@ class Decoder:
 
     def _line(self, line: bytes) -> Event | None:
         if not line:
-            event = Event(self._id, self._type, b"\n".join(self._data)) if self._data else None
+            event = Event(self._id, self._type, bytes(self._data[:-1])) if self._data else None
             self._id = self._type = b""
-            self._data, self._data_size = [], 0
+            self._data.clear()
             return event
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._data.append(value)
-            self._data_size += len(value) + 1  # with its line break
+            self._data += value
+            self._data += b"\n"
         elif name == b"event":
             self._type = value
         elif name == b"id" and b"\0" not in value:

@@ -318,7 +318,7 @@ def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(small_hub: 
             b"POST /over?each=line HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n"
         )
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
-    assert small_hub.post("/over?each=line", b"x\n" * 500).status == 201
+    assert small_hub.post("/over?each=line", b"x" * 99 + b"\n").status == 201
 
 
 def test_a_stream_may_be_longer_than_any_batch(small_hub: Hub) -> None:
