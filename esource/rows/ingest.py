@@ -133,10 +133,10 @@ class StreamDecoder:
         rows = []
         try:
             for event in events:
-                for field in event:
-                    _check_utf8(field)
-                check_id(event.id.decode())
-                check_type(event.type.decode())
+                if event.id or event.type:
+                    check_id(_text(event.id))
+                    check_type(_text(event.type))
+                _check_utf8(event.data)
                 check_data(event.data)
                 if len(event.data) > self._limit:
                     raise too_large(self._limit)
@@ -205,7 +205,11 @@ def _check_text(lines: bytes) -> None:
 
 def _check_utf8(text: bytes) -> None:
     if not text.isascii():
-        try:
-            text.decode()
-        except ValueError:
-            raise BadInput("not valid UTF-8") from None
+        _text(text)
+
+
+def _text(text: bytes) -> str:
+    try:
+        return text.decode()
+    except ValueError:
+        raise BadInput("not valid UTF-8") from None
