@@ -348,6 +348,27 @@ def test_a_line_in_tiny_pieces_costs_no_more_than_they_are(name: str) -> None:
     assert time.process_time() - started < 0.5
 
 
+# name, a body that takes a second if it is looked at before its lengths are
+HEAVY = {
+    "a million keys": ("ndjson", b"{%b}\n" % b",".join(b'"%d":1' % n for n in range(300_000))),
+    "keys in the data": ("ndjson", b'{"data":{%b}}\n' % b",".join([b'"a":1'] * 600_000)),
+    "keys again": ("ndjson", b"{%b}\n" % b",".join([b'"data":1'] * 600_000)),
+    "a number": ("ndjson", b'{"data":"","id":%b}\n' % (b"1" * 3_000_000)),
+    "an id of a row": ("tsv", b"%b\t\t\n" % ("ä" * 3_000_000).encode()),
+    "an id of a line": ("ndjson", b'{"data":"","id":"%b"}\n' % (b"\\u00e4" * 500_000)),
+    "an id of a frame": ("sse", b"id: %b\ndata: x\n\n" % ("ä" * 3_000_000).encode()),
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_what_is_too_long_is_not_looked_at_for_long(name: str) -> None:
+    format, body = HEAVY[name]
+    pieces = [body[n : n + 4096] for n in range(0, len(body), 4096)]
+    began = time.process_time()
+    assert decoded(format, pieces, limit=1 << 20).kind
+    assert time.process_time() - began < 0.4  # quadratic, or by objects: seconds
+
+
 # -- properties --------------------------------------------------------------------------------
 
 

@@ -204,6 +204,8 @@ REFUSED = {
     "charset of lines": (
         415, "/refused?each=line", "tsv", {"Content_Type": "text/plain; charset=utf-16"},
     ),
+    "form": (415, "/refused", "each=line", {"Content_Type": "multipart/form-data; boundary=b"}),
+    "form of lines": (415, "/refused?each=line", "tsv", {"Content_Type": "Multipart/Form-Data"}),
     "coding": (415, "/refused", "ndjson", {"Content_Encoding": "gzip"}),
     "name": (400, "/a.b.c", "tsv", {}),
 }  # fmt: skip
