@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from esource.hub.limits import Limit
 
-RECEIPT_BYTES = 600  # what a receipt costs beyond its rows
+RECEIPT_BYTES = 800  # of a receipt and its draft, beyond the rows
 
 
 class BodyMemory:
