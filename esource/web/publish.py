@@ -45,7 +45,10 @@ WINDOW_BYTES = 1 << 22
 TURN_BYTES = 1 << 12  # of a body, decoded without a turn
 PIECE_BYTES = 64  # as so many a piece counts beyond what is in it
 TURN_SECONDS = 0.001  # of decoding, in a turn
-SLICE_BYTES = 1 << 12  # decoded without a look at the clock: 2 ms, for the shortest frames
+# Decoded without a look at the clock: so many bytes of the shortest frames take 2 ms, of longer
+# lines more bytes do.
+SLICE_BYTES = 1 << 12
+SLICE_LINES = 256
 BLOCK_BYTES = 1 << 18  # of rows, which are then one draft
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
@@ -243,10 +246,10 @@ class _Batch:
         for piece in pieces(self._body, self._share, limit):
             since_turn += len(piece) + PIECE_BYTES
             is_long = since_turn > TURN_BYTES
-            start = 0
+            start, size = 0, _slice_bytes(piece)
             while start < len(piece):
                 with turn() if is_long else nullcontext():
-                    start = self._decode(piece, start)
+                    start = self._decode(piece, start, size)
                 self._count(limit)
                 if self._decoder.error or self._gathered.size >= BLOCK_BYTES:
                     yield from self._block()
@@ -258,12 +261,12 @@ class _Batch:
         self._count(limit)
         yield from self._block()
 
-    def _decode(self, piece: bytes, start: int) -> int:
-        """Decode a piece from an offset on, for a turn; return where the rest begins."""
+    def _decode(self, piece: bytes, start: int, size: int) -> int:
+        """Decode a piece from an offset on, in slices, for a turn; return where to go on."""
         end = time.monotonic() + TURN_SECONDS
         while True:
-            self._gathered.add(self._decoder.feed(piece[start : start + SLICE_BYTES]))
-            start += SLICE_BYTES
+            self._gathered.add(self._decoder.feed(piece[start : start + size]))
+            start += size
             is_due = self._gathered.size >= BLOCK_BYTES or time.monotonic() > end
             if start >= len(piece) or self._decoder.error or is_due:
                 return start
@@ -296,3 +299,11 @@ class _Batch:
         self._first = self._first or receipt.first
         self._last = receipt.last or self._last
         self._view = receipt.view
+
+
+def _slice_bytes(piece: bytes) -> int:
+    """Return how much of a piece is decoded at once, in bytes: about `SLICE_LINES` lines."""
+    if len(piece) <= SLICE_BYTES:
+        return SLICE_BYTES
+    lines = piece.count(b"\n") + piece.count(b"\r")
+    return max(SLICE_BYTES, len(piece) * SLICE_LINES // (lines + 1))
