@@ -104,8 +104,13 @@ class Config:
     )
     # A batch of declared length is held in memory, whole, until it is on disk.
     max_batch_bytes: int = _setting(
-        1 << 26, _positive(int, "bytes"), "the largest batch of declared length"
+        1 << 26, _positive(int, "bytes"), "the largest batch of declared length, and its rows"
     )
+    # Of all bodies that are on their way; a quarter of it is for plain publishes alone.
+    max_body_memory: int = _setting(
+        1 << 28, _positive(int, "bytes"),
+        "the memory for all bodies and their rows; the slowest of too many are answered `503`",
+    )  # fmt: skip
     # About 150 bytes of memory each, in channels with posts that say `unique=1`.
     dedup_events: int = _setting(
         10_000,

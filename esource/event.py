@@ -57,15 +57,15 @@ def check_type(text: str) -> bytes:
 def _check_field(name: str, text: str, limit: int) -> bytes:
     if not text:
         return b""
-    if len(text) <= limit and _PLAIN.fullmatch(text):
-        return text.encode()
+    field = text.encode()
+    if len(field) > limit:  # first of all: it may be megabytes
+        raise BadInput(f"{name} is {len(field)} bytes long, over the limit of {limit}")
+    if _PLAIN.fullmatch(text):
+        return field
     if any(unicodedata.category(char) == "Cc" for char in text):
         raise BadInput(f"{name} holds a control character (tab, line break, …)")
     if text != text.strip():
         raise BadInput(f"{name} begins or ends with a space")
-    field = text.encode()
-    if len(field) > limit:
-        raise BadInput(f"{name} is {len(field)} bytes long, over the limit of {limit}")
     return field
 
 

@@ -10,8 +10,9 @@ def test_the_defaults() -> None:
     assert Config.from_env({}) == Config(
         dir=Path("events"), bind="127.0.0.1:9000", fsync="always",
         max_event_bytes=1_048_576, heartbeat_seconds=10,
-        max_batch_bytes=67_108_864, dedup_events=10_000, max_subscribers=50_000,
-        max_channels=100_000, cors_origins=frozenset(), allowed_hosts=frozenset(),
+        max_batch_bytes=67_108_864, max_body_memory=268_435_456,
+        dedup_events=10_000, max_subscribers=50_000, max_channels=100_000,
+        cors_origins=frozenset(), allowed_hosts=frozenset(),
         metrics_channels=False, ui=True, log_format="text",
     )  # fmt: skip
 

@@ -272,6 +272,9 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
         ("POST", "/orders", b"", {"Content_Type": "text/plain; charset=klingon"}),
     ],
     "a `Content-Encoding`": [("POST", "/orders", b"", {"Content_Encoding": "gzip"})],
+    "a form with parts (`curl -F`)": [
+        ("POST", "/orders", b"", {"Content-Type": "multipart/form-data; boundary=b"}),
+    ],
     "a body that ends too early, or a malformed chunk": [
         b"POST /orders HTTP/1.1\r\nHost: hub\r\nContent-Length: 9\r\n\r\nhalf",
         CHUNKED + b"9\r\nhalf",
@@ -279,6 +282,10 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
     ],
     "a body over `ESOURCE_MAX_EVENT_BYTES`": [
         ("POST", "/orders", b"a" * ((1 << 20) + 1), {}),
+    ],
+    "a batch of declared length that is, or becomes rows, over `ESOURCE_MAX_BATCH_BYTES`": [
+        (b"POST /orders?each=line HTTP/1.1\r\nHost: h\r\nContent-Length: 67108865\r\n\r\n"),
+        ("POST", "/orders?each=line", b"\n" * (1 << 22), {}),
     ],
     "a head over 32 KiB, or over 4 KiB (`Accept`: 1 KiB) in a field that the hub reads": [
         ("GET", "/orders", b"", {"Accept": "a," * 600}),

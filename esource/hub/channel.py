@@ -87,15 +87,16 @@ class Channel:
     # -- publishing ----------------------------------------------------------------------
 
     def append(
-        self, drafts: Sequence[Draft], wish: Wish = PLAIN, after: Receipt | None = None
-    ) -> Receipt:
+        self, drafts: Sequence[Draft], wish: Wish = PLAIN, after: Receipt | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> Receipt:  # fmt: skip
         """Queue rows, at least one, to be committed as one run with nothing in between.
 
         Returns at once; `Receipt.wait` tells what came of them. Rows without id get default ids
         when they are appended. `wish` is asked then; rows that go `after` others are only appended
-        if those were.
+        if those were. `done` is called when they are committed or refused, and need no memory.
         """
-        return self._writer.append(self, drafts, wish, after)
+        return self._writer.append(self, drafts, wish, after, done)
 
     def sync(self) -> None:
         """Put what is committed on disk, if it is not (under ESOURCE_FSYNC=interval). Blocks."""

@@ -60,17 +60,19 @@ class Receipt:
     """Rows that are to be appended as one run; after `wait`, what became of them."""
 
     __slots__ = (
-        "_after", "_commit", "_drafts", "_error",
+        "_after", "_commit", "_done", "_drafts", "_error",
         "appended", "first", "last", "queued", "skipped", "view", "wish",
     )  # fmt: skip
 
     def __init__(
-        self, commit: "Commit", drafts: Sequence[Draft], wish: Wish, after: "Receipt | None"
-    ) -> None:
+        self, commit: "Commit", drafts: Sequence[Draft], wish: Wish, after: "Receipt | None",
+        done: Callable[[], None] | None,
+    ) -> None:  # fmt: skip
         self._commit = commit
         self._drafts = drafts
         self.wish = wish
         self._after = after
+        self._done = done
         self._error: EsourceError | None = None
         self.queued = time.monotonic()
         self.appended = self.skipped = 0  # events
@@ -89,13 +91,23 @@ class Receipt:
         return self
 
     @property
+    def is_done(self) -> bool:
+        """Whether `wait` would return, or raise, at once."""
+        return self._commit.is_done
+
+    @property
     def was_refused(self) -> bool:
         """Whether the rows were refused, as far as it is known."""
         return bool(self._commit.error or self._error)
 
-    def forget_before(self) -> None:
-        """Once it is done: or an endless stream would be an endless chain."""
-        self._after = None
+    def forget(self) -> None:
+        """Once it is done, let go of the rows and, or an endless stream is a chain, of the others.
+
+        Called at once, and in the loop's thread.
+        """
+        self._after, self._drafts = None, ()
+        if self._done:
+            self._done()
 
     def move(self, by: int) -> None:
         """Note that the rows stand so many bytes behind the place that they were asked of."""
@@ -176,13 +188,21 @@ class Commit:
         self.error: EsourceError | None = None  # why none of the rows is in the log, if so
         self._done = Signal()
 
-    def add(self, drafts: Sequence[Draft], wish: Wish, after: Receipt | None) -> Receipt:
+    def add(
+        self, drafts: Sequence[Draft], wish: Wish, after: Receipt | None,
+        done: Callable[[], None] | None = None,
+    ) -> Receipt:  # fmt: skip
         """Take rows in; return what their publisher holds."""
-        receipt = Receipt(self, drafts, wish, after)
+        receipt = Receipt(self, drafts, wish, after, done)
         self.receipts.append(receipt)
         for draft in drafts:
-            self.size += len(draft.rows)
+            self.size += draft.size
         return receipt
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its rows are written or refused."""
+        return bool(self._done.is_set())
 
     def answer(self) -> list[Receipt]:
         """Let the publishers go on, well or badly; return their receipts, at once."""

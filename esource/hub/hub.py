@@ -18,6 +18,7 @@ from esource.hub.channel import Channel
 from esource.hub.clients import Clients
 from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads
+from esource.hub.memory import BodyMemory
 from esource.hub.stats import Stats
 from esource.log import NAME, Logs
 from esource.log.folder import Folder
@@ -46,6 +47,9 @@ class Hub:
         self.draining = False
         self.logs: Logs = Folder(config.dir, config.fsync)
         self.clients = Clients()
+        # Plain publishes have a part of their own: what is large keeps none of them out.
+        self.plain_bodies = BodyMemory(config.max_body_memory // 4)
+        self.bodies = BodyMemory(config.max_body_memory - self.plain_bodies.limit)
         self._is_open = False
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._recent: OrderedDict[str, Channel] = OrderedDict()
@@ -125,6 +129,11 @@ class Hub:
         if self._count + len(self._admitted) >= limit:
             self._max_channels.refuse(f"there are {limit} channels already")
         self._admitted.add(name)
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of bodies are in memory, with their rows and receipts."""
+        return self.plain_bodies.used + self.bodies.used
 
     def count(self) -> int:
         """Return how many channels have been written to. Blocks."""

@@ -10,7 +10,7 @@ channel has no writer greenlet: the next publisher starts one.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import gevent
@@ -53,8 +53,9 @@ class Writer:
         self.unfinished: Commit | None = None  # the last that was begun, until it is done
 
     def append(
-        self, owner: object, drafts: Sequence[Draft], wish: Wish, after: Receipt | None
-    ) -> Receipt:
+        self, owner: object, drafts: Sequence[Draft], wish: Wish, after: Receipt | None,
+        done: Callable[[], None] | None,
+    ) -> Receipt:  # fmt: skip
         """Queue rows, at least one; return at once what tells of them (see `Channel.append`).
 
         The `owner` is kept alive until they are written: or a second channel of the name could be
@@ -66,7 +67,7 @@ class Writer:
             self._queue.put(commit)
             if self._greenlet is None:
                 self._greenlet = gevent.spawn(self._run, owner)
-        return commit.add(drafts, wish, after)
+        return commit.add(drafts, wish, after, done)
 
     def _run(self, owner: object) -> None:
         """Be the writer greenlet: commit what is queued, until the channel is idle."""
@@ -135,7 +136,7 @@ class Writer:
         """Count a commit that took so many seconds."""
         stats, now, events = self._stats, time.monotonic(), 0
         for receipt in receipts:
-            receipt.forget_before()
+            receipt.forget()
             events += receipt.appended
             stats.publish_seconds.observe(now - receipt.queued)
         if done:

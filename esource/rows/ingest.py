@@ -18,9 +18,8 @@ from esource.rows import ndjson, sse, tsv
 from esource.rows.tsv import Draft, too_large
 
 EMPTY = Draft(b"", 0, 0)
-# Of a line beyond its data: id, type, and JSON's escapes, six bytes for a control character.
-OVERHEAD_BYTES = 4096
-JSON_FACTOR = 6
+BOM = b"\xef\xbb\xbf"  # at the beginning of a body it is no part of an event
+OVERHEAD_BYTES = 4096  # of a line beyond its data
 
 # Most ids, to be let through quickly.
 _PLAIN_ID = re.compile(rb"[!-~](?:[ -~]{0,1022}[!-~])?").fullmatch
@@ -37,9 +36,14 @@ class LineDecoder:
         self.error: EsourceError | None = None
         self._decode = decode
         self._limit = limit
-        self._rest: list[bytes] = []  # of a line that has not ended
-        self._rest_size = 0
+        self._rest = bytearray()  # of a line that has not ended
+        self._escapes = 0  # in it, by which it may be longer than the event that it becomes
         self._line = 1  # of the next whole line
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are kept for an event that is not complete."""
+        return len(self._rest)
 
     def feed(self, piece: bytes) -> Draft:
         """Return the events of the lines that end in `piece`."""
@@ -47,43 +51,52 @@ class LineDecoder:
         if not cut:
             self._keep(piece)
             return EMPTY
-        lines = b"".join([*self._rest, piece[:cut]]) if self._rest else piece[:cut]
-        self._rest, self._rest_size = [], 0
-        draft = self._lines(lines)
+        lines = piece[:cut]
+        if self._rest:
+            lines = bytes(self._rest) + lines
+            self._rest, self._escapes = bytearray(), 0
+        draft = self._lines(lines if self._line > 1 else lines.removeprefix(BOM))
         if not self.error:
             self._keep(piece[cut:])
         return draft
 
     def end(self) -> Draft:
         """Return the event of a last line that has no line end."""
-        rest = b"".join(self._rest)
+        rest = bytes(self._rest if self._line > 1 else self._rest.removeprefix(BOM))
         return self._lines(rest + b"\n") if rest else EMPTY
 
     def _keep(self, piece: bytes) -> None:
-        if piece:
-            self._rest.append(piece)
-            self._rest_size += len(piece)
-        if self._rest_size > self._limit * JSON_FACTOR + OVERHEAD_BYTES:
+        self._rest += piece
+        self._escapes += piece.count(b"\\")
+        least = len(self._rest) - self._escapes * (ndjson.ESCAPE_BYTES - 1)
+        if least > self._limit + OVERHEAD_BYTES:
             self.error = TooLarge(f"line {self._line}: {too_large(self._limit)}")
 
     def _lines(self, lines: bytes) -> Draft:
         try:
             draft = self._decode(lines, self._limit)
-        except EsourceError:
-            draft = self._lines_before_the_bad_one(lines)
+        except EsourceError as error:
+            draft = self._lines_before_the_bad_one(lines, error)
         self._line += lines.count(b"\n")
         return draft
 
-    def _lines_before_the_bad_one(self, lines: bytes) -> Draft:
+    def _lines_before_the_bad_one(self, lines: bytes, error: EsourceError) -> Draft:
+        """Find the first bad line, by halves: none is decoded more than a few times."""
         each = lines.split(b"\n")[:-1]
-        for number, line in enumerate(each):
+
+        def decoded(start: int, end: int) -> Draft:
+            return self._decode(b"\n".join([*each[start:end], b""]), self._limit)
+
+        good, end = 0, len(each)  # so many are good, and the first that is not is before the end
+        while end - good > 1:
+            middle = (good + end) // 2
             try:
-                self._decode(line + b"\n", self._limit)
-            except EsourceError as error:
-                self.error = type(error)(f"line {self._line + number}: {error}")
-                good = b"".join([line + b"\n" for line in each[:number]])
-                return self._decode(good, self._limit) if good else EMPTY
-        raise AssertionError("lines that are good one by one are good together")
+                decoded(good, middle)
+                good = middle
+            except EsourceError as found:
+                end, error = middle, found
+        self.error = type(error)(f"line {self._line + good}: {error}")
+        return decoded(0, good) if good else EMPTY
 
 
 class StreamDecoder:
@@ -94,6 +107,11 @@ class StreamDecoder:
         self.error: EsourceError | None = None
         self._decoder = sse.Decoder()
         self._limit = limit
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are kept for an event that is not complete."""
+        return self._decoder.pending
 
     def feed(self, piece: bytes) -> Draft:
         """Return the events of the frames that end in `piece`."""
@@ -115,10 +133,10 @@ class StreamDecoder:
         rows = []
         try:
             for event in events:
-                for field in event:
-                    _check_utf8(field)
-                check_id(event.id.decode())
-                check_type(event.type.decode())
+                if event.id or event.type:
+                    check_id(_text(event.id))
+                    check_type(_text(event.type))
+                _check_utf8(event.data)
                 check_data(event.data)
                 if len(event.data) > self._limit:
                     raise too_large(self._limit)
@@ -187,7 +205,11 @@ def _check_text(lines: bytes) -> None:
 
 def _check_utf8(text: bytes) -> None:
     if not text.isascii():
-        try:
-            text.decode()
-        except ValueError:
-            raise BadInput("not valid UTF-8") from None
+        _text(text)
+
+
+def _text(text: bytes) -> str:
+    try:
+        return text.decode()
+    except ValueError:
+        raise BadInput("not valid UTF-8") from None

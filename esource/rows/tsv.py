@@ -52,6 +52,35 @@ class Draft(NamedTuple):
         without_id = rows.count(b"\n\t") + rows.startswith(b"\t")
         return cls(rows, events, without_id, newest_micros(rows) if without_id < events else None)
 
+    @property
+    def size(self) -> int:
+        """How many bytes the rows are once each has its id."""
+        return len(self.rows) + self.without_id * DEFAULT_ID_BYTES
+
+
+class Gathering:
+    """Drafts that become one, so that a thousand small ones do not cost a thousand times theirs."""
+
+    def __init__(self) -> None:
+        self._rows = bytearray()
+        self._events = self._without_id = 0
+        self._newest: int | None = None
+        self.size = 0  # as that of a draft
+
+    def add(self, draft: Draft) -> None:
+        """Put the rows of a draft behind the others."""
+        self._rows += draft.rows
+        self._events += draft.events
+        self._without_id += draft.without_id
+        self.size += draft.size
+        newest = draft.newest_micros
+        if newest is not None and (self._newest is None or newest > self._newest):
+            self._newest = newest
+
+    def draft(self) -> Draft:
+        """Return all of them as one."""
+        return Draft(bytes(self._rows), self._events, self._without_id, self._newest)
+
 
 # -- events -> rows ------------------------------------------------------------------------
 

@@ -9,12 +9,15 @@ How the bytes arrive is the business of `post.Body`, and thereby of the server.
 
 import codecs
 import re
+import socket
 import sys
 from collections.abc import Iterator
 
 from werkzeug.http import parse_options_header
 
-from esource.errors import BadInput, TooLarge, Unsupported
+from esource.errors import BadInput, EsourceError, TooLarge, Unsupported
+from esource.hub.clients import shut
+from esource.hub.memory import Share
 from esource.web.post import Body, Post
 
 # Python's own string escapes are no character sets, and its IDNA decoder is quadratic.
@@ -23,17 +26,34 @@ _NOT_CHARSETS = {"unicode_escape", "raw_unicode_escape", "idna", "punycode", "un
 _CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,30}")
 
 
-def read(body: Body, limit: int) -> bytes:
-    """Return all of a body. Blocks until it has come; raises what `pieces` raises."""
-    return b"".join(pieces(body, limit))
+def read(body: Body, share: Share, limit: int) -> bytes:
+    """Return all of a body, counted in its share. Blocks until it has come.
+
+    Raises what `pieces` raises, and `Busy`; then the connection ends after the answer.
+    """
+    content = bytearray()  # of many small pieces each would cost more than what is in it
+    try:
+        for piece in pieces(body, share, limit):
+            share.take(len(piece))
+            content += piece
+    except EsourceError:
+        body.close_afterwards()
+        raise
+    return bytes(content)
 
 
-def pieces(body: Body, limit: int = sys.maxsize) -> Iterator[bytes]:
-    """Yield a body in pieces, as they arrive. Blocks for each.
+def cut_off(body: Body) -> None:
+    """Let a body end where it is, as if its client had gone: who waits for more of it, wakes."""
+    if body.client is not None:
+        shut(body.client, socket.SHUT_RD)
+
+
+def pieces(body: Body, share: Share, limit: int = sys.maxsize) -> Iterator[bytes]:
+    """Yield a body in pieces, as they arrive; tell its share that it is whole. Blocks for each.
 
     Raises `TooLarge` over `limit` bytes, before anything is read where the length is
-    declared, and `BadInput` if the body was cut off or its chunks are malformed. In each case
-    the connection ends after the answer.
+    declared, `BadInput` if the body was cut off or its chunks are malformed, and `Busy` if it was
+    given up. In each case the connection ends after the answer.
     """
     size = body.size
     if size is not None and size > limit:
@@ -49,10 +69,13 @@ def pieces(body: Body, limit: int = sys.maxsize) -> Iterator[bytes]:
             yield piece
     except OSError as error:
         body.close_afterwards()
+        share.take(0)
         raise BadInput(f"the body is malformed or was cut off ({type(error).__name__})") from error
     if size is not None and arrived < size:
         body.close_afterwards()
+        share.take(0)
         raise BadInput(f"the body was cut off after {arrived} of {size} bytes")
+    share.complete()
 
 
 def check_framing(post: Post, body: Body) -> None:

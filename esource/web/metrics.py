@@ -39,6 +39,7 @@ class Gauges(NamedTuple):
     open_channels: int
     refusing_channels: int
     subscribers_by_channel: dict[str, int]  # none, unless there are series for each channel
+    body_bytes: int
 
 
 def text(stats: Stats, gauges: Gauges, accept: str) -> tuple[bytes, str]:
@@ -94,6 +95,11 @@ class _Everything:
                 "refusing_channels",
                 "Open channels that a fault keeps from taking events; a read-only file is none",
                 gauges.refusing_channels,
+            ),
+            (
+                "body_memory_bytes",
+                "Memory of bodies that are on their way, with their rows and receipts",
+                gauges.body_bytes,
             ),
             ("event_loop_lag_max_seconds", "The most of the last minute", max(stats.lags.copy())),
         )

@@ -99,7 +99,7 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
         refusing += bool(channel.refusal)
         if hub.config.metrics_channels and channel.followers:
             subscribers[channel.name] = len(channel.followers)
-    gauges = Gauges(hub.subscribers, opened, refusing, subscribers)
+    gauges = Gauges(hub.subscribers, opened, refusing, subscribers, hub.body_bytes)
     accept = environ.get("HTTP_ACCEPT", "")
     work = Work(client_of(environ))
     content, content_type = work.do(metrics.text, hub.stats, gauges, accept)

@@ -5,28 +5,37 @@ is committed as it arrives, and the answer comes at the end.
 """
 
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import chain
+from functools import partial
 from typing import Any
 
 import orjson
 from flask import Response
 from werkzeug.http import parse_etags, parse_options_header, quote_etag
 
-from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageError
+from esource.errors import (
+    BadInput,
+    EsourceError,
+    PreconditionFailed,
+    StorageError,
+    TooLarge,
+    Unsupported,
+)
 from esource.event import Event, check_data
 from esource.hub.channel import Channel
 from esource.hub.commit import Precondition, Receipt, Wish
 from esource.hub.hub import Hub
 from esource.hub.loop import turn
+from esource.hub.memory import RECEIPT_BYTES, Share
 from esource.hub.view import View
 from esource.rows import ingest, tsv
 from esource.rows.ingest import Decoder, LineDecoder, StreamDecoder
-from esource.rows.tsv import Draft
+from esource.rows.tsv import Draft, Gathering
 from esource.web import answers, query
-from esource.web.body import check_framing, decode, pieces, read, require_utf8
+from esource.web.body import check_framing, cut_off, decode, pieces, read, require_utf8
 from esource.web.post import Body, Post
 
 PARAMETERS: dict[str, query.Kind[Any]] = {
@@ -36,10 +45,17 @@ PARAMETERS: dict[str, query.Kind[Any]] = {
     "expect": query.TEXT,
     "unique": query.FLAG,
 }
-# Of a stream that is on its way to the disk; then the sender waits.
+PLAIN_BODY_BYTES = 1 << 16  # of a body that is one event, up to which it is a plain publish
+# Of a stream, rows and receipts, on its way to the disk; then the sender waits.
 WINDOW_BYTES = 1 << 22
 TURN_BYTES = 1 << 12  # of a body, decoded without a turn
 PIECE_BYTES = 64  # as so many a piece counts beyond what is in it
+TURN_SECONDS = 0.001  # of processor time, in a turn
+# Decoded without a look at the clock: so many bytes of the shortest frames take 2 ms, of longer
+# lines more bytes do.
+SLICE_BYTES = 1 << 12
+SLICE_LINES = 256
+BLOCK_BYTES = 1 << 18  # of rows, which are then one draft
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
 
@@ -52,26 +68,32 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
     decoder = _decoder(hub, parameters, post)
     hub.admit_channel(channel)
     check_framing(post, body)
+    wake = partial(cut_off, body)
     if decoder:
-        batch = _Batch(hub, channel, decoder, wish, body)
-        if body.size is None:
-            batch.append_stream()
-        else:
-            batch.append_whole()
-        return batch.answer()
-    id = parameters.get("id", b"")
-    event = Event(id, parameters.get("event", b""), _data(hub, post, body))
-    if wish.unique and not id:
-        raise BadInput(WITHOUT_ID)
-    receipt = channel.append([tsv.draft(event)], wish).wait()
+        with hub.bodies.share(wake) as share:
+            batch = _Batch(hub, channel, decoder, wish, body, share)
+            if body.size is None:
+                batch.append_stream()
+            else:
+                batch.append_whole()
+            return batch.answer()
+    id, type = parameters.get("id", b""), parameters.get("event", b"")
+    is_plain = body.size is not None and body.size <= PLAIN_BODY_BYTES
+    with (hub.plain_bodies if is_plain else hub.bodies).share(wake) as share:
+        draft = tsv.draft(Event(id, type, _data(hub, post, body, share)))
+        if wish.unique and not id:
+            raise BadInput(WITHOUT_ID)
+        receipt = channel.append([draft], wish).wait()
     headers = {"ETag": quote_etag(receipt.view.version)}
     if receipt.skipped:
         return answers.answer(id, 200, headers)
     return answers.answer(receipt.first, 201, headers)
 
 
-def _data(hub: Hub, post: Post, body: Body) -> bytes:
-    data = check_data(decode(read(body, hub.config.max_event_bytes), post))
+def _data(hub: Hub, post: Post, body: Body, share: Share) -> bytes:
+    content = read(body, share, hub.config.max_event_bytes)
+    share.take(RECEIPT_BYTES)
+    data = check_data(decode(content, post))
     return data[:-1] if data.endswith(b"\n") else data
 
 
@@ -111,6 +133,10 @@ def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None
 def _decoder(hub: Hub, parameters: dict[str, Any], post: Post) -> Decoder | None:
     """Return the decoder of a batch; None for a body that is one event."""
     content_type, options = parse_options_header(post.content_type)
+    if content_type.lower() == "multipart/form-data":
+        raise Unsupported(
+            "a form's parts are no event; send the file as it is: --data-binary @file"
+        )
     limit = hub.config.max_event_bytes
     decoder: Decoder
     if "each" in parameters:
@@ -140,13 +166,17 @@ class _Batch:
     """A batch on its way into a channel, and what has become of it so far."""
 
     def __init__(
-        self, hub: Hub, channel: Channel, decoder: Decoder, wish: Wish, body: Body
+        self, hub: Hub, channel: Channel, decoder: Decoder, wish: Wish, body: Body, share: Share
     ) -> None:
         self._hub = hub
         self._channel = channel
         self._decoder = decoder
         self._wish = wish
         self._body = body
+        self._share = share
+        self._gathered = Gathering()
+        self._kept = 0  # bytes that are taken for what is not queued yet
+        self._size = 0  # of the rows that were gathered before
         self._appended = self._skipped = 0
         self._first = self._last = b""
         self._view: View | None = None  # right behind the last event
@@ -154,7 +184,8 @@ class _Batch:
     def append_whole(self) -> None:
         """Append all of a body of declared length, or raise and append nothing."""
         try:
-            drafts = list(self._drafts(self._hub.config.max_batch_bytes))
+            limit = min(self._hub.config.max_batch_bytes, self._hub.bodies.limit)
+            drafts = list(self._drafts(limit))
         except EsourceError:
             self._body.close_afterwards()  # what has not been read of it is not a request
             raise
@@ -169,24 +200,24 @@ class _Batch:
         Raises with how many events are stored; those before the bad line are.
         """
         wish = self._wish
-        window: deque[tuple[Receipt, int]] = deque()
-        in_window = 0
+        window: deque[Receipt] = deque()
         stopped: EsourceError | None = None
         try:
             with self._hub.clients.receiving(self._body.client):
                 for draft in self._drafts():
-                    before = window[-1][0] if window else None
-                    receipt = self._channel.append([draft], wish, before)
-                    window.append((receipt, len(draft.rows)))
-                    in_window += len(draft.rows)
-                    while window and (in_window > WINDOW_BYTES or wish.precondition):
-                        receipt, size = window.popleft()
-                        in_window -= size
-                        self._wait(receipt)
+                    self._share.take(RECEIPT_BYTES)
+                    before = window[-1] if window else None
+                    done = partial(self._share.give, draft.size + RECEIPT_BYTES)
+                    window.append(self._channel.append([draft], wish, before, done))
+                    del draft
+                    while window and (
+                        window[0].is_done or self._share.held > WINDOW_BYTES or wish.precondition
+                    ):
+                        self._wait(window.popleft())
                         wish = wish._replace(precondition=None)  # it was for the beginning
         except EsourceError as error:
             stopped = error
-        for receipt, _ in window:
+        for receipt in window:
             try:
                 self._wait(receipt)
             except EsourceError as error:
@@ -211,20 +242,60 @@ class _Batch:
         return answers.answer(orjson.dumps(result) + b"\n", status, headers, "application/json")
 
     def _drafts(self, limit: int = sys.maxsize) -> Iterator[Draft]:
-        """Yield the events of the body; after the good ones raise what is wrong with the next."""
+        """Yield the events of the body; after the good ones raise what is wrong with the next.
+
+        Those of a stream are yielded as they come. `limit` is in bytes: of the body, and of the
+        rows that it becomes. What is kept is taken of the body's share. Blocks; raises
+        `EsourceError`.
+        """
         since_turn = 0  # bytes: a body that has arrived, in chunks of any size, needs no wait
-        for piece in chain(pieces(self._body, limit), [None]):
-            since_turn += len(piece or b"") + PIECE_BYTES
-            with turn() if since_turn > TURN_BYTES else nullcontext():
-                draft = self._decoder.end() if piece is None else self._decoder.feed(piece)
-            if since_turn > TURN_BYTES:
+        for piece in pieces(self._body, self._share, limit):
+            since_turn += len(piece) + PIECE_BYTES
+            is_long = since_turn > TURN_BYTES
+            start, size = 0, _slice_bytes(piece)
+            while start < len(piece):
+                with turn() if is_long else nullcontext():
+                    start = self._decode(piece, start, size)
+                self._count(limit)
+                if self._decoder.error or self._gathered.size >= BLOCK_BYTES:
+                    yield from self._block()
+            if is_long:
                 since_turn = 0
-            if self._wish.unique and draft.without_id:
-                raise BadInput(WITHOUT_ID)
-            if draft.events:
-                yield draft
-            if self._decoder.error:
-                raise self._decoder.error
+            if self._body.size is None:
+                yield from self._block()
+        self._gathered.add(self._decoder.end())
+        self._count(limit)
+        yield from self._block()
+
+    def _decode(self, piece: bytes, start: int, size: int) -> int:
+        """Decode a piece from an offset on, in slices, for a turn; return where to go on."""
+        end = time.thread_time() + TURN_SECONDS
+        while True:
+            self._gathered.add(self._decoder.feed(piece[start : start + size]))
+            start += size
+            is_due = self._gathered.size >= BLOCK_BYTES or time.thread_time() > end
+            if start >= len(piece) or self._decoder.error or is_due:
+                return start
+
+    def _count(self, limit: int) -> None:
+        """Take what is kept of the share. Raises `TooLarge` over the limit of rows, and `Busy`."""
+        if self._size + self._gathered.size > limit:
+            raise TooLarge(f"the batch becomes rows of more than {limit} bytes")
+        kept = self._decoder.pending + self._gathered.size
+        self._share.take(kept - self._kept)
+        self._kept = kept
+
+    def _block(self) -> Iterator[Draft]:
+        """Yield the events that were gathered, if any; then raise what ended them, if anything."""
+        block, self._gathered = self._gathered.draft(), Gathering()
+        self._kept -= block.size
+        self._size += block.size
+        if self._wish.unique and block.without_id:
+            raise BadInput(WITHOUT_ID)
+        if block.events:
+            yield block
+        if self._decoder.error:
+            raise self._decoder.error
 
     def _wait(self, receipt: Receipt) -> None:
         """Wait for a receipt and count it. Raises what `Receipt.wait` raises."""
@@ -234,3 +305,11 @@ class _Batch:
         self._first = self._first or receipt.first
         self._last = receipt.last or self._last
         self._view = receipt.view
+
+
+def _slice_bytes(piece: bytes) -> int:
+    """Return how much of a piece is decoded at once, in bytes: about `SLICE_LINES` lines."""
+    if len(piece) <= SLICE_BYTES:
+        return SLICE_BYTES
+    lines = piece.count(b"\n") + (piece.count(b"\r") if b"\r" in piece else 0)
+    return max(SLICE_BYTES, len(piece) * SLICE_LINES // (lines + 1))

@@ -10,7 +10,9 @@ from esource.web import metrics
 from esource.web.metrics import Gauges
 from tests.harness import needs
 
-GAUGES = Gauges(subscribers=7, open_channels=3, refusing_channels=1, subscribers_by_channel={})
+GAUGES = Gauges(
+    subscribers=7, open_channels=3, refusing_channels=1, subscribers_by_channel={}, body_bytes=9
+)
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from esource.config import Config
 from esource.errors import BadInput
+from esource.hub.memory import BodyMemory
 from esource.web.app import create_app
 from esource.web.body import read
 from esource.web.post import body_of
@@ -281,4 +282,4 @@ def test_a_body_is_read_whole_also_without_gunicorn(tmp_path: Path) -> None:
     assert (chunked.size, list(chunked.pieces())) == (None, [b"two"])
     short = body_of({"wsgi.input": BytesIO(b"cut"), "CONTENT_LENGTH": "9"})
     with pytest.raises(BadInput, match="cut off after 3 of 9 bytes"):
-        read(short, limit=99)
+        read(short, BodyMemory(99).share(print), limit=99)
