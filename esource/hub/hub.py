@@ -17,7 +17,7 @@ from esource.errors import BadInput
 from esource.hub.channel import Channel
 from esource.hub.clients import Clients
 from esource.hub.limits import Limit
-from esource.hub.loop import give_way, in_thread, reads
+from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
 from esource.hub.stats import Stats
 from esource.log import NAME, Logs
@@ -67,6 +67,7 @@ class Hub:
         `waiting` is called again and again meanwhile. Raises `StartError`.
         """
         self.logs.hold(waiting)
+        share_the_interpreter()
         self._is_open = True
 
     def channel(self, name: str) -> Channel:

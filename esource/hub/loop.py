@@ -8,6 +8,7 @@ followers that each encode a stretch would else hold all others up for all their
 """
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,16 @@ from greenlet import settrace
 T = TypeVar("T")
 Failure: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 LAG_SECONDS = 0.5
+SWITCH_SECONDS = 0.0005
+
+
+def share_the_interpreter() -> None:
+    """Have threads take turns with the loop in shorter steps than Python's 5 ms.
+
+    A commit asks for the interpreter after each of its calls to the system. While the loop decodes
+    a batch, or 50 searches run, each of them would take 5 ms, and a publish 100 (now 7).
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 @functools.cache

@@ -9,7 +9,6 @@ five times as long. Opening a channel, reading on and committing have threads of
 """
 
 import errno
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,9 +33,6 @@ GRACE_SECONDS = 0.1  # for which a client that has closed its sending side is wo
 LOOK_SECONDS = 0.05  # between two looks at a client that waits for a turn
 # A work that waits is passed by so many steps for each that it has had itself, up to a number.
 PASSED, MOST_PASSED = 128, 1024
-# After which a thread lets another one have the interpreter. With Python's 5 ms, and 50 searches,
-# opening a channel took 50 ms; with this 16.
-SWITCH_SECONDS = 0.0005
 
 
 class ClientLeft(EsourceError, BrokenPipeError):
@@ -101,7 +97,6 @@ class Urgent(Work):
 
 @cache
 def _thread() -> ThreadPool:
-    sys.setswitchinterval(SWITCH_SECONDS)
     return ThreadPool(1)
 
 

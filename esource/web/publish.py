@@ -48,12 +48,11 @@ PARAMETERS: dict[str, query.Kind[Any]] = {
 PLAIN_BODY_BYTES = 1 << 16  # of a body that is one event, up to which it is a plain publish
 # Of a stream, rows and receipts, on its way to the disk; then the sender waits.
 WINDOW_BYTES = 1 << 22
-TURN_BYTES = 1 << 12  # of a body, decoded without a turn
-PIECE_BYTES = 64  # as so many a piece counts beyond what is in it
-TURN_SECONDS = 0.001  # of processor time, in a turn
-# Decoded without a look at the clock: so many bytes of the shortest frames take 2 ms, of longer
+TURN_BYTES = 1 << 12  # of a piece, decoded without a turn: the server gives way between pieces
+TURN_SECONDS = 0.0005  # of processor time, in a turn
+# Decoded without a look at the clock: so many bytes of the shortest frames take 1 ms, of longer
 # lines more bytes do.
-SLICE_BYTES = 1 << 12
+SLICE_BYTES = 1 << 11
 SLICE_LINES = 256
 BLOCK_BYTES = 1 << 18  # of rows, which are then one draft
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
@@ -248,19 +247,14 @@ class _Batch:
         rows that it becomes. What is kept is taken of the body's share. Blocks; raises
         `EsourceError`.
         """
-        since_turn = 0  # bytes: a body that has arrived, in chunks of any size, needs no wait
         for piece in pieces(self._body, self._share, limit):
-            since_turn += len(piece) + PIECE_BYTES
-            is_long = since_turn > TURN_BYTES
             start, size = 0, _slice_bytes(piece)
             while start < len(piece):
-                with turn() if is_long else nullcontext():
+                with turn() if len(piece) > TURN_BYTES else nullcontext():
                     start = self._decode(piece, start, size)
                 self._count(limit)
                 if self._decoder.error or self._gathered.size >= BLOCK_BYTES:
                     yield from self._block()
-            if is_long:
-                since_turn = 0
             if self._body.size is None:
                 yield from self._block()
         self._gathered.add(self._decoder.end())

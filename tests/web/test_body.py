@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.harness import (
     Hub,
     Stream,
     Upload,
+    Wire,
     eventually,
     post_whole,
     running_hub,
@@ -188,3 +190,18 @@ def test_a_line_in_tiny_pieces_takes_no_more_memory_than_it_is_long(hub: Hub) ->
         eventually(lambda: taken(hub) == 200_000)
         assert memory(hub, "VmHWM") - before < 4 * MIB
         upload.connection.shutdown(socket.SHUT_WR)
+
+
+def test_others_have_many_turns_while_a_piece_of_a_body_is_decoded(tmp_path: Path) -> None:
+    # 32 pieces of 64 KiB. The last frame is bad, so that nothing is left to be done after them.
+    body = b"data\n\n" * 350_000 + b"data: \0\n\n"
+    with running_hub(tmp_path, **QUIET) as hub, Wire(hub) as others:
+        with ThreadPoolExecutor(1) as pool:
+            sender = pool.submit(post_whole, hub, "/frames", "sse", body)
+            published = 0
+            while not sender.done():
+                others.post("/others", b"x")
+                published += 1
+            assert sender.result().status == 400
+        print(f"{published} events were published meanwhile")
+        assert published > 100
