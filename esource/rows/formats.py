@@ -43,4 +43,8 @@ FORMATS = {format.name: format for format in (TSV, SSE, SSE_JSON, NDJSON, JSON, 
 MEDIA_TYPES = {
     format.content_type.partition(";")[0]: format for format in (TSV, SSE, NDJSON, JSON, RAW)
 }
+# None is registered, and all are in use.
+MEDIA_TYPES |= dict.fromkeys(
+    ("application/ndjson", "application/jsonl", "application/x-jsonlines"), NDJSON
+)
 EVENT_STREAMS = (SSE, SSE_JSON)

@@ -31,7 +31,8 @@ from esource.hub.hub import Hub
 from esource.hub.loop import turn
 from esource.hub.memory import RECEIPT_BYTES, Share
 from esource.hub.view import View
-from esource.rows import ingest, tsv
+from esource.rows import formats, ingest, tsv
+from esource.rows.formats import MEDIA_TYPES
 from esource.rows.ingest import Decoder, LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft, Gathering
 from esource.web import answers, query
@@ -142,12 +143,12 @@ def _decoder(hub: Hub, parameters: dict[str, Any], post: Post) -> Decoder | None
         decoder = LineDecoder(ingest.decode_each_line(parameters.get("event", b"")), limit)
         others = {"id"}
     else:
-        match content_type.lower():
-            case "text/tab-separated-values":
+        match MEDIA_TYPES.get(content_type.lower()):
+            case formats.TSV:
                 decoder = LineDecoder(ingest.decode_tsv, limit)
-            case "application/x-ndjson":
+            case formats.NDJSON:
                 decoder = LineDecoder(ingest.decode_ndjson, limit)
-            case "text/event-stream":
+            case formats.SSE:
                 decoder = StreamDecoder(limit)
             case _:
                 return None

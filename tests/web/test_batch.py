@@ -172,6 +172,13 @@ def test_a_content_type_is_known_in_all_its_spellings(hub: Hub, content_type: st
     assert hub.rows(channel) == [b"1\t\tx"]
 
 
+@pytest.mark.parametrize("name", ["x-ndjson", "ndjson", "jsonl", "x-jsonlines"])
+def test_ndjson_has_four_names(hub: Hub, name: str) -> None:
+    answer = hub.post(f"/{name}", b'{"data":1}\n{"data":2}\n', Content_Type=f"application/{name}")
+    assert result_of(answer)["count"] == 2
+    assert hub.data(name) == [b"1", b"2"]
+
+
 def test_curl_sends_a_file_of_each_kind(hub: Hub, tmp_path: Path) -> None:
     for name, body in BODIES.items():
         file = tmp_path / "body"

@@ -434,6 +434,9 @@ def test_ways_to_follow_until_the_hub_stops_are_what_a_list_gives(own_hub: Hub) 
         ("application/json, text/plain, */*", "json"),  # axios
         ("text/tab-separated-values", "tsv"),
         ("application/x-ndjson", "ndjson"),
+        ("application/ndjson", "ndjson"),
+        ("application/jsonl", "ndjson"),
+        ("application/x-jsonlines", "ndjson"),
         ("application/json", "json"),
         ("text/plain", "raw"),
         ("text/event-stream", "sse"),
