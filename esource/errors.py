@@ -60,6 +60,12 @@ class Misdirected(EsourceError):
     status = 421
 
 
+class Missing(EsourceError):
+    """There is nothing of that name, though there could be."""
+
+    status = 404
+
+
 class Busy(EsourceError):
     """A limit is reached; after `seconds` it may work."""
 

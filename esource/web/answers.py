@@ -1,11 +1,14 @@
-"""What every view needs: answers of one line, and headers."""
+"""What every view needs: answers of one line, headers, and what names the rows of an answer."""
 
 import re
 from http import HTTPStatus
 from operator import itemgetter
 
 from flask import Response
-from werkzeug.datastructures import Headers
+from werkzeug.datastructures import ETags, Headers
+from werkzeug.http import parse_etags, quote_etag
+
+from esource.errors import Versioned
 
 TEXT = "text/plain; charset=utf-8"
 QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?")
@@ -31,6 +34,19 @@ def accepted(accept: str) -> list[str]:
         if QUALITY.fullmatch(weight) and float(weight):
             found.append((-float(weight), kind))
     return [kind for _, kind in sorted(found, key=itemgetter(0))]
+
+
+def etag(view: Versioned, format: str = "") -> str:
+    """Return the `ETag` of rows in a format: none for TSV, and for an answer to a publisher."""
+    return quote_etag(f"{view.version}.{format}" if format else view.version)
+
+
+def versions(field: str) -> ETags:
+    """Return the versions of rows that `If-Match` or `If-None-Match` names, in any format."""
+    etags = parse_etags(field)
+    names = {etag.partition(".")[0] for etag in etags.as_set(include_weak=False)}
+    weak = {etag.partition(".")[0] for etag in etags.as_set(include_weak=True)} - names
+    return ETags(names, weak, etags.star_tag)
 
 
 def headers(content_type: str, more: dict[str, str] | None = None) -> Headers:

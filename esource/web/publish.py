@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 from flask import Response
-from werkzeug.http import parse_etags, parse_options_header, quote_etag
+from werkzeug.http import parse_options_header
 
 from esource.errors import (
     BadInput,
@@ -84,7 +84,7 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
         if wish.unique and not id:
             raise BadInput(WITHOUT_ID)
         receipt = channel.append([draft], wish).wait()
-    headers = {"ETag": quote_etag(receipt.view.version)}
+    headers = {"ETag": answers.etag(receipt.view)}
     if receipt.skipped:
         return answers.answer(id, 200, headers)
     return answers.answer(receipt.first, 201, headers)
@@ -116,10 +116,10 @@ def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None
         if expected is not None:
             holds = expected.encode() == view.newest_id if expected else end == 0
         if match is not None:
-            etags = parse_etags(match)
+            etags = answers.versions(match)
             holds &= end > 0 if etags.star_tag else etags.is_strong(etag)
         if none_match is not None:
-            etags = parse_etags(none_match)
+            etags = answers.versions(none_match)
             holds &= end == 0 if etags.star_tag else not etags.contains_weak(etag)
         if not holds:
             newest = view.newest_id.decode(errors="replace")
@@ -237,7 +237,7 @@ class _Batch:
         }
         if self._skipped:
             result["skipped"] = self._skipped
-        headers = {"ETag": quote_etag((self._view or self._channel.view).version)}
+        headers = {"ETag": answers.etag(self._view or self._channel.view)}
         status = 201 if self._appended else 200
         return answers.answer(orjson.dumps(result) + b"\n", status, headers, "application/json")
 

@@ -170,6 +170,7 @@ class Selection(NamedTuple):
     resume: bytes = b""  # the id of the event that the client has got to: it wins over the others
     after: bytes | None = None  # an id, to start right after its event; empty for the beginning
     since: int | None = None  # nanoseconds since 1970, to start at the first later event
+    moves: bool = False  # whether that was said as so long ago, and so is later each time
     tail: int | None = None  # how many events before the end, to start there
     types: frozenset[bytes] = frozenset()
     limit: int | None = None  # how many events, to stop after
@@ -199,4 +200,5 @@ def parse(pairs: Pairs) -> Selection:
         else:
             others.append((name, text))
     given = parameters(others, READ_KINDS)
-    return Selection(resume=resume, types=frozenset(types), **given)
+    moves = any(name == "since" and _DURATIONS.fullmatch(text or "") for name, text in others)
+    return Selection(resume=resume, moves=moves, types=frozenset(types), **given)

@@ -17,10 +17,9 @@ from werkzeug.http import (
     http_date,
     is_resource_modified,
     parse_range_header,
-    quote_etag,
 )
 
-from esource.errors import BadInput, BadRange
+from esource.errors import BadInput, BadRange, Missing
 from esource.hub import download
 from esource.hub.channel import Channel
 from esource.hub.hub import Hub
@@ -33,6 +32,11 @@ from esource.web.encoder import Encoder
 from esource.web.post import Environ, client_of
 from esource.web.query import Selection
 
+# What monitors ask by mistake: as a channel that is empty it would be well for ever.
+PROBES = {
+    "health": "health", "healthz": "health", "livez": "health", "status": "health",
+    "ready": "ready", "readyz": "ready", "metrics": "metrics",
+}  # fmt: skip
 HEADER_VALUE = re.compile(rb"[ -~\x80-\xff]+")  # RFC 9110, 5.5
 
 
@@ -54,6 +58,9 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     if wanted.timeout is not None and not follow:
         raise BadInput("timeout is for a follow; add follow=1")
     resume_id = _utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
+    if hub.config.ui and not wanted.format and _is_navigation(environ):
+        location = {"Location": f"/?channel={name}", "Cache-Control": "no-store"}
+        return answers.answer(f"the page of this channel is at /?channel={name}\n", 303, location)
     work = Work(client_of(environ))
     view, offset, verdict = _start(channel, wanted, resume_id or wanted.resume, follow, work)
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
@@ -62,9 +69,13 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
         hub.stats.resumed(verdict)
     if follow:
         return stream.follow(hub, channel, view, offset, wanted, format, headers, environ)
-    headers["ETag"] = quote_etag(view.version)
+    if not view.end and name in PROBES:
+        raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")
+    headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
     if wanted.limit is None and HEADER_VALUE.fullmatch(view.newest_id):
         headers["Last-Event-ID"] = view.newest_id.decode("latin-1")
+    if not wanted.moves and _is_unmodified(view, format, headers, environ):
+        return Response(status=304, headers=headers)
     if format is TSV and wanted.is_whole:
         is_all = not pairs and not resume_id
         return _download(hub, view, offset, headers, environ, is_all)
@@ -82,6 +93,18 @@ def _format(wanted: Selection, accept: str) -> Format:
         return FORMATS[wanted.format]
     acceptable = [MEDIA_TYPES[kind] for kind in answers.accepted(accept) if kind in MEDIA_TYPES]
     return SSE if SSE in acceptable else next(iter(acceptable), TSV)
+
+
+def _is_navigation(environ: Environ) -> bool:
+    """Return whether a person has opened this address in a browser, and not a page or a program."""
+    return (
+        "text/html" in environ.get("HTTP_ACCEPT", "").lower()
+        and "HTTP_RANGE" not in environ
+        and (
+            environ.get("HTTP_UPGRADE_INSECURE_REQUESTS") == "1"
+            or environ.get("HTTP_SEC_FETCH_DEST") == "document"
+        )
+    )
 
 
 def _utf8(id: bytes) -> bytes:
@@ -119,6 +142,22 @@ def _start(
     return Start(view, offset, verdict)
 
 
+def _is_unmodified(view: View, format: Format, headers: Headers, environ: Environ) -> bool:
+    """Return whether the client has this answer (RFC 9110, 13.1); put into `headers` what names it.
+
+    A date has no fractions: an append in the second of the last read must still look newer, so the
+    log counts as modified in the second that follows the append.
+    """
+    modified = int(view.log.modified) + 1
+    headers["ETag"] = answers.etag(view, "" if format is TSV else format.name)
+    if view.end:
+        headers["Last-Modified"] = http_date(min(modified, time.time()))
+    try:
+        return not is_resource_modified(environ, headers["ETag"], last_modified=http_date(modified))
+    except OverflowError:  # a date that no calendar has is no date
+        return False
+
+
 def _finite(
     channel: Channel, view: View, offset: int, wanted: Selection, format: Format, work: Work
 ) -> Iterator[bytes]:
@@ -145,15 +184,7 @@ def _download(
     """Answer with bytes of the log; all of it can be asked for in part, and asked about."""
     status, end = 200, view.end
     if is_all:
-        # A date has no fractions: an append in the second of the last download must still look
-        # newer, so the log counts as modified in the second that follows the append.
-        modified = int(view.log.modified) + 1
         headers["Accept-Ranges"] = "bytes"
-        headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
-        if end:
-            headers["Last-Modified"] = http_date(min(modified, time.time()))
-        if not _is_modified(environ, view.version, modified):
-            return Response(status=304, headers=headers)
         part = _range(environ, end, headers["ETag"])
         if part:
             offset, end = part
@@ -162,14 +193,6 @@ def _download(
     headers["Content-Length"] = str(end - offset)
     content = download.send(hub.clients, client_of(environ), view.log, offset, end)
     return Response(content, status, headers, direct_passthrough=True)
-
-
-def _is_modified(environ: Environ, etag: str, modified: int) -> bool:
-    """Return whether the client has another version than this one (RFC 9110, 13.1)."""
-    try:
-        return is_resource_modified(environ, etag, last_modified=http_date(modified))
-    except OverflowError:  # a date that no calendar has is no date
-        return True
 
 
 def _range(environ: Environ, size: int, etag: str) -> tuple[int, int] | None:

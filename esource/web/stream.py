@@ -31,7 +31,7 @@ def follow(
 
     Raises `Busy`, but not for an event stream: an `EventSource` would give up for good.
     """
-    headers["Cache-Control"] = "no-store"
+    headers["Cache-Control"] = "no-store, no-transform"  # what compresses holds it back
     headers["X-Accel-Buffering"] = "no"  # nginx
     client = client_of(environ)
 

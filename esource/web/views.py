@@ -5,11 +5,10 @@
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
-from werkzeug.http import quote_etag
 
 from esource.errors import BadInput, BadRange, Busy, EsourceError, PreconditionFailed
 from esource.hub.hub import Hub
-from esource.web.answers import answer
+from esource.web.answers import answer, etag
 from esource.web.origin import Origins
 from esource.web.post import Answer, Body, Post, Publish, body_of
 from esource.web.publish import publish
@@ -95,7 +94,7 @@ def _headers(error: EsourceError) -> dict[str, str]:
         case BadRange():
             return {"Content-Range": f"bytes */{error.size}"}
         case PreconditionFailed(view=view) if view:
-            return {"ETag": quote_etag(view.version)}  # to try again
+            return {"ETag": etag(view)}  # to try again
         case _:
             return {}
 

@@ -57,8 +57,20 @@ def test_the_etag_names_the_end_of_the_channel_on_get_head_and_201(hub: Hub) -> 
         assert re.fullmatch(r'"[!#-~]+"', etags[-1])
         assert hub.get("/etag").headers["ETag"] == etags[-1]
         assert hub.request("HEAD", "/etag").headers["ETag"] == etags[-1]
-        assert hub.get("/etag?tail=1&format=ndjson").headers["ETag"] == etags[-1]
+        assert hub.get("/etag?tail=1").headers["ETag"] == etags[-1]
     assert len(set(etags)) == 4
+
+
+def test_a_precondition_takes_the_etag_of_any_format(hub: Hub) -> None:
+    hub.publish("/formats", "0")
+    etags = set()
+    for format in ("tsv", "sse", "sse-json", "ndjson", "json", "raw"):
+        answer = hub.get(f"/formats?follow=0&format={format}")
+        etags.add(answer.headers["ETag"])
+        assert hub.post("/formats", "x", If_None_Match=answer.headers["ETag"]).status == 412
+        assert hub.post("/formats", format, If_Match=answer.headers["ETag"]).status == 201
+        assert hub.post("/formats", format, If_Match=answer.headers["ETag"]).status == 412
+    assert len(etags) == 6
 
 
 def test_if_match_appends_only_if_nothing_was_appended_since(hub: Hub) -> None:

@@ -383,7 +383,7 @@ def follow_all(
 def check_follow(follower: Stream, verdict: str, format: str, choice: Choice) -> None:
     assert follower.status == 200
     assert follower.headers["Content-Type"] == content_type(format)
-    assert follower.headers["Cache-Control"] == "no-store"
+    assert follower.headers["Cache-Control"] == "no-store, no-transform"
     assert follower.headers["X-Accel-Buffering"] == "no"
     assert follower.headers.get("Esource-Resume", "") == verdict or choice.tail is not None
 
@@ -1132,7 +1132,8 @@ def test_a_read_that_waits_while_its_file_is_rotated_is_of_one_file_throughout(
     answers: list[Answer] = []
     with running_hub(tmp_path, **customized(tmp_path, SLOW_SEARCH)) as hub:
         write(hub, "rotated", OLD)
-        etags = {hub.get("/rotated").headers["ETag"]: OLD}
+        other = "?format=ndjson" if "format" not in query else ""
+        etags = {hub.get(f"/rotated{other}").headers["ETag"]: OLD}
         inode = hub.file("rotated").stat().st_ino
         Path(f"{hang}-{inode}").touch()
         path = f"/rotated?{query}" + ("" if "format" in query else "&format=ndjson")
@@ -1143,7 +1144,7 @@ def test_a_read_that_waits_while_its_file_is_rotated_is_of_one_file_throughout(
             hub.file("rotated").rename(tmp_path / "aside.tsv")
             for row in NEW:
                 hub.publish(f"/rotated?id={row.id}", row.data)
-            etags[hub.get("/rotated").headers["ETag"]] = NEW
+            etags[hub.get(f"/rotated{other}").headers["ETag"]] = NEW
         finally:
             hang.unlink(missing_ok=True)
             reader.join()
@@ -1155,3 +1156,72 @@ def test_a_read_that_waits_while_its_file_is_rotated_is_of_one_file_throughout(
     assert rows == file[len(file) - (of_old if file is OLD else of_new) :]
     if "limit" not in query:
         assert answer.headers["Last-Event-ID"] == file[-1].id
+
+
+# -- what caches are told ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_finite_read_is_asked_about_and_not_sent_again(hub: Hub, format: str) -> None:
+    channel = f"cached-{format}"
+    hub.publish(f"/{channel}?event=a", "one")
+    for query in ("tail=5", "event=a", "since=2020-01-01", "limit=1", "after=&event=a"):
+        path = f"/{channel}?follow=0&format={format}&{query}"
+        answer = hub.get(path)
+        assert answer.headers["Cache-Control"] == "no-cache"
+        again = hub.get(path, If_None_Match=answer.headers["ETag"])
+        assert (again.status, again.body) == (304, b"")
+        others = "ndjson" if format == "tsv" else "tsv"
+        other = hub.get(f"/{channel}?follow=0&format={others}&{query}").headers["ETag"]
+        assert hub.get(path, If_None_Match=other).status == 200
+    hub.publish(f"/{channel}?event=a", "two")
+    assert hub.get(path, If_None_Match=answer.headers["ETag"]).status == 200
+
+
+def test_a_start_that_moves_with_the_clock_is_always_sent(hub: Hub) -> None:
+    hub.publish("/clock", "one")
+    whole = hub.get("/clock").headers["ETag"]
+    answer = hub.get(
+        "/clock?since=1h", If_None_Match=whole, If_Modified_Since="Fri, 01 Jan 2100 00:00:00 GMT"
+    )
+    assert answer.status == 200
+    assert "ETag" not in answer.headers
+    assert answer.headers["Cache-Control"] == "no-cache"
+
+
+# -- what people and monitors ask ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("health", "health"), ("healthz", "health"), ("livez", "health"), ("status", "health"),
+     ("ready", "ready"), ("readyz", "ready"), ("metrics", "metrics")],
+)  # fmt: skip
+def test_a_probe_of_a_wrong_path_is_not_well(own_hub: Hub, name: str, own: str) -> None:
+    for query in ("", "?tail=1", "?format=json"):
+        answer = own_hub.get(f"/{name}{query}")
+        assert answer.status == 404
+        assert answer.text == f"there is no channel {name}; the hub's own is at /-/{own}\n"
+        assert own_hub.request("HEAD", f"/{name}{query}").status == 404
+    with Stream(own_hub, f"/{name}") as stream:
+        assert stream.status == 200
+    own_hub.publish(f"/{name}", "it is one")
+    assert own_hub.get(f"/{name}").status == 200
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("sign", ["Upgrade-Insecure-Requests: 1", "Sec-Fetch-Dest: document"])
+def test_a_person_who_opens_a_channel_gets_its_page(hub: Hub, sign: str) -> None:
+    name, _, value = sign.partition(": ")
+    headers = {name.replace("-", "_"): value, "Accept": BROWSER}
+    answer = hub.get("/opened", **headers)
+    assert (answer.status, answer.headers["Location"]) == (303, "/?channel=opened")
+    assert answer.headers["Cache-Control"] == "no-store"
+    for path, more in (
+        ("/opened?format=tsv", {}), ("/opened", {"Range": "bytes=0-"}),
+        ("/opened", {"Accept": "*/*"}), ("/opened", {name.replace("-", "_"): "0"}),
+    ):  # fmt: skip
+        assert hub.get(path, **{**headers, **more}).status in (200, 416)
+    assert hub.get("/opened", Accept=BROWSER).status == 200  # Java's and curl's

@@ -25,7 +25,7 @@ def test_headers_and_a_comment_come_at_once(hub: Hub) -> None:
     with Stream(hub, "/at_once") as stream:
         assert stream.status == 200
         assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-        assert stream.headers["Cache-Control"] == "no-store"
+        assert stream.headers["Cache-Control"] == "no-store, no-transform"
         assert stream.headers["X-Accel-Buffering"] == "no"
         assert stream.headers["Esource-Resume"] == "live"
         assert stream.read_until(b"\n") == b":\n"
