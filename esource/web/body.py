@@ -86,11 +86,8 @@ def check_framing(post: Post, body: Body) -> None:
         raise BadInput(f"Transfer-Encoding {coding} is not supported; send chunked")
 
 
-def decode(content: bytes, post: Post) -> bytes:
-    """Return the content of a body as UTF-8, from the charset that its `Content-Type` names.
-
-    Raises `Unsupported` or `BadInput`.
-    """
+def codec_of(post: Post) -> codecs.CodecInfo:
+    """Return the codec of the charset that a `Content-Type` names. Raises `Unsupported`."""
     _refuse_coding(post)
     charset = "utf-8"
     if "charset" in post.content_type.lower():
@@ -105,6 +102,11 @@ def decode(content: bytes, post: Post) -> bytes:
             raise LookupError
     except LookupError:
         raise Unsupported(f"the charset {charset[:40]!r} is not known; send UTF-8") from None
+    return codec
+
+
+def decode(content: bytes, codec: codecs.CodecInfo) -> bytes:
+    """Return the content of a body as UTF-8. Raises `BadInput`."""
     try:
         text = codec.decode(content)[0]
         return content if codec.name == "utf-8" else text.encode()

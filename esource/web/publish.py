@@ -6,6 +6,7 @@ is committed as it arrives, and the answer comes at the end.
 
 import sys
 import time
+from codecs import CodecInfo
 from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -36,7 +37,7 @@ from esource.rows.formats import MEDIA_TYPES
 from esource.rows.ingest import Decoder, LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft, Gathering
 from esource.web import answers, query
-from esource.web.body import check_framing, cut_off, decode, pieces, read, require_utf8
+from esource.web.body import check_framing, codec_of, cut_off, decode, pieces, read, require_utf8
 from esource.web.post import Body, Post
 
 PARAMETERS: dict[str, query.Kind[Any]] = {
@@ -77,10 +78,11 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
             else:
                 batch.append_whole()
             return batch.answer()
+    codec = codec_of(post)  # a body that cannot be decoded is not asked for
     id, type = parameters.get("id", b""), parameters.get("event", b"")
     is_plain = body.size is not None and body.size <= PLAIN_BODY_BYTES
     with (hub.plain_bodies if is_plain else hub.bodies).share(wake) as share:
-        draft = tsv.draft(Event(id, type, _data(hub, post, body, share)))
+        draft = tsv.draft(Event(id, type, _data(hub, codec, body, share)))
         if wish.unique and not id:
             raise BadInput(WITHOUT_ID)
         receipt = channel.append([draft], wish).wait()
@@ -90,10 +92,10 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
     return answers.answer(receipt.first, 201, headers)
 
 
-def _data(hub: Hub, post: Post, body: Body, share: Share) -> bytes:
+def _data(hub: Hub, codec: CodecInfo, body: Body, share: Share) -> bytes:
     content = read(body, share, hub.config.max_event_bytes)
     share.take(RECEIPT_BYTES)
-    data = check_data(decode(content, post))
+    data = check_data(decode(content, codec))
     return data[:-1] if data.endswith(b"\n") else data
 
 

@@ -199,6 +199,10 @@ DOOMED = {
         b"POST /orders?each=line HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n",
         b"415",
     ),
+    "no charset": (
+        b"POST /orders HTTP/1.1\r\nContent-Type: a/b; charset=klingon\r\nContent-Length: 9\r\n",
+        b"415",
+    ),
     "a read": (b"GET /doomed HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", b"200"),
 }
 
