@@ -17,7 +17,7 @@ QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?")
 def answer(
     text: str | bytes, status: int, more: dict[str, str] | None = None, content_type: str = TEXT
 ) -> Response:
-    """Return an answer for a person: one line, LF-terminated unless it is an id."""
+    """Return an answer for a person: one line, LF-terminated."""
     line = f"{status} {HTTPStatus(status).phrase}"  # Werkzeug's are in capitals
     return Response(text, line, headers(content_type, more))
 

@@ -86,10 +86,9 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
         if wish.unique and not id:
             raise BadInput(WITHOUT_ID)
         receipt = channel.append([draft], wish).wait()
-    headers = {"ETag": answers.etag(receipt.view)}
-    if receipt.skipped:
-        return answers.answer(id, 200, headers)
-    return answers.answer(receipt.first, 201, headers)
+    id = id if receipt.skipped else receipt.first
+    headers = {"ETag": answers.etag(receipt.view), "Last-Event-ID": id.decode("latin-1")}
+    return answers.answer(id + b"\n", 200 if receipt.skipped else 201, headers)
 
 
 def _data(hub: Hub, codec: CodecInfo, body: Body, share: Share) -> bytes:

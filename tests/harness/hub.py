@@ -34,6 +34,12 @@ class Answer(NamedTuple):
         """The body as text."""
         return self.body.decode()
 
+    @property
+    def id(self) -> bytes:
+        """The id that a publisher is told, without its line end."""
+        assert self.body.endswith(b"\n"), self
+        return self.body[:-1]
+
 
 def answer_on(
     connection: socket.socket, method: str, path: str, body: bytes | None, **headers: str
@@ -167,7 +173,7 @@ class Hub:
         """Publish, and return the id."""
         answer = self.post(path, body)
         assert answer.status == 201, answer
-        return answer.text
+        return answer.id.decode()
 
     def raw(self, *pieces: bytes, half_close: bool = False) -> bytes:
         """Send bytes as they are; return everything that comes until the hub closes."""

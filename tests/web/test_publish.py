@@ -21,12 +21,17 @@ from tests.harness.shims import SLOW_DISK, customized
 DEFAULT_ID = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
-def test_the_answer_is_201_and_the_id_and_nothing_else(hub: Hub) -> None:
+def test_the_answer_is_201_and_the_id_on_a_line_of_its_own(hub: Hub) -> None:
     answer = hub.post("/answer", "hello")
     assert answer.status == 201
     assert answer.headers["Content-Type"].startswith("text/plain")
-    assert DEFAULT_ID.fullmatch(answer.text)
-    assert hub.rows("answer") == [answer.body + b"\t\thello"]
+    id, end = answer.text[:-1], answer.text[-1:]
+    assert DEFAULT_ID.fullmatch(id)
+    assert end == "\n"  # so that a terminal's next prompt is not behind it
+    assert answer.headers["Last-Event-ID"] == id
+    assert hub.rows("answer") == [id.encode() + b"\t\thello"]
+    answer = hub.post("/answer?id=caf%C3%A9", "hello")
+    assert answer.headers["Last-Event-ID"].encode("latin-1").decode() == "café"
 
 
 def test_id_and_event_are_the_publishers_own_if_given(hub: Hub) -> None:

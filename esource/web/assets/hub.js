@@ -59,5 +59,5 @@ export async function range(channel, from, to) {
 export async function publish(channel, event, id, data) {
   const url = address(channel, [['event', event || undefined], ['id', id || undefined]])
   const response = await ask(url, { method: 'POST', body: data })
-  return response.text()
+  return (await response.text()).trimEnd()
 }
