@@ -9,11 +9,17 @@ byte has not come; one that is committed in parts stands anew with each of them.
 new one that is refused, but the one that has waited for its client for longest.
 """
 
+import ctypes
 from collections.abc import Callable
 
+import gevent
+
 from esource.hub.limits import Limit
+from esource.hub.loop import in_thread, reads
 
 RECEIPT_BYTES = 800  # of a receipt and its draft, beyond the rows
+TRIM_BYTES = 1 << 26  # after so many bytes were given back, the system is given them, too,
+TRIM_SECONDS = 3.0  # as soon as this
 
 
 class BodyMemory:
@@ -23,6 +29,8 @@ class BodyMemory:
         """`limit` is in bytes."""
         self.limit = limit
         self.used = 0
+        self._most = 0  # that was used since a trim was due
+        self._trimmer: gevent.Greenlet | None = None
         self._leaving = 0  # of it, of bodies that were given up and have not gone yet
         self._standing: dict[Share, None] = {}  # the one that has stood longest is the first
         self._setting = Limit("max_body_memory", limit)
@@ -35,6 +43,10 @@ class BodyMemory:
         """Count a change of what a body holds; with `is_anew` it stands since now."""
         share.held += by
         self.used += by
+        self._most = max(self._most, self.used)
+        if self._most - self.used > TRIM_BYTES and self._trimmer is None:
+            self._most = self.used
+            self._trimmer = gevent.spawn_later(TRIM_SECONDS, self._trim)
         if share.is_given_up:
             self._leaving += by
             return
@@ -42,6 +54,13 @@ class BodyMemory:
             self._standing.pop(share, None)
         if share.held and not share.is_whole:
             self._standing.setdefault(share)
+
+    def _trim(self) -> None:
+        """Be the greenlet that has malloc give back what it keeps for later, as glibc's can."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            in_thread(reads(), trim, 0)
+        self._trimmer = None
 
     def make_room(self, taker: "Share") -> None:
         """Give bodies up until there is room. Raises `Busy` if the taker is one, or no other is."""

@@ -21,6 +21,7 @@ from esource.rows.tsv import Encode
 READ_BYTES = 1 << 18  # of rows encoded at a time, and
 READ_ROWS = 4000  # how many: together about two milliseconds of the loop
 TAIL_BYTES = 1 << 18  # of rows kept in memory, at most, and
+KEPT_BYTES = 1 << 15  # of them in a stretch, so that two or so are a push when they are encoded
 TAIL_STRETCHES = 256  # how many: each costs as much as some kilobytes
 PUSH_BYTES = 1 << 16  # of encoded events pushed at a time: what a socket may take
 assert PUSH_BYTES <= SEND_BUFFER_BYTES
@@ -117,7 +118,8 @@ class Tail:
             self._log = log
         begin = 0
         while begin < len(rows):
-            few = few_rows(rows[begin : begin + READ_BYTES]) or rows[begin:]
+            few = few_rows(rows[begin : begin + KEPT_BYTES])
+            few = few or rows[begin : rows.index(b"\n", begin) + 1]
             self._stretches[start + begin] = Stretch(log, start + begin, few, self._malformed)
             begin += len(few)
         self._end = start + begin

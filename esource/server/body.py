@@ -20,7 +20,9 @@ from esource.hub.clients import Clients
 from esource.hub.loop import give_way
 from esource.server.gunicorn import Request
 
-RECEIVE_BYTES = 1 << 16  # at once; then others have a turn
+# At once; then others have a turn. What is received together is sent to followers together, and
+# more than this is more than their sockets take at once, all of them.
+RECEIVE_BYTES = 1 << 14
 TURN_CHUNKS = 250  # decoded, in a millisecond at most, before others have a turn
 # Of a chunk's size line, or of the trailers: the standard knows no limit for either.
 CHUNK_LINE_BYTES = 1 << 14
