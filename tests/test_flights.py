@@ -38,7 +38,7 @@ def publish_all(hub: Hub, part: list[tuple[str, str]]) -> list[Event]:
         for carrier, row in share:
             connection.request("POST", f"/flights?event={carrier}", row.encode())
             response = connection.getresponse()
-            id = response.read()
+            id = response.read().rstrip()
             assert response.status == 201
             acknowledged.append(Event(id, carrier.encode(), row.encode()))
         connection.close()

@@ -195,7 +195,8 @@ def test_publishers_that_keep_their_connections_do_not_notice_a_reload(own_hub: 
                     head += piece
                 assert head.startswith(b"HTTP/1.1 201 ")
                 size = int(head.partition(b"Content-Length: ")[2].split(b"\r")[0])
-                stored.append(wire.connection.recv(size, socket.MSG_WAITALL).decode())
+                answered = wire.connection.recv(size, socket.MSG_WAITALL)
+                stored.append(answered.decode().rstrip())
                 if b"\r\nConnection: close\r\n" in head:
                     wire.close()
                     wire = Wire(own_hub)
@@ -279,7 +280,7 @@ def publish_at_once(hub: Hub, numbers: range, rounds: int) -> None:
             publisher.sendall(request % n * 100)
         for publisher, _ in publishers:
             answers = b""
-            while answers.count(b"HTTP/1.1 201 ") < 100 or answers[-1:] != b"Z":
+            while answers.count(b"HTTP/1.1 201 ") < 100 or answers[-2:] != b"Z\n":
                 answers += publisher.recv(1 << 16)
     for publisher, _ in publishers:
         publisher.close()

@@ -37,7 +37,7 @@ def test_publishers_are_answered_one_request_after_the_other(encrypted_hub: Encr
             answer = http.client.HTTPResponse(connection)
             answer.begin()
             assert answer.status == 201
-            assert encrypted_hub.rows("orders")[-1] == answer.read() + b"\t\t%d" % n
+            assert encrypted_hub.rows("orders")[-1] == answer.read().rstrip() + b"\t\t%d" % n
     assert len(encrypted_hub.rows("orders")) == 5
     assert "Traceback" not in encrypted_hub.log
 
