@@ -8,9 +8,16 @@ file says: `printable` makes it fit for a terminal.
 from typing import Protocol
 
 
-def printable(text: str) -> str:
-    """Return a text for a terminal: U+FFFD for what moves a cursor, ends a line or hides."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+def printable(text: str, kept: str = "") -> str:
+    """Return a text for a terminal or a log: what moves a cursor, ends a line or hides is escaped.
+
+    But for the characters that are `kept`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text
+    )
 
 
 class Versioned(Protocol):

@@ -29,6 +29,7 @@ from contextlib import suppress
 
 import gevent
 
+from esource.errors import printable
 from esource.hub.clients import is_full, is_gone, shut
 from esource.hub.hub import Hub
 from esource.hub.limits import Reminder
@@ -36,7 +37,6 @@ from esource.hub.loop import Failure, give_way
 from esource.server.body import LINGER_SECONDS, RequestBody, linger
 from esource.server.fastpath import FastPath
 from esource.server.gunicorn import DEFAULTS, Address, Request, Worker, explained, make_requests
-from esource.server.log_lines import printable
 
 DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
 IDLE_SECONDS = 0.5  # after that, for the next request of a connection

@@ -16,7 +16,6 @@ minute, and then the tenth, the hundredth, and so on, with how many were left ou
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -26,26 +25,13 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.instrument.statsd import Statsd
 
 from esource.config import variable
+from esource.errors import printable
 from esource.server.gunicorn import Settings, is_of_gunicorn
 
-# What could move a terminal's cursor, turn its text round, or end a line for some reader; and what
-# no file can take.
-CONTROLS = re.compile(
-    "[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 CONTINUATION = "\n    "
 SETTING = variable("log_format")
 MINUTE_SECONDS = 60.0
 FEW = 3  # lines of one place in the code, in a minute
-
-
-def printable(text: str) -> str:
-    """Return a text of a stranger as it may be shown: one line, control characters escaped."""
-    return _escaped(text).replace("\n", "\\n")
-
-
-def _escaped(text: str) -> str:
-    return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class Few(logging.Filter):
@@ -142,7 +128,7 @@ class _Text(logging.Formatter):
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        return _escaped(super().format(record)).replace("\n", CONTINUATION)
+        return printable(super().format(record), "\n\t").replace("\n", CONTINUATION)
 
 
 class _Journal(_Text):

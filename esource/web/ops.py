@@ -157,9 +157,12 @@ def _asked(
 
 def index(hub: Hub, environ: Environ) -> Response:
     """Answer with the list of what is here."""
-    _asked(hub, environ)
+    format, _ = _asked(hub, environ)
+    if format == JSON:
+        paths = {f"/-/{name}": view.what for name, view in VIEWS.items()}
+        return _answer(orjson.dumps(paths) + b"\n", format)
     lines = [f"/-/{name:<11} {view.what}\n" for name, view in VIEWS.items()]
-    return _answer("".join(lines).encode(), TEXT)
+    return _answer("".join(lines).encode(), format)
 
 
 class View(NamedTuple):

@@ -58,6 +58,8 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     if wanted.timeout is not None and not follow:
         raise BadInput("timeout is for a follow; add follow=1")
     resume_id = _utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
+    if name in PROBES and not follow and not channel.refresh().end:
+        raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")
     if hub.config.ui and not wanted.format and _is_navigation(environ):
         location = {"Location": f"/?channel={name}", "Cache-Control": "no-store"}
         return answers.answer(f"the page of this channel is at /?channel={name}\n", 303, location)
@@ -69,8 +71,6 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
         hub.stats.resumed(verdict)
     if follow:
         return stream.follow(hub, channel, view, offset, wanted, format, headers, environ)
-    if not view.end and name in PROBES:
-        raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")
     headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
     if wanted.limit is None and HEADER_VALUE.fullmatch(view.newest_id):
         headers["Last-Event-ID"] = view.newest_id.decode("latin-1")

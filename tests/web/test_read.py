@@ -1203,6 +1203,8 @@ def test_a_probe_of_a_wrong_path_is_not_well(own_hub: Hub, name: str, own: str) 
         assert answer.status == 404
         assert answer.text == f"there is no channel {name}; the hub's own is at /-/{own}\n"
         assert own_hub.request("HEAD", f"/{name}{query}").status == 404
+        person = {"Accept": BROWSER, "Sec_Fetch_Dest": "document"}
+        assert own_hub.get(f"/{name}{query}", **person).status == 404
     with Stream(own_hub, f"/{name}") as stream:
         assert stream.status == 200
     own_hub.publish(f"/{name}", "it is one")
