@@ -468,7 +468,7 @@ def test_an_id_is_shown_and_never_obeyed(door: Door) -> None:
     script = "%3Cscript%3Ealert(1)%3C/script%3E"
     answer = door.send(request("POST", f"/shown?id={script}", body=b"x"))
     assert statuses(answer) == [201]
-    assert answer.endswith(b"<script>alert(1)</script>")
+    assert answer.endswith(b"<script>alert(1)</script>\n")
     assert b"Content-Type: text/plain; charset=utf-8" in head(answer)
     assert b"X-Content-Type-Options: nosniff" in head(answer)
     answer = door.send(request("GET", "/shown"))
