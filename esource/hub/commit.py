@@ -7,7 +7,6 @@ other programs have appended ──┘
 
 import time
 import zlib
-from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -142,7 +141,7 @@ class Receipt:
                     rows, newest = tsv.stamp(draft, micros), micros + draft.without_id - 1
                     least = least or default_id(micros)
                 if self.wish.unique and moment.dedup:
-                    rows, events = moment.dedup.new(rows, ChainMap(fresh, moment.fresh))
+                    rows, events = moment.dedup.new(rows, fresh, moment.fresh)
                     self.skipped += draft.events - events
                 elif moment.dedup:
                     fresh.update(digests(rows))

@@ -6,12 +6,15 @@ The same id with the same content is the same event, which is there already. The
 other content is a mistake. Only the last events are kept: a publisher tries again soon.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from hashlib import blake2b
+from itertools import islice
 
 from esource.errors import Conflict
 from esource.event import MAX_ID_BYTES
 from esource.rows import tsv
+
+DIGEST_BYTES = 16
 
 
 class Dedup:
@@ -25,26 +28,28 @@ class Dedup:
 
     def add(self, digests: Mapping[bytes, bytes]) -> None:
         """Take note of events: their digests by id, in order."""
-        for id, digest in digests.items():
+        last = max(len(digests) - self._limit, 0)
+        for id, digest in islice(digests.items(), last, None):
             self._digests.pop(id, None)  # the newest is the last in the dictionary
             self._digests[id] = digest
         while len(self._digests) > self._limit:
             del self._digests[next(iter(self._digests))]
 
-    def new(self, rows: bytes, seen: MutableMapping[bytes, bytes]) -> tuple[bytes, int]:
-        """Return the rows whose events are neither there nor in `seen`, and how many.
+    def new(
+        self, rows: bytes, fresh: dict[bytes, bytes], earlier: Mapping[bytes, bytes]
+    ) -> tuple[bytes, int]:
+        """Return the rows whose events are neither there nor in `fresh` or `earlier`, and how many.
 
-        All rows must be events with an id. The digests of the new ones are put into `seen`,
-        by id; they are not added. Raises `Conflict` if an id is there, or in
-        `seen`, with other content.
+        All rows must be events with an id. The digests of the new ones are put into `fresh`,
+        by id; they are not added. Raises `Conflict` if an id is known with other content.
         """
         new = []
         for row in rows.split(b"\n")[:-1]:
             id, _, content = row.partition(b"\t")
             digest = _digest(content)
-            known = seen.get(id) or self._digests.get(id)
+            known = fresh.get(id) or earlier.get(id) or self._digests.get(id)
             if known is None:
-                seen[id] = digest
+                fresh[id] = digest
                 new.append(row + b"\n")
             elif known != digest:
                 raise Conflict(f"the id {id.decode()!r} is that of an event with other content")
@@ -66,4 +71,7 @@ def digests(rows: bytes) -> dict[bytes, bytes]:
 
 
 def _digest(content: bytes) -> bytes:
-    return blake2b(content, digest_size=16).digest()
+    # What is shorter cannot be mistaken for a digest; it has a tab, so it is not empty.
+    if len(content) < DIGEST_BYTES:
+        return content
+    return blake2b(content, digest_size=DIGEST_BYTES).digest()
