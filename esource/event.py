@@ -23,6 +23,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # `micros_of`), so that one has centuries to go until this pattern fails to know it again.
 DEFAULT_ID = re.compile(rb"(?!9[5-9])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 DEFAULT_ID_BYTES = 27
+# Between two events of a channel: where a reader goes on that has seen none yet, or none lately.
+PLACE = re.compile(rb"@([0-9a-f]{1,32})-([0-9]{1,18})")
 # Most ids and types, to be let through quickly.
 _PLAIN = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 # ISO 8601, extended form, from a full date on. A number such as 20170405 may be a counter.
@@ -46,7 +48,10 @@ class Event(NamedTuple):
 
 def check_id(text: str) -> bytes:
     """Return a publisher's id in UTF-8, or raise `BadInput`."""
-    return _check_field("id", text, MAX_ID_BYTES)
+    id = _check_field("id", text, MAX_ID_BYTES)
+    if id.startswith(b"@") and PLACE.fullmatch(id):
+        raise BadInput("id has the form of a place, @<generation>-<offset>: those are the hub's")
+    return id
 
 
 def check_type(text: str) -> bytes:

@@ -23,7 +23,7 @@ from esource.hub.loop import in_thread, reads
 from esource.hub.malformed import Malformed
 from esource.hub.stats import Stats
 from esource.hub.tail import Push, Stretch, Tail, read_stretch
-from esource.hub.view import View
+from esource.hub.view import Place, View
 from esource.hub.work import Work
 from esource.hub.writer import Writer
 from esource.log import Log
@@ -118,6 +118,14 @@ class Channel:
             offset, verdict = self._head.search(view.log).after(view, id, work)
         return view, offset, verdict
 
+    def before(self, view: View, id: bytes, time: int | None, work: Work) -> View | None:
+        """Return the view that ends before an event, or the first of a `time` or later.
+
+        None if there is no such event. See `Search.before`.
+        """
+        end = self._head.search(view.log).before(view, id, time, work)
+        return None if end is None else work.do(View.of, view.log, end)
+
     def later_than(self, view: View, time: int, work: Work) -> int:
         """Return the offset of the first event whose id is a later time, in ns since 1970."""
         return self._head.search(view.log).later_than(view, time, work)
@@ -152,14 +160,14 @@ class Channel:
     def follow(
         self, log: Log, offset: int, heartbeat: float, client: socket | None = None,
         timeout: float | None = None, push: Push | None = None, types: frozenset[bytes] = EVERY,
-    ) -> Iterator[Stretch | None]:  # fmt: skip
-        """Yield the rows from an offset on, as they are committed; None for silence.
+    ) -> Iterator[Stretch | Place]:  # fmt: skip
+        """Yield the rows from an offset on, as they are committed; where it stands, for silence.
 
         `heartbeat` is the silence in seconds. Ends after `timeout` seconds (0: as soon as there
-        is nothing more), and when the hub drains. With the `client`'s socket, an EOF or a byte
-        from the client is a silence too, and shorter ones follow, so that a client that has gone
-        is found out: of two heartbeats in short order the second cannot be sent. (An EOF alone
-        is no proof: a client may close only its sending side.)
+        is nothing more) with where it stands, and when the hub drains. With the `client`'s socket,
+        an EOF or a byte from the client is a silence too, and shorter ones follow, so that a client
+        that has gone is found out: of two heartbeats in short order the second cannot be sent. (An
+        EOF alone is no proof: a client may close only its sending side.)
 
         With `push`, rows may go to the socket instead, while the caller waits for the next. With
         `types`, rows of others are passed over as far as they are not in memory: raises
@@ -176,6 +184,7 @@ class Channel:
                 end = view.end if follower.log is view.log else follower.log.end
                 if follower.offset < end:
                     if timeout and deadline is not None and time.monotonic() > deadline:
+                        yield Place(follower.log, follower.offset)
                         return
                     stretch = self._stretch(follower.log, follower.offset, end, types, work)
                     if stretch.rows:
@@ -196,6 +205,7 @@ class Channel:
                 seconds = spoke + min(probe or heartbeat, heartbeat) - now
                 if deadline is not None:
                     if deadline <= now:
+                        yield Place(follower.log, follower.offset)
                         return
                     seconds = min(seconds, deadline - now)
                 if seconds > 0:
@@ -205,7 +215,7 @@ class Channel:
                     probe = PROBE_SECONDS
                 else:
                     probe = probe * 2 if probe < heartbeat else 0.0
-                yield None
+                yield Place(follower.log, follower.offset)
                 spoke = time.monotonic()
 
     def _stretch(

@@ -14,7 +14,7 @@ import gevent
 
 from esource.event import time_of
 from esource.hub.tail import READ_BYTES, READ_ROWS
-from esource.hub.view import View
+from esource.hub.view import View, last_event
 from esource.hub.work import Work
 from esource.log import Log
 from esource.rows import find, tsv
@@ -46,20 +46,32 @@ class Search:
     def after(self, view: View, id: bytes, work: Work | None = None) -> tuple[int, Verdict]:
         """Return the offset where a follower goes on that has seen `id`, and how it was found.
 
-        `EXACT`: after the first event with this id. `TIME`: the id is not there but is a time, as
-        the newest is: at the first event of a later time. `START`: any other.
+        `EXACT`: after the first event with this id, or at this place. `TIME`: the id is not there
+        but is a time, as the newest is: at the first event of a later time. `START`: any other.
         """
         work = work or Work()
-        offset = self._find(
-            view.end, lambda zone: zone.admits_id(id), lambda rows: find.after_id(rows, id),
-            SCAN_BYTES, work,
-        )  # fmt: skip
+        place = work.do(view.offset_of, id) if id.startswith(b"@") else None
+        offset = self._after_id(view, id, work) if place is None else place
         if offset is not None:
             return offset, Verdict.EXACT
         time = time_of(id)
         if time is None or time_of(view.newest_id) is None:
             return self.log.begin, Verdict.START
         return self.later_than(view, time, work), Verdict.TIME
+
+    def before(self, view: View, id: bytes, time: int | None, work: Work) -> int | None:
+        """Return the offset of the event with this id, or of a place; None if it is not there.
+
+        Or, of an id that is not there but names a `time` (in ns since 1970), of the first event
+        of that time or later; it is the view's end if there is none.
+        """
+        place = work.do(view.offset_of, id)
+        if place is not None:
+            return place
+        end = self._after_id(view, id, work)
+        if end is not None:
+            return work.do(last_event, self.log, end)[0]
+        return None if time is None else self.later_than(view, time - 1, work)
 
     def later_than(self, view: View, time: int, work: Work) -> int:
         """Return the offset of the first event whose id is a later time, in ns since 1970.
@@ -116,6 +128,13 @@ class Search:
             return b"".join(kept), offset
 
         return work.step(step, offset)
+
+    def _after_id(self, view: View, id: bytes, work: Work) -> int | None:
+        """Return the offset right after the first event with this id."""
+        return self._find(
+            view.end, lambda zone: zone.admits_id(id), lambda rows: find.after_id(rows, id),
+            SCAN_BYTES, work,
+        )  # fmt: skip
 
     @property
     def _mapped(self) -> int:

@@ -21,7 +21,7 @@ class Format(NamedTuple):
     head: bytes = b""  # before everything
     separator: bytes = b""  # before each event, but not the first
     end: bytes = b""  # after everything
-    heartbeat: bytes = b""  # what can be sent while there are no events
+    heartbeat: bytes = b""  # what can be sent while there are no events; only asked for in NDJSON
 
 
 TSV = Format("tsv", "text/tab-separated-values; charset=utf-8", lambda rows, malformed: rows)
@@ -29,7 +29,7 @@ SSE = Format(
     "sse", "text/event-stream; charset=utf-8", sse.encode, head=sse.HEARTBEAT,
     heartbeat=sse.HEARTBEAT,
 )  # fmt: skip
-NDJSON = Format("ndjson", "application/x-ndjson", ndjson.encode)
+NDJSON = Format("ndjson", "application/x-ndjson", ndjson.encode, heartbeat=b"\n")
 JSON = Format(
     "json", "application/json", ndjson.encode_elements, head=b"[", separator=b",", end=b"\n]\n"
 )

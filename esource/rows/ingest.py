@@ -21,8 +21,8 @@ EMPTY = Draft(b"", 0, 0)
 BOM = b"\xef\xbb\xbf"  # at the beginning of a body it is no part of an event
 OVERHEAD_BYTES = 4096  # of a line beyond its data
 
-# Most ids, to be let through quickly.
-_PLAIN_ID = re.compile(rb"[!-~](?:[ -~]{0,1022}[!-~])?").fullmatch
+# Most ids, to be let through quickly; none that may be a place.
+_PLAIN_ID = re.compile(rb"[!-?A-~](?:[ -~]{0,1022}[!-~])?").fullmatch
 
 # Whole lines, LF-terminated, and the limit of an event's data -> all of them, or it raises.
 DecodeLines = Callable[[bytes, int], Draft]

@@ -23,6 +23,14 @@ def retry(milliseconds: int) -> bytes:
     return b"retry: %d\n" % milliseconds
 
 
+def prime(place: bytes) -> bytes:
+    """Return the block that tells a client where it stands: it comes back with this as its id.
+
+    To a parser that follows the standard it is no event, and to others an empty one.
+    """
+    return b"id: %b\n\n" % place
+
+
 def encode(rows: bytes, malformed: list[bytes]) -> bytes:
     """Return the frames of whole rows, LF-terminated.
 

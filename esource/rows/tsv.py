@@ -135,6 +135,11 @@ def id_of(row: bytes) -> bytes:
     return row[: row.index(b"\t")]
 
 
+def type_of(row: bytes) -> bytes:
+    """Return the type of an event's row."""
+    return row.split(b"\t", 2)[1]
+
+
 def split(rows: AnyStr, malformed: list[AnyStr]) -> Iterator[list[AnyStr]]:
     """Yield the fields of each event in whole rows: id, event, and data as it stands there.
 
@@ -227,6 +232,18 @@ def first(rows: bytes, limit: int) -> tuple[bytes, int]:
         start, end = end, rows.index(b"\n", end) + 1
         count += rows.count(b"\t", start, end) >= 2
     return rows[:end], count
+
+
+def until(rows: bytes, type: bytes) -> tuple[bytes, bool]:
+    """Return the rows up to and with the first event of a type, and whether there is one."""
+    wanted, start = b"\t%b\t" % type, 0
+    while (found := rows.find(wanted, start)) >= 0:
+        row = max(rows.rfind(b"\n", start, found) + 1, start)
+        end = rows.index(b"\n", found) + 1
+        if rows.find(b"\t", row) == found:  # and not somewhere in the data
+            return rows[:end], True
+        start = end
+    return rows, False
 
 
 def last(rows: bytes, limit: int, types: frozenset[bytes] = frozenset()) -> tuple[int, int]:

@@ -13,7 +13,9 @@ SMALL_BYTES = 1 << 14  # of rows, which need not wait for a turn to be encoded
 class Encoder:
     """What one read is sent of a channel."""
 
-    __slots__ = ("_channel", "_follows", "_format", "_remaining", "_separator", "_wanted")
+    __slots__ = (
+        "_channel", "_follows", "_format", "_is_over", "_remaining", "_separator", "_wanted",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel, wanted: Selection, format: Format, follows: bool) -> None:
         self._channel = channel
@@ -21,12 +23,13 @@ class Encoder:
         self._wanted = wanted
         self._format = format
         self._remaining = wanted.limit
+        self._is_over = False  # since an event was sent that is the last
         self._separator = len(format.separator)  # the first event has none before it
 
     @property
     def is_done(self) -> bool:
         """Whether no more events are wanted."""
-        return self._remaining == 0
+        return self._is_over or self._remaining == 0
 
     def __call__(self, stretch: Stretch) -> bytes:
         """Return what is to be sent of a stretch; it may be nothing. Waits for a turn, if large.
@@ -50,6 +53,7 @@ class Encoder:
             self._remaining is not None
             and self._remaining >= stretch.rows.count(b"\n")
             and not wanted.types
+            and wanted.until is None
             and self._format is not TSV
         ):
             piece, count = stretch.encoded(self._format.encode)
@@ -60,6 +64,8 @@ class Encoder:
             rows = stretch.rows
             if wanted.types and not stretch.is_selected:
                 rows = tsv.of_types(rows, wanted.types)
+            if wanted.until is not None:
+                rows, self._is_over = tsv.until(rows, wanted.until)
             if self._remaining is not None:
                 rows, count = tsv.first(rows, self._remaining)
                 self._remaining -= count

@@ -1,10 +1,12 @@
 """The one grammar of parameters: what a query says, for reads, publishes, and `/-/`.
 
     text     any, or a check of `event`        id, event, expect, after, match, the resume point
-    flag     0 | 1 | without `=`               follow, unique
+    type     a text that is not empty          from, until
+    bound    an id or a moment                 before
+    flag     0 | 1 | without `=`               follow, prime, unique
     word     one of a few                      format, each
     count    digits                            tail, limit
-    seconds  digits [ "." digits ]             timeout
+    seconds  digits [ "." digits ]             timeout, wait, heartbeat
     moment   a time | 1*( seconds ( s | m | h | d | w ) ) | ten digits: seconds since 1970
 
 A text may be empty. Anything else may not: a script's empty variable must not mean "everything".
@@ -26,6 +28,8 @@ from esource.event import check_id, check_type, time_of
 from esource.rows.formats import FORMATS
 
 T = TypeVar("T")
+WAIT_SECONDS = 300.0  # at most: proxies in between give up
+HEARTBEAT_SECONDS = 1.0, 3600.0  # at least, at most
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 _SECONDS = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _DURATION = re.compile(f"({_SECONDS})([smhdw])")
@@ -118,6 +122,22 @@ def up_to(most: int) -> Kind[int]:
     return Kind("[0-9]{1,9}", value, f"1 to {most}")
 
 
+def between(least: float, most: float) -> Kind[float]:
+    """Return the kind of a number of seconds, from the least to the most."""
+
+    def value(text: str) -> float | None:
+        return seconds if least <= (seconds := float(text)) <= most else None
+
+    return Kind(_SECONDS, value, f"{least:g} to {most:g} seconds")
+
+
+class Bound(NamedTuple):
+    """An event to end before: that with an id, or the first of a time or later."""
+
+    id: bytes
+    time: int | None  # in nanoseconds since 1970; None if the id is not a moment
+
+
 def _moment(text: str) -> int | None:
     """Return a time, or so long ago, in nanoseconds since 1970."""
     if _DURATIONS.fullmatch(text):
@@ -131,6 +151,8 @@ def _moment(text: str) -> int | None:
 TEXT = Kind(".*", str, "text")
 ID = Kind(".*", check_id, "an id")
 TYPE = Kind(".*", check_type, "a type")
+A_TYPE = Kind(".+", check_type, "a type")
+BOUND = Kind(".+", lambda text: Bound(text.encode(), _moment(text)), "an id or a time")
 FLAG = Kind("[01]", lambda text: text == "1", "0 or 1", bare="1")
 COUNT = Kind("[0-9]{1,18}", int, "a whole number of events, 0 or more")
 SECONDS = Kind(_SECONDS, float, "a number of seconds")
@@ -150,10 +172,16 @@ RESUME_PARAMETERS = ("lastEventId", "last_event_id", "Last-Event-ID")
 FIELDS: dict[str, Kind[Any]] = {
     "after": Kind(".*", str.encode, "an id"),
     "since": MOMENT,
+    "from": A_TYPE,
     "tail": COUNT,
+    "before": BOUND,
+    "until": A_TYPE,
     "limit": COUNT,
     "follow": FLAG,
     "timeout": SECONDS,
+    "wait": between(0, WAIT_SECONDS),
+    "heartbeat": between(*HEARTBEAT_SECONDS),
+    "prime": FLAG,
     "format": one_of(*FORMATS),
 }
 READ_KINDS: dict[str, Kind[Any]] = {
@@ -164,24 +192,31 @@ READ_KINDS: dict[str, Kind[Any]] = {
 class Selection(NamedTuple):
     """Which events of a channel a reader gets; None and empty where the query does not say.
 
-    Start, then types, then the last `tail` of what was there at the start, then `limit`.
+    Start, and end, then types, then the last `tail` of what was there at the start, then up to
+    the first `until`, then `limit`.
     """
 
     resume: bytes = b""  # the id of the event that the client has got to: it wins over the others
     after: bytes | None = None  # an id, to start right after its event; empty for the beginning
     since: int | None = None  # nanoseconds since 1970, to start at the first later event
-    moves: bool = False  # whether that was said as so long ago, and so is later each time
+    newest: bytes | None = None  # a type, to start with the newest event of it: `from`
+    moves: bool = False  # whether a moment was said as so long ago, and so is later each time
     tail: int | None = None  # how many events before the end, to start there
-    types: frozenset[bytes] = frozenset()
+    before: Bound | None = None  # to end before
+    types: frozenset[bytes] = frozenset()  # that of `until` among them, if there are any
+    until: bytes | None = None  # a type, to end after the first event of it
     limit: int | None = None  # how many events, to stop after
     follow: bool | None = None  # whether to wait for more at the end
     timeout: float | None = None  # seconds, to stop after
+    wait: float | None = None  # seconds, for something to answer with
+    heartbeat: float | None = None  # seconds of silence, after which a follower hears something
+    prime: bool | None = None  # whether a stream begins with the place where it does
     format: str | None = None
 
     @property
     def is_whole(self) -> bool:
         """Whether it is every event from its start on, so that no row need be looked at."""
-        return not self.types and self.limit is None
+        return not self.types and self.until is None and self.limit is None
 
 
 EVERYTHING = Selection()
@@ -200,5 +235,10 @@ def parse(pairs: Pairs) -> Selection:
         else:
             others.append((name, text))
     given = parameters(others, READ_KINDS)
-    moves = any(name == "since" and _DURATIONS.fullmatch(text or "") for name, text in others)
-    return Selection(resume=resume, moves=moves, types=frozenset(types), **given)
+    moves = any(
+        name in ("since", "before") and _DURATIONS.fullmatch(text or "") for name, text in others
+    )
+    if types and "until" in given:
+        types.add(given["until"])
+    newest = given.pop("from", None)  # a keyword of the language
+    return Selection(resume=resume, newest=newest, moves=moves, types=frozenset(types), **given)

@@ -20,11 +20,14 @@ from werkzeug.http import (
 )
 
 from esource.errors import BadInput, BadRange, Missing
+from esource.event import PLACE
 from esource.hub import download
 from esource.hub.channel import Channel
 from esource.hub.hub import Hub
-from esource.hub.view import View
+from esource.hub.loop import in_thread, reads
+from esource.hub.view import Place, View, last_event
 from esource.hub.work import Work
+from esource.rows import sse, tsv
 from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.web import answers, query, stream
@@ -55,8 +58,7 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     wanted = query.parse(pairs)
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
-    if wanted.timeout is not None and not follow:
-        raise BadInput("timeout is for a follow; add follow=1")
+    _check(wanted, format, follow)
     resume_id = _utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
     if name in PROBES and not follow and not channel.refresh().end:
         raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")
@@ -64,7 +66,14 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
         location = {"Location": f"/?channel={name}", "Cache-Control": "no-store"}
         return answers.answer(f"the page of this channel is at /?channel={name}\n", 303, location)
     work = Work(client_of(environ))
-    view, offset, verdict = _start(channel, wanted, resume_id or wanted.resume, follow, work)
+    resume_id = resume_id or wanted.resume
+    start = view, offset, verdict = _start(channel, wanted, resume_id, follow, work)
+    if resume_id and format in EVENT_STREAMS and _has_ended(start, resume_id, wanted.until):
+        return answers.answer("", 204, {"Cache-Control": "no-store"})
+    moves = wanted.moves
+    if wanted.wait is not None:
+        moves |= verdict is Verdict.LIVE
+        view, offset = stream.wait(hub, channel, view, offset, wanted, work, environ)
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict.value
@@ -72,15 +81,31 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     if follow:
         return stream.follow(hub, channel, view, offset, wanted, format, headers, environ)
     headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
-    if wanted.limit is None and HEADER_VALUE.fullmatch(view.newest_id):
+    if wanted.limit is None and wanted.until is None and HEADER_VALUE.fullmatch(view.newest_id):
         headers["Last-Event-ID"] = view.newest_id.decode("latin-1")
-    if not wanted.moves and _is_unmodified(view, format, headers, environ):
+    if not moves and _is_unmodified(view, format, headers, environ):
         return Response(status=304, headers=headers)
     if format is TSV and wanted.is_whole:
         is_all = not pairs and not resume_id
         return _download(hub, view, offset, headers, environ, is_all)
     content = _finite(channel, view, offset, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)
+
+
+def _check(wanted: Selection, format: Format, follow: bool) -> None:
+    """Raise `BadInput` for parameters that mean nothing in a format, or with or without a follow.
+
+    Better than an answer to another question.
+    """
+    others = {"wait", "before"} if follow else {"timeout", "heartbeat"}
+    for name in sorted(name for name in others if getattr(wanted, name) is not None):
+        raise BadInput(
+            f"{name} is for a finite read; add follow=0" if follow
+            else f"{name} is for a follow; add follow=1"
+        )  # fmt: skip
+    raise BadInput("heartbeat is for event streams and ndjson")
+    if wanted.prime is not None and format not in EVENT_STREAMS:
+        raise BadInput("prime is for event streams")
 
 
 def _format(wanted: Selection, accept: str) -> Format:
@@ -121,11 +146,12 @@ def _start(
 ) -> Start:
     """Return where to start: after `resume_id`, where the client has got to, if it has begun.
 
-    Else as the link says that it followed first. Blocks while that is searched.
+    Else as the link says that it followed first. Blocks while that is searched. Raises `BadInput`
+    if there is no event to end before.
     """
-    view = channel.refresh()
     if resume_id:
-        return Start(*channel.after(view, resume_id, work))
+        wanted = wanted._replace(after=resume_id, since=None, newest=None, tail=None)
+    view = channel.refresh()
     verdict = None
     offset = view.log.begin
     if wanted.after:
@@ -135,11 +161,30 @@ def _start(
     if wanted.since is not None:
         offset = max(offset, channel.later_than(view, wanted.since, work))
         verdict = Verdict.TIME
+    if wanted.before:
+        cut = channel.before(view, *wanted.before, work)
+        if cut is None:
+            raise BadInput(f"there is no event {wanted.before.id.decode()!r} to end before")
+        view, offset = cut, min(offset, cut.end)
+    if wanted.newest is not None:
+        start, offset = offset, channel.last(view, 1, offset, frozenset([wanted.newest]), work)
+        verdict = Verdict.EXACT if offset > start else verdict or Verdict.START
     if wanted.tail is not None:
         offset = channel.last(view, wanted.tail, offset, wanted.types, work)
-    elif follow and not verdict:
+    elif (follow or wanted.wait is not None) and not verdict:
         offset, verdict = view.end, Verdict.LIVE
     return Start(view, offset, verdict)
+
+
+def _has_ended(start: Start, resume_id: bytes, until: bytes | None) -> bool:
+    """Return whether a client has got to an event of the type that ends its stream. Blocks.
+
+    An `EventSource` comes back after every end; only `204` keeps it away.
+    """
+    if until is None or start.verdict is not Verdict.EXACT or PLACE.fullmatch(resume_id):
+        return False
+    _, row = in_thread(reads(), last_event, start.view.log, start.offset)
+    return tsv.type_of(row) == until
 
 
 def _is_unmodified(view: View, format: Format, headers: Headers, environ: Environ) -> bool:
@@ -162,8 +207,9 @@ def _finite(
     channel: Channel, view: View, offset: int, wanted: Selection, format: Format, work: Work
 ) -> Iterator[bytes]:
     encode = Encoder(channel, wanted, format, follows=False)
+    prime = sse.prime(Place(view.log, offset).id) if wanted.prime else b""
     if format.head:
-        yield format.head
+        yield format.head + prime
     if not encode.is_done:
         for stretch in channel.read(view, offset, wanted.types, work):
             if piece := encode(stretch):

@@ -11,9 +11,11 @@ from esource.errors import Busy
 from esource.hub.channel import Channel
 from esource.hub.clients import is_gone, takes_plain_bytes, tune
 from esource.hub.hub import Hub
-from esource.hub.tail import Push
-from esource.hub.view import View
-from esource.rows import sse
+from esource.hub.loop import in_thread, reads
+from esource.hub.tail import Push, Stretch
+from esource.hub.view import Place, View
+from esource.hub.work import ClientLeft, Work
+from esource.rows import sse, tsv
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web.encoder import Encoder
 from esource.web.post import Environ, client_of
@@ -21,6 +23,46 @@ from esource.web.query import Selection
 
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
 BUSY_RETRY_MS = (20_000, 40_000)  # and those for which there was no place, over this
+
+
+def wait(
+    hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, work: Work,
+    environ: Environ,
+) -> tuple[View, int]:  # fmt: skip
+    """Return a view, and an offset in it from which there is an event to answer with.
+
+    It is in the view given, or else it comes next; or `wanted.wait` seconds have passed without.
+    Blocks; raises `Busy`, and `ClientLeft`.
+    """
+    assert wanted.wait is not None
+    client = client_of(environ)
+
+    def has_event(stretch: Stretch) -> bool:
+        return tsv.last(stretch.rows, 1, wanted.types)[1] > 0
+
+    hub.admit_subscriber()
+    hub.subscribers += 1
+    try:
+        for stretch in channel.read(view, offset, wanted.types, work):
+            if has_event(stretch):
+                return view, stretch.offset
+        if client is not None:
+            tune(client)
+        log, end = view.log, view.end
+        for each in channel.follow(
+            log, end, hub.config.heartbeat_seconds, client, wanted.wait, types=wanted.types
+        ):
+            if isinstance(each, Stretch):
+                log, end = each.log, each.end
+                if has_event(each):
+                    return in_thread(reads(), View.of, log), each.offset
+            else:
+                log, end = each
+                if client is not None and is_gone(client):
+                    raise ClientLeft("the client has closed its sending side while it waited")
+        return in_thread(reads(), View.of, log, end), end
+    finally:
+        hub.subscribers -= 1
 
 
 def follow(
@@ -43,10 +85,14 @@ def follow(
         hub.stats.refuse(busy.status)
         end = sse.retry(random.randint(*BUSY_RETRY_MS))
         return Response(f": {busy}\n".encode() + end, 200, headers)
+    is_primed = _is_primed(wanted, format, environ)
+    beat = format.heartbeat if wanted.heartbeat or format in EVENT_STREAMS else b""
     stretches = channel.follow(
-        view.log, offset, hub.config.heartbeat_seconds, client, wanted.timeout,
+        view.log, offset, wanted.heartbeat or hub.config.heartbeat_seconds, client, wanted.timeout,
         _push(wanted, format, environ), wanted.types,
     )  # fmt: skip
+
+    first = format.head + (sse.prime(Place(view.log, offset).id) if is_primed else b"")
 
     def content() -> Iterator[bytes]:
         # Ten thousand of these stand still: no more generators and contexts than needed, since
@@ -54,19 +100,25 @@ def follow(
         if client is not None:
             tune(client)
         encode = Encoder(channel, wanted, format, follows=True)
+        told = offset  # where the client knows that it stands, about
         hub.subscribers += 1
         try:
-            yield format.head  # the headers leave, too
-            for stretch in stretches if not encode.is_done else ():
-                if stretch is not None:
-                    piece = encode(stretch)
-                    del stretch  # its log may be replaced while this goes on for days
+            yield first  # the headers leave, too
+            for each in stretches if not encode.is_done else ():
+                if isinstance(each, Stretch):
+                    piece, end = encode(each), each.end
+                    del each  # its log may be replaced while this goes on for days
                     if piece:
+                        told = end
                         yield piece
                     if encode.is_done:
                         break
-                elif format.heartbeat:
-                    yield format.heartbeat
+                elif beat:
+                    # So that a client which comes back does not search again what it passed over.
+                    is_behind = is_primed and wanted.types and each.offset != told
+                    place, told = sse.prime(each.id) if is_behind else b"", each.offset
+                    del each
+                    yield place + beat
                 elif client is not None and is_gone(client):
                     return
             yield format.end
@@ -76,6 +128,18 @@ def follow(
             hub.subscribers -= 1
 
     return Response(content(), 200, headers, direct_passthrough=True)
+
+
+def _is_primed(wanted: Selection, format: Format, environ: Environ) -> bool:
+    """Return whether a stream begins with the place where it does.
+
+    An `EventSource` is told: it drops what has no data, and comes back with the id. By the
+    standards each sends these two fields (WHATWG HTML 9.2.2; Fetch, "no-store" requests).
+    """
+    if format not in EVENT_STREAMS or wanted.prime is not None:
+        return bool(wanted.prime)
+    accept, pragma = environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_PRAGMA", "")
+    return (accept.strip().lower(), pragma.strip().lower()) == ("text/event-stream", "no-cache")
 
 
 def _push(wanted: Selection, format: Format, environ: Environ) -> Push | None:

@@ -13,6 +13,7 @@ import pytest
 
 from esource.event import Event
 from esource.hub.channel import Channel
+from esource.hub.view import Place
 from esource.log import Log
 from esource.log.file import FileLog
 from esource.rows import tsv
@@ -46,7 +47,7 @@ def read_to_end(channel: Channel, log: Log, offset: int) -> list[Event]:
     """Return what a follower gets from an offset into a log until it would wait."""
     rows = b""
     for stretch in channel.follow(log, offset, heartbeat=0.001):
-        if stretch is None:
+        if isinstance(stretch, Place):
             break
         rows += stretch.rows
     return list(tsv.decode(rows))

@@ -21,7 +21,7 @@ from esource.event import Event, time_of
 from esource.hub.channel import Channel
 from esource.hub.commit import Commit, Wish
 from esource.hub.followers import Follower
-from esource.hub.tail import Push, Tail
+from esource.hub.tail import Push, Stretch, Tail
 from esource.hub.view import View
 from esource.hub.work import Work
 from esource.log import Appended, Moved
@@ -176,7 +176,7 @@ def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
 
     def read() -> bytes:
         for stretch in channel.follow(channel.view.log, 0, heartbeat=10):
-            if stretch:
+            if isinstance(stretch, Stretch):
                 return stretch.encoded(encode)[0]
         return b""
 
@@ -257,7 +257,7 @@ def test_a_follower_holds_no_log_but_the_one_that_it_reads(tmp_path: Path) -> No
 
     def follow() -> None:
         for stretch in channel.follow(channel.view.log, 0, heartbeat=1000):
-            assert stretch
+            assert isinstance(stretch, Stretch)
             got.append(stretch.rows)
             del stretch
 
@@ -331,7 +331,7 @@ def test_after_a_failed_sync_the_channel_reopens_before_it_acknowledges(
 def read_two(channel: Channel) -> list[Event]:
     events: list[Event] = []
     for stretch in channel.follow(channel.view.log, 0, heartbeat=10):
-        if stretch:
+        if isinstance(stretch, Stretch):
             events += tsv.decode(stretch.rows)
         if len(events) >= 2:
             break
