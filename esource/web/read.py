@@ -103,7 +103,10 @@ def _check(wanted: Selection, format: Format, follow: bool) -> None:
             f"{name} is for a finite read; add follow=0" if follow
             else f"{name} is for a follow; add follow=1"
         )  # fmt: skip
-    raise BadInput("heartbeat is for event streams and ndjson")
+    if wanted.wait is not None and wanted.before is not None:
+        raise BadInput("wait is for what comes next, and nothing comes before an event")
+    if wanted.heartbeat is not None and not format.heartbeat:
+        raise BadInput("heartbeat is for event streams and ndjson")
     if wanted.prime is not None and format not in EVENT_STREAMS:
         raise BadInput("prime is for event streams")
 
