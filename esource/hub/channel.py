@@ -34,6 +34,42 @@ EVERY: frozenset[bytes] = frozenset()  # type of events
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 
 
+class Silence:
+    """Since when a follower has heard nothing, and until when that may be. In seconds."""
+
+    __slots__ = ("_began", "_deadline", "_heartbeat", "_probe")
+
+    def __init__(self, heartbeat: float, timeout: float | None) -> None:
+        """Begin now: of at most `heartbeat`, and with a `timeout` not for longer than that."""
+        self._heartbeat = heartbeat
+        self._probe = 0.0  # until the next proof of life; 0 while the client is quiet
+        self._began = time.monotonic()
+        self._deadline = None if timeout is None else self._began + timeout
+
+    def left(self, heard: float = 0.0) -> float | None:
+        """Return for how long it may go on, 0 or less if it has; None once all time is over.
+
+        `heard` is when the client last heard of something in another way, by the monotonic clock.
+        """
+        now = time.monotonic()
+        self._began = max(self._began, heard)
+        seconds = self._began + min(self._probe or self._heartbeat, self._heartbeat) - now
+        if self._deadline is None:
+            return seconds
+        return None if self._deadline <= now else min(seconds, self._deadline - now)
+
+    def probe(self, is_first: bool) -> None:
+        """Break it sooner: at first soon after the client said something, then ever more rarely."""
+        if is_first:
+            self._probe = PROBE_SECONDS
+        else:
+            self._probe = self._probe * 2 if self._probe < self._heartbeat else 0.0
+
+    def end(self) -> None:
+        """Begin anew: the client hears of something now."""
+        self._began = time.monotonic()
+
+
 class Channel:
     """An ordered, append-only list of events.
 
@@ -174,49 +210,62 @@ class Channel:
         `ClientLeft` if that takes long, and the client has.
         """
         work = Work(client)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        probe = 0.0  # seconds until the next proof of life; 0 while the client is quiet
-        spoke = time.monotonic()  # when the client last heard something
+        silence = Silence(heartbeat, timeout)
         with Follower(self.followers, log, offset, client, push) as follower:
             del log  # which may be replaced while this goes on for days
             while not self.draining:
                 view = self.view
-                end = view.end if follower.log is view.log else follower.log.end
-                if follower.offset < end:
-                    if timeout and deadline is not None and time.monotonic() > deadline:
+                if self.has_more(follower):
+                    if timeout and silence.left() is None:
                         yield Place(follower.log, follower.offset)
                         return
-                    stretch = self._stretch(follower.log, follower.offset, end, types, work)
+                    stretch = self.take(follower, types, work)
                     if stretch.rows:
                         yield stretch
                         work.heard()
-                        spoke = time.monotonic()
-                    is_cut = not stretch.rows and not stretch.is_selected
-                    follower.offset = end if is_cut else stretch.end
-                    del stretch  # if it was cut, there may be another file by now
+                        silence.end()
+                    del stretch  # if the log was cut, there may be another file by now
                     continue
                 if types:
                     work = Work(client)  # what comes next is searched in a new one
-                if moved := self.followers.moved(follower.log):
-                    follower.log, follower.offset = moved
+                seconds = silence.left(follower.pushed_at)
+                if seconds is None:
+                    yield Place(follower.log, follower.offset)
+                    return
+                assert self.view is view, "a commit that came meanwhile would be missed"
+                if seconds > 0 and follower.wait(seconds) is not None:
                     continue
-                now = time.monotonic()
-                spoke = max(spoke, follower.pushed_at)
-                seconds = spoke + min(probe or heartbeat, heartbeat) - now
-                if deadline is not None:
-                    if deadline <= now:
-                        yield Place(follower.log, follower.offset)
-                        return
-                    seconds = min(seconds, deadline - now)
-                if seconds > 0:
-                    assert self.view is view, "a commit that came meanwhile would be missed"
-                    if follower.wait(seconds) is not None:
-                        continue
-                    probe = PROBE_SECONDS
-                else:
-                    probe = probe * 2 if probe < heartbeat else 0.0
+                silence.probe(is_first=seconds > 0)
                 yield Place(follower.log, follower.offset)
-                spoke = time.monotonic()
+                silence.end()
+
+    def has_more(self, follower: Follower) -> bool:
+        """Whether `take` would return rows at once. A follower goes on in a log that is newer.
+
+        No greenlet switches.
+        """
+        while follower.offset >= self._end(follower.log):
+            moved = self.followers.moved(follower.log)
+            if not moved:
+                return False
+            follower.log, follower.offset = moved
+        return True
+
+    def take(self, follower: Follower, types: frozenset[bytes], work: Work) -> Stretch:
+        """Return the next of the rows that a follower has not seen, and move it on. Blocks.
+
+        There must be more. With `types`, there may be none of them in the stretch.
+        """
+        end = self._end(follower.log)
+        stretch = self._stretch(follower.log, follower.offset, end, types, work)
+        is_cut = not stretch.rows and not stretch.is_selected
+        follower.offset = end if is_cut else stretch.end
+        return stretch
+
+    def _end(self, log: Log) -> int:
+        """Return where readers of a log stop: one that was replaced is read to its own end."""
+        view = self.view
+        return view.end if log is view.log else log.end
 
     def _stretch(
         self, log: Log, offset: int, end: int, types: frozenset[bytes], work: Work

@@ -16,7 +16,7 @@ comes meanwhile starts another round, after which every follower has seen it.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from socket import socket
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -181,8 +181,16 @@ class Follower:
     """An offset into a log that moves on, as a context: among the others while it is entered."""
 
     __slots__ = (
-        "_client", "_cohort", "_followers", "_readable", "_rest", "_waits",
-        "log", "offset", "push", "pushed_at",
+        "_client",
+        "_followers",
+        "_readable",
+        "_rest",
+        "_waits",
+        "cohort",
+        "log",
+        "offset",
+        "push",
+        "pushed_at",
     )  # fmt: skip
 
     def __init__(
@@ -197,7 +205,7 @@ class Follower:
         self.pushed_at = 0.0  # when the waker last did so, by the monotonic clock
         self._followers = followers
         self._client = client
-        self._cohort: _Cohort | None = None
+        self.cohort: _Cohort | None = None
         self._readable: _Watcher | None = None
         self._rest = _NO_REST  # of what the waker could not send all of
         self._waits = False
@@ -206,14 +214,14 @@ class Follower:
         if self._client is not None:
             self._readable = gevent.get_hub().loop.io(self._client.fileno(), 1)
             self._followers.clients.join(self._client)
-        self._cohort = self._followers.place(self)
+        self.cohort = self._followers.place(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._forget_client()
         self._followers.clients.leave(self._client)
-        assert self._cohort
-        self._followers.leave(self._cohort)
+        assert self.cohort
+        self._followers.leave(self.cohort)
 
     def _forget_client(self) -> None:
         if self._readable:
@@ -248,17 +256,20 @@ class Follower:
                 break
         return not self._rest
 
-    def wait(self, seconds: float) -> bool | None:
+    def wait(self, seconds: float, others: Sequence["Follower"] = ()) -> bool | None:
         """Return True after a commit, False after `seconds`, None at the client's byte or EOF.
 
-        None comes once; after that the client is not watched any more. No greenlet may have
-        switched since it was found that there is nothing to read. Raises `OSError` if the client
-        has gone meanwhile.
+        A commit that any of the `others` would see counts: they are of the same client, and none
+        of them has a `push`. None comes once; after that the client is not watched any more. No
+        greenlet may have switched since it was found that there is nothing to read. Raises
+        `OSError` if the client has gone meanwhile.
         """
-        cohort = self._cohort
+        cohort = self.cohort
         assert cohort
         assert not self._rest
-        cohort.waiting += 1
+        cohorts = [cohort, *[other.cohort for other in others if other.cohort]]
+        for each in cohorts:
+            each.waiting += 1
         self._waits = True
         if self.push:
             cohort.pushable.add(self)
@@ -266,12 +277,17 @@ class Follower:
             if self._readable:
                 # As gevent's Timeout does with a timer.
                 self._readable.start(gevent.getcurrent().throw, _Readable)
-            woken: bool | None = bool(cohort.signal.wait(seconds))
+            woken: bool | None
+            if others:
+                woken = bool(gevent.wait([each.signal for each in cohorts], seconds, 1))
+            else:
+                woken = bool(cohort.signal.wait(seconds))
         except _Readable:
             self._forget_client()
             woken = None
         finally:
-            cohort.waiting -= 1
+            for each in cohorts:
+                each.waiting -= 1
             self._waits = False
             cohort.pushable.discard(self)
             if self._readable:

@@ -107,9 +107,9 @@ class Hub:
             if not count % TURN_CHANNELS:
                 give_way()
 
-    def admit_subscriber(self) -> None:
+    def admit_subscribers(self, count: int = 1) -> None:
         """Raise `Busy` if no more may follow; not while stopping, or browsers would give up."""
-        if self.subscribers >= self._max_subscribers.value and not self.draining:
+        if self.subscribers + count > self._max_subscribers.value and not self.draining:
             self._max_subscribers.refuse("too many subscribers; come back later")
 
     def admit_channel(self, channel: Channel) -> None:

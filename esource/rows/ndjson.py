@@ -12,6 +12,7 @@ In rows that others wrote, what is not UTF-8 becomes U+FFFD: JSON cannot hold it
 
 import json
 import re
+from collections.abc import Sequence
 
 import msgspec
 import orjson
@@ -73,6 +74,18 @@ def _objects(rows: bytes, malformed: list[bytes]) -> list[dict[str, str]]:
     objects = [{"id": id, "event": type, "data": data} for id, type, data in each]
     malformed += map(str.encode, others)
     return objects
+
+
+def encode_of(channel: str, cursor: str, fields: Sequence[bytes]) -> bytes:
+    """Return an event as an object of a stream of several channels, without a line end.
+
+    Its `id` is where a reader of them goes on behind it.
+    """
+    id, type, data = (
+        field.decode(errors="replace") for field in (*fields[:2], tsv.unfold(fields[2]))
+    )
+    event = {"channel": channel, "id": cursor, "event_id": id, "event": type, "data": data}
+    return orjson.dumps(event)
 
 
 def decode_row(line: bytes, limit: int) -> bytes:

@@ -155,6 +155,16 @@ def split(rows: AnyStr, malformed: list[AnyStr]) -> Iterator[list[AnyStr]]:
             malformed.append(row)
 
 
+def placed(rows: bytes) -> Iterator[tuple[list[bytes], int]]:
+    """Yield (the fields of an event, the offset right behind it) for each event in whole rows."""
+    end = 0
+    for row in rows.split(b"\n")[:-1]:
+        end += len(row) + 1
+        fields = row.split(b"\t", 2)
+        if len(fields) == 3:
+            yield fields, end
+
+
 def plain(rows: bytes, end: bytes = b"") -> tuple[list[bytes], list[bytes], list[bytes]] | None:
     """Return all ids, all types, all data with `end` after each, if every row is plain.
 

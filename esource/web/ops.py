@@ -17,7 +17,7 @@ from esource.hub.hub import Hub
 from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
 from esource.hub.work import Work
-from esource.web import answers, listing, metrics, query
+from esource.web import answers, listing, metrics, query, several
 from esource.web.metrics import Gauges
 from esource.web.origin import Origins
 from esource.web.post import Environ, client_of
@@ -177,6 +177,7 @@ VIEWS = {
     "health": View(health, "does the hub do its work? 200, or 503 and what is wrong"),
     "ready": View(ready, "does it want more clients? 200, or 503 once it stops"),
     "metrics": View(prometheus, "what was counted, for Prometheus"),
+    "read": View(several.read, "several channels in one stream: ?channel=NAME&channel=NAME&follow"),
     "channels": View(channels, "the list of channels: ?match=, ?after=, ?limit=, ?format=json"),
 }
 

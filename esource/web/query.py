@@ -222,7 +222,7 @@ class Selection(NamedTuple):
 EVERYTHING = Selection()
 
 
-def parse(pairs: Pairs) -> Selection:
+def parse(pairs: Pairs, kinds: "Mapping[str, Kind[Any]]" = READ_KINDS) -> Selection:
     """Return the selection of a read's parameters; raise `BadInput` for what makes no sense."""
     if not pairs:
         return EVERYTHING
@@ -234,7 +234,7 @@ def parse(pairs: Pairs) -> Selection:
             resume = (text or "").encode() or resume
         else:
             others.append((name, text))
-    given = parameters(others, READ_KINDS)
+    given = parameters(others, kinds)
     moves = any(
         name in ("since", "before") and _DURATIONS.fullmatch(text or "") for name, text in others
     )

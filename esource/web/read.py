@@ -58,8 +58,8 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     wanted = query.parse(pairs)
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
-    _check(wanted, format, follow)
-    resume_id = _utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
+    check(wanted, format, follow)
+    resume_id = utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
     if name in PROBES and not follow and not channel.refresh().end:
         raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")
     if hub.config.ui and not wanted.format and _is_navigation(environ):
@@ -67,7 +67,7 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
         return answers.answer(f"the page of this channel is at /?channel={name}\n", 303, location)
     work = Work(client_of(environ))
     resume_id = resume_id or wanted.resume
-    start = view, offset, verdict = _start(channel, wanted, resume_id, follow, work)
+    start = view, offset, verdict = start_of(channel, wanted, resume_id, follow, work)
     if resume_id and format in EVENT_STREAMS and _has_ended(start, resume_id, wanted.until):
         return answers.answer("", 204, {"Cache-Control": "no-store"})
     moves = wanted.moves
@@ -92,7 +92,7 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     return Response(content, 200, headers, direct_passthrough=True)
 
 
-def _check(wanted: Selection, format: Format, follow: bool) -> None:
+def check(wanted: Selection, format: Format, follow: bool) -> None:
     """Raise `BadInput` for parameters that mean nothing in a format, or with or without a follow.
 
     Better than an answer to another question.
@@ -135,7 +135,7 @@ def _is_navigation(environ: Environ) -> bool:
     )
 
 
-def _utf8(id: bytes) -> bytes:
+def utf8(id: bytes) -> bytes:
     """Return an id in UTF-8; a client that sends anything else means Latin-1."""
     try:
         id.decode()
@@ -144,7 +144,7 @@ def _utf8(id: bytes) -> bytes:
     return id
 
 
-def _start(
+def start_of(
     channel: Channel, wanted: Selection, resume_id: bytes, follow: bool, work: Work
 ) -> Start:
     """Return where to start: after `resume_id`, where the client has got to, if it has begun.

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from functools import cache
+from socket import socket
 
 from flask import Response
 from werkzeug.datastructures import Headers
@@ -25,6 +26,17 @@ RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
 BUSY_RETRY_MS = (20_000, 40_000)  # and those for which there was no place, over this
 
 
+def has_event(stretch: Stretch, types: frozenset[bytes]) -> bool:
+    """Return whether there is an event of these types in a stretch; of any, if there are none."""
+    return tsv.last(stretch.rows, 1, types)[1] > 0
+
+
+def check_waits(client: socket | None) -> None:
+    """Raise `ClientLeft` if the client of a long poll has."""
+    if client is not None and is_gone(client):
+        raise ClientLeft("the client has closed its sending side while it waited")
+
+
 def wait(
     hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, work: Work,
     environ: Environ,
@@ -36,15 +48,11 @@ def wait(
     """
     assert wanted.wait is not None
     client = client_of(environ)
-
-    def has_event(stretch: Stretch) -> bool:
-        return tsv.last(stretch.rows, 1, wanted.types)[1] > 0
-
-    hub.admit_subscriber()
+    hub.admit_subscribers()
     hub.subscribers += 1
     try:
         for stretch in channel.read(view, offset, wanted.types, work):
-            if has_event(stretch):
+            if has_event(stretch, wanted.types):
                 return view, stretch.offset
         if client is not None:
             tune(client)
@@ -54,38 +62,43 @@ def wait(
         ):
             if isinstance(each, Stretch):
                 log, end = each.log, each.end
-                if has_event(each):
+                if has_event(each, wanted.types):
                     return in_thread(reads(), View.of, log), each.offset
             else:
                 log, end = each
-                if client is not None and is_gone(client):
-                    raise ClientLeft("the client has closed its sending side while it waited")
+                check_waits(client)
         return in_thread(reads(), View.of, log, end), end
     finally:
         hub.subscribers -= 1
 
 
-def follow(
-    hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, format: Format,
-    headers: Headers, environ: Environ,
-) -> Response:  # fmt: skip
-    """Answer with the events from an offset into a view on.
+def refused(hub: Hub, count: int, format: Format, headers: Headers) -> Response | None:
+    """Put a stream's headers in; return the answer if there is no place for so many subscribers.
 
     Raises `Busy`, but not for an event stream: an `EventSource` would give up for good.
     """
     headers["Cache-Control"] = "no-store, no-transform"  # what compresses holds it back
     headers["X-Accel-Buffering"] = "no"  # nginx
-    client = client_of(environ)
-
     try:
-        hub.admit_subscriber()
+        hub.admit_subscribers(count)
     except Busy as busy:
         if format not in EVENT_STREAMS:
             raise
         hub.stats.refuse(busy.status)
         end = sse.retry(random.randint(*BUSY_RETRY_MS))
         return Response(f": {busy}\n".encode() + end, 200, headers)
-    is_primed = _is_primed(wanted, format, environ)
+    return None
+
+
+def follow(
+    hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, format: Format,
+    headers: Headers, environ: Environ,
+) -> Response:  # fmt: skip
+    """Answer with the events from an offset into a view on. Raises `Busy`: see `refused`."""
+    client = client_of(environ)
+    if refusal := refused(hub, 1, format, headers):
+        return refusal
+    is_primed = must_prime(wanted, format, environ)
     beat = format.heartbeat if wanted.heartbeat or format in EVENT_STREAMS else b""
     stretches = channel.follow(
         view.log, offset, wanted.heartbeat or hub.config.heartbeat_seconds, client, wanted.timeout,
@@ -130,7 +143,7 @@ def follow(
     return Response(content(), 200, headers, direct_passthrough=True)
 
 
-def _is_primed(wanted: Selection, format: Format, environ: Environ) -> bool:
+def must_prime(wanted: Selection, format: Format, environ: Environ) -> bool:
     """Return whether a stream begins with the place where it does.
 
     An `EventSource` is told: it drops what has no data, and comes back with the id. By the
