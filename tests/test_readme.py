@@ -39,6 +39,7 @@ ID = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 VARYING = [
     r"(?<=: )\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$",  # a date
     r'(?<=^ETag: )"[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"$',
+    r"(?<=@)[0-9a-f]{12}(?=-\d)",  # of a place
     r"(?<=^retry: )\d{4}$",
     r"(?<=  )\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(?=  )",  # when a channel was written to, and
     r"(?<=  )\d\.\d(?=  )",  # how many events it gets

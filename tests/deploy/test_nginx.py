@@ -116,6 +116,13 @@ def test_the_rest_of_the_hubs_own_is_for_nobody(site: Site, path: str) -> None:
         assert done.stdout == b"404 text/html"
 
 
+@pytest.mark.parametrize("path", ["/-/read", "//-/read", "/%2d/read", "/-/%72ead", "/x/../-/read"])
+def test_several_channels_at_once_are_for_nobody(site: Site, path: str) -> None:
+    for user in ("", "rita:r", "wanda:w"):
+        answer = site.curl(f"{path}?channel=orders&channel=secrets", user=user)
+        assert answer.stdout == b"rights are for each channel here; read them one by one\n"
+
+
 @pytest.mark.parametrize("path", ["/", "/-/channels", "/-/page/page.js"])
 def test_the_page_is_for_those_who_may_read(site: Site, path: str) -> None:
     assert site.status(path) == 401
