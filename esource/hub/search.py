@@ -2,13 +2,17 @@
 
 A search reads the log in a thread, from its start, since the first occurrence of an id is what
 counts. After the first search the log is mapped in the background (see `rows.find`), so that later
-ones read only where the id can be. It looks at one view: what comes meanwhile is not searched.
+ones read only where the id can be. What is filtered from the start maps the log as it goes. It
+looks at one view: what comes meanwhile is not searched.
 
 All of it is the `Work` of a client: in steps, and ended with the client.
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from itertools import chain
+from operator import itemgetter
 
 import gevent
 
@@ -20,6 +24,7 @@ from esource.log import Log
 from esource.rows import find, tsv
 from esource.rows.find import ZONE_BYTES, Verdict, Zone
 
+LEARN_BYTES = 8 * ZONE_BYTES  # not mapped: so many are worth it
 SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
 # And where each row is looked at: what one call of the interpreter takes, nothing interrupts.
 ROWS_BYTES = 1 << 16
@@ -36,6 +41,8 @@ class Search:
         """Begin with nothing known."""
         self.log = log
         self._zones: list[Zone] = []
+        self._part: Zone | None = None  # of the next one: what was looked at
+        self._unmapped = 0  # how many bytes were filtered that were not mapped
         self._is_mapping = False
         self._closed = False
 
@@ -88,16 +95,15 @@ class Search:
     def last(self, view: View, count: int, start: int, types: frozenset[bytes], work: Work) -> int:
         """Return the offset of the last `count` events of the view, of these types if any.
 
-        None of them is before `start`. Reads the log from its end.
+        None of them is before `start`. Reads the log from its end, where such events can be.
         """
-        blocks = self.log.backwards(view.end)
+        blocks = self._backwards(start, view.end, types)
 
         def step(deadline: float, place: int, count: int) -> tuple[int, int]:
             """Return where the last events looked at begin, and how many are still wanted."""
             while count > 0 and place > start and time.monotonic() < deadline:
                 place, rows = next(blocks, (start, b""))
-                if place < start:
-                    place, rows = start, rows[start - place :]
+                self._unmapped += len(rows) if types and place >= self._mapped else 0
                 begin, found = tsv.last(rows, count, types)
                 place, count = place + begin, count - found
             return place, count
@@ -105,7 +111,24 @@ class Search:
         place = view.end
         while count > 0 and place > start:
             place, count = work.step(step, place, count)
+            self._note(view.end)
         return place
+
+    def _backwards(
+        self, start: int, end: int, types: frozenset[bytes]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, whole rows) from an end back to a start, where such events can be."""
+        zones, mapped = reversed(self._zones), self._mapped
+        parts = ((zone.offset, zone.end) for zone in zones if zone.admits_types(types))
+        for offset, stop in chain([(mapped, end)], parts):
+            if stop <= start:
+                break
+            if offset < end:
+                for place, rows in self.log.backwards(min(stop, end)):
+                    first = max(offset, start)
+                    yield max(place, first), rows[max(first - place, 0) :]
+                    if place <= first:
+                        break
 
     def select(
         self, offset: int, end: int, types: frozenset[bytes], work: Work
@@ -119,15 +142,27 @@ class Search:
             kept: list[bytes] = []
             size = count = 0
             while offset < end and size < READ_BYTES and count < READ_ROWS:
-                rows = self.log.read(offset, ROWS_BYTES, end)
-                offset = offset + len(rows) if rows else end  # the file was cut
-                kept.append(tsv.of_types(rows, types))
-                size, count = size + len(kept[-1]), count + kept[-1].count(b"\n")
+                zone = self._zone_at(offset)
+                stop = min(zone.end, end) if zone else end
+                if offset == self._mapped and self._is_due(end):
+                    self._map_more(end)
+                elif zone and not zone.admits_types(types):
+                    offset = stop
+                else:
+                    rows = self.log.read(offset, ROWS_BYTES, stop)
+                    self._unmapped += 0 if zone else len(rows)
+                    offset = offset + len(rows) if rows else end  # the file was cut
+                    kept.append(tsv.of_types(rows, types))
+                    size, count = size + len(kept[-1]), count + kept[-1].count(b"\n")
                 if time.monotonic() > deadline:
                     break
             return b"".join(kept), offset
 
-        return work.step(step, offset)
+        found = work.step(step, offset)
+        self._note(end)
+        return found
+
+    # -- the map ---------------------------------------------------------------------------
 
     def _after_id(self, view: View, id: bytes, work: Work) -> int | None:
         """Return the offset right after the first event with this id."""
@@ -181,10 +216,27 @@ class Search:
                 found, offset, stop = work.step(step, offset, stop)
             return found
         finally:
-            # For the next search. (Not meanwhile: both would take ten times as long.)
-            if end - mapped > 8 * ZONE_BYTES and not self._is_mapping:
-                self._is_mapping = True
-                gevent.spawn(self._map_quietly, end)
+            self._learn(end)
+
+    def _zone_at(self, offset: int) -> Zone | None:
+        """Return the zone of the rows at an offset, if they are mapped."""
+        index = bisect_right(self._zones, offset, key=itemgetter(0)) - 1
+        zone = self._zones[index] if index >= 0 else None
+        return zone if zone and offset < zone.end else None
+
+    def _note(self, end: int) -> None:
+        """After a step of a filter: have the log mapped, if that has read much for want of it."""
+        if self._unmapped > LEARN_BYTES:
+            self._learn(end)
+
+    def _learn(self, end: int) -> None:
+        """For the next search, have the log mapped in the background, if much of it is not.
+
+        (Not during a search for an id: both would take ten times as long.)
+        """
+        if end - self._mapped > LEARN_BYTES and not (self._is_mapping or self._closed):
+            self._is_mapping = True
+            gevent.spawn(self._map_quietly, end)
 
     def _map_quietly(self, end: int) -> None:
         try:
@@ -195,21 +247,30 @@ class Search:
     def _map(self, end: int, work: Work) -> None:
         """Bring the zone map up to `end`, but for less than a zone."""
 
-        def step(deadline: float) -> bool:
-            """Map some zones; return whether there were rows. No two steps run at once."""
-            while time.monotonic() < deadline and end - self._mapped >= ZONE_BYTES:
-                offset, zone = self._mapped, None
-                while offset - self._mapped < ZONE_BYTES:
-                    rows = self.log.read(offset, ROWS_BYTES, end)
-                    if not rows:
-                        return False
-                    part = find.zone(offset, rows)
-                    zone = zone.joined(part) if zone else part
-                    offset = zone.end
-                assert zone
-                self._zones.append(zone)
-            return True
+        def step(deadline: float) -> None:
+            """Map some rows."""
+            while time.monotonic() < deadline and self._is_due(end):
+                self._map_more(end)
 
-        while end - self._mapped >= ZONE_BYTES and not self._closed:
-            if not work.step(step):
-                break
+        while self._is_due(end):
+            work.step(step)
+
+    def _is_due(self, end: int) -> bool:
+        """Whether there is a zone before `end` that is not mapped, but should be."""
+        return end - self._mapped >= ZONE_BYTES and not self._closed
+
+    def _map_more(self, end: int) -> None:
+        """Look at some rows before `end` for the next zone, for which there must be enough.
+
+        It is done in steps of works, of which no two run at once.
+        """
+        offset = self._part.end if self._part else self._mapped
+        rows = self.log.read(offset, ROWS_BYTES, end)
+        if not rows:  # the file was cut
+            self.close()
+            return
+        more = find.zone(offset, rows)
+        self._part = self._part.joined(more) if self._part else more
+        if self._part.end - self._part.offset >= ZONE_BYTES:
+            self._zones.append(self._part)
+            self._part = None

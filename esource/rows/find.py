@@ -7,13 +7,14 @@ rows between the two could be lost to the reader.
     log  |-- zone --|-- zone --|-- zone --|-- less than a zone --|
            least       least      least     not mapped: read it
            greatest    greatest   greatest
+           types       types      types
 
 A *zone* is about `ZONE_BYTES` of whole rows. Of each the map keeps the least and the greatest
-row, in the order of bytes, and whether all its ids are default ids. An id, or the first
-later time, can only stand in a zone that admits it. So of a channel in the order of time a
-search reads one zone and not the log; of any other it reads more, and is as right. The map is
-a summary of rows that never change: made when it is first needed, grown with the log, never
-stored.
+row, in the order of bytes, whether all its ids are default ids, and which types its events have,
+if those are few. An id, the first later time, or an event of a type can only stand in a zone that
+admits it. So of a channel in the order of time a search reads one zone and not the log; of any
+other it reads more, and is as right. The map is a summary of rows that never change: made when it
+is first needed, grown with the log, never stored.
 """
 
 import re
@@ -27,6 +28,8 @@ ZONE_BYTES = 1 << 20
 # No comparison needs more of a row: ids are shorter, but for foreign ones, and then a zone
 # that admits the beginning of an id is searched in vain.
 PREFIX_BYTES = 1100
+# Of the types in a zone: a channel may have one for each of its events.
+MOST_TYPES, MOST_TYPE_BYTES = 64, 4096
 assert MAX_ID_BYTES + len(b"\t") < PREFIX_BYTES
 
 _OTHER_ID = re.compile(rb"\n(?!" + DEFAULT_ID.pattern + rb"\t)")
@@ -92,6 +95,7 @@ class Zone(NamedTuple):
     least: bytes
     greatest: bytes
     is_uniform: bool  # all ids are default ids
+    types: frozenset[bytes] | None  # of the events; None if they are too many to be kept
 
     def admits_id(self, id: bytes) -> bool:
         """Return whether an event with this id can be here."""
@@ -103,14 +107,20 @@ class Zone(NamedTuple):
         bound = id_of_time(time)
         return not self.is_uniform or bound is None or self.greatest[: len(bound)] > bound
 
+    def admits_types(self, types: frozenset[bytes]) -> bool:
+        """Return whether an event of one of these types can be here; without types, of any."""
+        return not types or self.types is None or not self.types.isdisjoint(types)
+
     def joined(self, other: "Zone") -> "Zone":
         """Return the zone of these rows and of those of the zone right behind them."""
+        types = None if self.types is None or other.types is None else self.types | other.types
         return Zone(
             self.offset,
             other.end,
             min(self.least, other.least),
             max(self.greatest, other.greatest),
             self.is_uniform and other.is_uniform,
+            types and _few(types),
         )
 
 
@@ -124,7 +134,14 @@ def zone(offset: int, rows: bytes) -> Zone:
         min(each)[:PREFIX_BYTES],
         max(each)[:PREFIX_BYTES],
         is_uniform(rows),
+        _few(frozenset(tsv.types(rows))),
     )
+
+
+def _few(types: frozenset[bytes]) -> frozenset[bytes] | None:
+    """Return types as a zone keeps them."""
+    few = len(types) <= MOST_TYPES and sum(map(len, types)) <= MOST_TYPE_BYTES
+    return types if few else None
 
 
 def is_uniform(rows: bytes) -> bool:

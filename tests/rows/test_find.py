@@ -103,6 +103,42 @@ def test_a_zone_of_default_ids_excludes_others_and_all_that_is_later() -> None:
     assert not zone.admits_id(b"a")
 
 
+few_rows = st.lists(one_row, min_size=1, max_size=3).map(b"".join)
+
+
+@given(few_rows, few_rows, st.frozensets(st.sampled_from([b"", b"a", b"one tab"])))
+def test_a_zone_never_excludes_an_event_of_a_type(
+    one: bytes, two: bytes, types: frozenset[bytes]
+) -> None:
+    joined = find.zone(0, one).joined(find.zone(len(one), two))
+    assert (joined.offset, joined.end) == (0, len(one + two))
+    for zone, block in ((find.zone(0, one), one), (joined, one + two)):
+        assert zone.admits_types(types) or not tsv.of_types(block, types)
+
+
+def test_a_zone_excludes_types_that_it_does_not_have_if_it_has_few() -> None:
+    def of(*types: bytes) -> find.Zone:
+        return find.zone(0, b"".join(b"\t%b\t\n" % type for type in types))
+
+    def many(first: int, end: int, size: int = 3) -> find.Zone:
+        return of(*(b"%0*d" % (size, n) for n in range(first, end)))
+
+    other = frozenset([b"other"])
+    assert not of(b"a", b"b").admits_types(other)
+    assert not of(b"a").joined(of(b"b")).admits_types(other)
+    assert of(b"a").joined(of(b"other")).admits_types(other)
+    assert of(b"a").admits_types(frozenset())  # which is every type
+    most = find.MOST_TYPES
+    assert not many(0, most).admits_types(other)
+    assert not many(0, most - 9).joined(many(9, most)).admits_types(other)
+    for zone in (
+        many(0, most + 1), many(0, 2, find.MOST_TYPE_BYTES),
+        many(0, most - 9).joined(many(most - 9, most + 1)), many(0, most + 1).joined(of(b"a")),
+    ):  # fmt: skip
+        assert zone.types is None  # or it would take memory
+        assert zone.admits_types(other)
+
+
 def test_an_id_longer_than_a_zone_keeps_is_looked_for_in_vain_or_found() -> None:
     long = b"x" * (find.PREFIX_BYTES + 10)
     zone = find.zone(0, long + b"\t\tdata\n")

@@ -112,6 +112,18 @@ def test_of_types_are_the_events_of_these_types(each: list[bytes]) -> None:
     assert tsv.of_types(b"".join(each), TYPES) == b"".join(kept)
 
 
+wide = st.lists(st.lists(st.sampled_from([b"", b"a", b"b"]), min_size=1, max_size=6), max_size=6)
+
+
+@given(wide)
+def test_types_are_those_of_the_events(each: list[list[bytes]]) -> None:
+    found = tsv.types(b"".join(b"\t".join(fields) + b"\n" for fields in each))
+    expected = {fields[1] for fields in each if len(fields) > 2}
+    assert found >= expected
+    # Where some rows have no tab and others four, there may be more.
+    assert found == expected or {1, 5} <= {len(fields) for fields in each}
+
+
 @given(rows, st.integers(0, 5))
 def test_first_is_up_to_the_last_event_of_so_many(each: list[bytes], limit: int) -> None:
     kept: list[bytes] = []

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -983,6 +984,15 @@ def test_a_place_near_the_end_of_a_large_file_is_found_without_reading_it_all(
 
     read()  # which maps the file; maybe not all of it until the answer is there
     eventually(lambda: cost(large_hub, read) < SMALL)
+
+
+def test_a_large_file_without_events_of_a_type_is_not_read_for_them_again(large_hub: Hub) -> None:
+    another_large(large_hub, "rare")
+    path = "/rare?format=ndjson&event=rare"
+    assert large_hub.get(path).body == b""
+    id = large_id(10)
+    for query in ("", f"&after={id}", "&tail=1", f"&follow=1&timeout=0&after={id}"):
+        assert cost(large_hub, partial(large_hub.get, path + query)) < SMALL
 
 
 @contextmanager
