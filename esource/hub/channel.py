@@ -173,6 +173,13 @@ class Channel:
         """
         return self._head.search(view.log).last(view, count, start, types, work)
 
+    def digest(self, view: View, work: Work) -> bytes | None:
+        """Return the SHA-256 of a view's rows, all of them; None if it is not known soon.
+
+        Blocks for up to 64 MiB that were not hashed yet; more is hashed in the background.
+        """
+        return self._head.digest(view.log).of(view.end, work)
+
     # -- reading -------------------------------------------------------------------------
 
     def read(

@@ -16,6 +16,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from esource.errors import StorageError
+from esource.hub.digest import Digest
 from esource.hub.followers import Followers
 from esource.hub.known import Known
 from esource.hub.loop import commits, in_thread, reads, unswitched
@@ -41,6 +42,7 @@ class Head:
         self._waiting = 0  # reads that want the lock
         self._view: View | None = None
         self._search: Search | None = None  # in the newest view's log
+        self._digest: Digest | None = None  # of it, if there was one asked for
         # How logs of the name have ended: their files may come back. (They hold no log open.)
         self._ends: deque[tuple[int, int]] = deque(maxlen=ENDS)
 
@@ -73,6 +75,15 @@ class Head:
                 return search
             self._search = search
         return self._search
+
+    def digest(self, log: Log) -> Digest:
+        """Return the digest of a log; that of the newest one goes on from where it is."""
+        if self._digest and self._digest.log is log:
+            return self._digest
+        digest = Digest(log)
+        if log is self.view.log:
+            self._digest = digest
+        return digest
 
     def refresh(self) -> View:
         """Return a view of what is in the log now, also if others put it there. Blocks.
@@ -121,6 +132,8 @@ class Head:
             if self._search and self._search is not search:
                 self._search.close()
             self._view, self._search = new, search
+            if self._digest and self._digest.log is not new.log:
+                self._digest = None  # which keeps the old log open, and may be going on
             self._followers.move(old.log, new.log, place)
 
     def advance(self, view: View) -> None:

@@ -42,7 +42,7 @@ HEAD_BYTES = 1 << 15
 FIELD_BYTES = {
     "ACCEPT": 1 << 10, "CONTENT-TYPE": 1 << 11, "HOST": 1 << 11, "IF-MATCH": 1 << 11,
     "IF-MODIFIED-SINCE": 1 << 11, "IF-NONE-MATCH": 1 << 11, "IF-RANGE": 1 << 11,
-    "LAST-EVENT-ID": 1 << 12, "ORIGIN": 1 << 11, "RANGE": 1 << 11,
+    "LAST-EVENT-ID": 1 << 12, "ORIGIN": 1 << 11, "RANGE": 1 << 11, "WANT-REPR-DIGEST": 1 << 10,
 }  # fmt: skip
 _ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(?=[/?#]|\Z)", re.IGNORECASE)
 

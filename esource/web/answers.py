@@ -1,6 +1,7 @@
 """What every view needs: answers of one line, headers, and what names the rows of an answer."""
 
 import re
+from base64 import b64encode
 from http import HTTPStatus
 from operator import itemgetter
 
@@ -11,6 +12,8 @@ from werkzeug.http import parse_etags, quote_etag
 from esource.errors import Versioned
 
 TEXT = "text/plain; charset=utf-8"
+WISH = re.compile(r"([a-z*][a-z0-9_.*-]*)=(-?[0-9]{1,15})")
+WISHES = re.compile(f" *{WISH.pattern}(?:[ \t]*,[ \t]*{WISH.pattern})* *")
 QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?")
 
 
@@ -34,6 +37,21 @@ def accepted(accept: str) -> list[str]:
         if QUALITY.fullmatch(weight) and float(weight):
             found.append((-float(weight), kind))
     return [kind for _, kind in sorted(found, key=itemgetter(0))]
+
+
+def wants_sha256(wanted: str) -> bool:
+    """Return whether a client asks for a SHA-256, in `Want-Repr-Digest` (RFC 9530, 4).
+
+    The field is a dictionary (RFC 9651, 3.2) of whole numbers; any other is no wish.
+    """
+    if not WISHES.fullmatch(wanted):
+        return False
+    return int(dict(WISH.findall(wanted)).get("sha-256", "0")) > 0  # the last one counts
+
+
+def repr_digest(sha256: bytes | None) -> dict[str, str]:
+    """Return the field with a digest (RFC 9530, 3), if it is known."""
+    return {"Repr-Digest": f"sha-256=:{b64encode(sha256).decode()}:"} if sha256 else {}
 
 
 def etag(view: Versioned, format: str = "") -> str:

@@ -22,9 +22,9 @@ METHODS = "GET, HEAD, POST"
 # What a page may send and see beyond what is always safe.
 REQUEST_HEADERS = (
     "Cache-Control, Content-Type, If-Match, If-Modified-Since, If-None-Match, If-Range, "
-    "Last-Event-ID, Range"
+    "Last-Event-ID, Range, Want-Repr-Digest"
 )
-RESPONSE_HEADERS = "Content-Range, ETag, Esource-Resume, Last-Event-ID, Retry-After"
+RESPONSE_HEADERS = "Content-Range, ETag, Esource-Resume, Last-Event-ID, Repr-Digest, Retry-After"
 PREFLIGHT_SECONDS = 600
 _NAME = "[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}"  # RFC 9110, 5.6.2
 NAMES = re.compile(f"{_NAME}(?: ?, ?{_NAME}){{0,50}}")

@@ -87,6 +87,8 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
         return Response(status=304, headers=headers)
     if format is TSV and wanted.is_whole:
         is_all = not pairs and not resume_id
+        if is_all and answers.wants_sha256(environ.get("HTTP_WANT_REPR_DIGEST", "")):
+            headers.update(answers.repr_digest(channel.digest(view, work)))
         return _download(hub, view, offset, headers, environ, is_all)
     content = _finite(channel, view, offset, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)

@@ -1,13 +1,15 @@
 """`GET /<channel>`: SPEC, section 5."""
 
+import subprocess
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Hub, eventually, running_hub
+from tests.harness import Hub, eventually, needs, running_hub
 from tests.harness.channels import age
 from tests.harness.shims import SLOW_DISK, customized
 from tests.harness.waiting import AT_ONCE_SECONDS
@@ -175,3 +177,69 @@ def test_a_torn_row_is_not_served_and_saved_aside(own_hub: Hub) -> None:
     assert "torn write" in own_hub.log
     own_hub.publish("/torn?id=3", "three")
     assert own_hub.rows("torn") == [b"1\t\tone", b"3\t\tthree"]
+
+
+WISH = {"Want_Repr_Digest": "sha-256=1"}
+
+
+def test_openssl_says_of_a_copy_what_the_hub_says_of_the_channel(hub: Hub, tmp_path: Path) -> None:
+    curl, openssl = needs("curl", "openssl")
+    for data in ("one", "größe\nand more"):
+        hub.publish("/digest", data)
+        copy = tmp_path / "copy.tsv"
+        url = f"http://127.0.0.1:{hub.port}/digest"
+        command = [
+            curl,
+            "-fsS",
+            "-D",
+            "-",
+            "-o",
+            str(copy),
+            "-H",
+            "Want-Repr-Digest: sha-256=1",
+            url,
+        ]
+        head = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        sha256 = subprocess.run(
+            [openssl, "dgst", "-sha256", "-binary", copy], capture_output=True, check=True
+        ).stdout
+        assert f"\nRepr-Digest: sha-256=:{b64encode(sha256).decode()}:\n" in head
+
+
+def test_a_digest_is_of_the_whole_channel_whatever_is_asked_of_it(hub: Hub) -> None:
+    hub.publish("/whole", "x")
+    digest = hub.get("/whole", **WISH).headers["Repr-Digest"]
+    assert hub.request("HEAD", "/whole", None, **WISH).headers["Repr-Digest"] == digest
+    part = hub.get("/whole", Range="bytes=0-3", **WISH)
+    assert (part.status, part.headers["Repr-Digest"]) == (206, digest)
+    for other in ("?format=ndjson", "?tail=1", "?event=x"):
+        assert "Repr-Digest" not in hub.get("/whole" + other, **WISH).headers
+    assert "Repr-Digest" not in hub.get("/whole").headers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_wanted"),
+    [
+        ("sha-256=10, sha-512=3", True),
+        ("unixsum=0,\tsha-256=1", True),
+        ("sha-256=0, sha-256=2", True),
+        ("sha-256=2, sha-256=0", False),
+        ("sha-256=0", False),
+        ("sha-256=-1", False),
+        ("sha-512=1", False),
+        ("xsha-256=1", False),
+        ("sha-256", False),
+        ("sha-256=", False),
+        ("SHA-256=1", False),
+        ("sha-256=1,", False),
+        ("sha-256=1;", False),
+        ("sha-256 =1", False),
+        ("sha-256=1 sha-512=1", False),
+        ("sha-256=1.5", False),
+    ],
+)
+def test_a_digest_is_a_wish_in_the_grammar_of_fields(
+    hub: Hub, wanted: str, is_wanted: bool
+) -> None:
+    answer = hub.get("/wishes", Want_Repr_Digest=wanted)
+    assert (answer.status, "Repr-Digest" in answer.headers) == (200, is_wanted)
