@@ -1,33 +1,34 @@
 """The clients that people use, each against a real hub: SPEC, sections 3 and 4.
 
-A client here is a generator function. Given a channel's address it follows the channel, for
-ever and across connections, and yields what it sees: None when the stream is open, and then
-the events. `curl` in a loop, `requests-sse`, `launchdarkly-eventsource` and npm's
-`eventsource` reconnect by themselves; `httpx-sse` and `sseclient-py` only decode, and their
-users reconnect.
+A client here is a generator function. Given an address it follows a channel, for ever and
+across connections, and yields what it sees: None when the stream is open, and then the events.
+`httpx-sse` and `sseclient-py` only decode, and their users reconnect; so it is with `curl`, in a
+loop. The others reconnect by themselves.
 
-What a client loses of an event through a fault of its own is stated, exactly, at its test. Of
-ids, none here is beyond ASCII: `requests-sse` and `launchdarkly-eventsource` cannot send such
-an id back as UTF-8 (`http.client` makes Latin-1 of a header, or raises).
+All of them follow the same channel at the same time, so one restart does for all. What a client
+loses of an event through a fault of its own is stated, exactly, in `MAKES`. Of ids, none here is
+beyond ASCII: `requests-sse` and `launchdarkly-eventsource` cannot send such an id back as UTF-8
+(`http.client` makes Latin-1 of a header, or raises).
 """
 
+import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from functools import partial
 from itertools import count, cycle
 from pathlib import Path
 from typing import IO, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
+import aiohttp
 import httpx
 import httpx_sse
 import ld_eventsource
@@ -36,8 +37,19 @@ import ld_eventsource.config
 import pytest
 import requests_sse
 import sseclient
+from aiohttp_sse_client2 import client as aiohttp_sse_client
 
-from tests.harness import AWKWARD, PATIENCE_SECONDS, Hub, eventually, kept, needs, running_hub
+from tests.harness import (
+    AWKWARD,
+    PATIENCE_SECONDS,
+    ROOT,
+    Hub,
+    eventually,
+    kept,
+    needs,
+    running_hub,
+)
+from tests.harness.npm import with_packages
 
 END = "end"  # the type of the last event of all
 TYPES = ("", "deploy", "two words", "", "grün ✓", "message")
@@ -53,7 +65,8 @@ FIRST_HALF = [*reversed(AWKWARD), *MORE_AWKWARD]
 SECOND_HALF = [*AWKWARD, *MORE_AWKWARD]
 BY_HAND = "while the hub was down"
 PAUSE_SECONDS = 0.1  # between two connections
-NODE_PROGRAM = Path(__file__).parent / "clients"
+PROGRAMS = Path(__file__).parent / "clients"
+LARGEST_LINE_BYTES = 1 << 21
 
 
 class Seen(NamedTuple):
@@ -158,7 +171,9 @@ do
     sleep 0.1
 done
 """
-FRAME = re.compile(r"(?:event: (.+)\n)?id: (.+)\n((?:data: .*\n)+)\n")
+FRAME = re.compile(
+    r"(?:event: (.+)\n)?id: (.+)\n((?:data: .*\n)*)\n"
+)  # without data it names a place
 
 
 def with_curl(run: Run, kept_in: Path, url: str) -> Follow:
@@ -172,16 +187,51 @@ def with_curl(run: Run, kept_in: Path, url: str) -> Follow:
             if line == b"\n":
                 match = FRAME.fullmatch(frame)
                 assert match, f"not a frame: {frame!r:.200}"
-                lines = match[3][:-1].split("\n")
-                data = "\n".join(line.removeprefix("data: ") for line in lines)
-                yield Seen(match[2], match[1] or "message", data)
+                if match[3]:
+                    lines = match[3][:-1].split("\n")
+                    data = "\n".join(line.removeprefix("data: ") for line in lines)
+                    yield Seen(match[2], match[1] or "message", data)
                 frame = ""
 
 
-def with_npm_eventsource(run: Run, program: Path, url: str) -> Follow:
-    """npm's `eventsource`, a browser's `EventSource` for Node, reconnects by itself."""
+def with_aiohttp(url: str) -> Follow:
+    """`aiohttp-sse-client2` reconnects by itself, after twice the time that `retry:` asks for.
+
+    But not where nobody listens: its user connects again. It has the type None for no type, and a
+    line may have up to twice `read_bufsize` bytes.
+    """
+    patient = patience()
+
+    async def follow() -> AsyncGenerator[Seen | None, None]:
+        opened: list[None] = []
+        async with (
+            aiohttp.ClientSession(read_bufsize=LARGEST_LINE_BYTES) as session,
+            aiohttp_sse_client.EventSource(
+                url, session=session, on_open=lambda: opened.append(None)
+            ) as source,
+        ):
+            yield opened.pop()
+            while patient():
+                try:
+                    async for event in source:
+                        yield Seen(event.last_event_id, event.type or "message", event.data)
+                except aiohttp.ClientConnectionError:  # the hub is not there
+                    await asyncio.sleep(PAUSE_SECONDS)
+
+    loop = asyncio.new_event_loop()
+    events = follow()
+    try:
+        while True:
+            yield loop.run_until_complete(anext(events))
+    finally:
+        loop.run_until_complete(events.aclose())
+        loop.close()
+
+
+def with_npm(run: Run, programs: Path, package: str, url: str) -> Follow:
+    """A package of npm, in Node, reconnects by itself."""
     names = sorted({*filter(None, TYPES), END})
-    for line in run("node", str(program), url, *names):
+    for line in run("node", str(programs / "follow.mjs"), package, url, *names):
         event = json.loads(line)
         yield event and Seen(*event)
 
@@ -199,6 +249,55 @@ def run() -> Iterator[Run]:
             return process.stdout
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs for Node in a folder of their own, with the packages that they need."""
+    needs("node")
+    return with_packages(PROGRAMS, tmp_path_factory.mktemp("clients"))
+
+
+@pytest.fixture
+def clients(run: Run, programs: Path, tmp_path: Path) -> dict[str, Client]:
+    """All of them, by name."""
+    packages = (
+        "eventsource", "event-source-polyfill", "eventsource-client",
+        "@microsoft/fetch-event-source",
+    )  # fmt: skip
+    return {
+        "httpx-sse": with_httpx_sse,
+        "sseclient-py": with_sseclient_py,
+        "requests-sse": with_requests_sse,
+        "launchdarkly-eventsource": with_launchdarkly,
+        "aiohttp-sse-client2": with_aiohttp,
+        "curl": partial(with_curl, run, tmp_path / "kept"),
+        **{package: partial(with_npm, run, programs, package) for package in packages},
+    }
+
+
+def without_spaces(data: str) -> str:
+    """What requests-sse (0.5.3) and aiohttp-sse-client2 (0.3.0) make of data.
+
+    At the front of each line they strip every space, not only the one after the colon; at the end
+    of the data they strip every line break, not only the one of their own making.
+    """
+    return "\n".join(line.lstrip(" ") for line in data.split("\n")).rstrip("\n")
+
+
+def without_beginning(data: str) -> str:
+    """What @microsoft/fetch-event-source (2.0.1) makes of data.
+
+    At the front of each line it drops a byte order mark, and at the front of the data blank lines.
+    """
+    return "\n".join(line.removeprefix("\ufeff") for line in data.split("\n")).lstrip("\n")
+
+
+MAKES: dict[str, Callable[[str], str]] = {
+    "requests-sse": without_spaces,
+    "aiohttp-sse-client2": without_spaces,
+    "@microsoft/fetch-event-source": without_beginning,
+}
 
 
 # -- what they are shown, and what they see ----------------------------------------------------
@@ -234,31 +333,50 @@ def silent_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield hub
 
 
-def follow_across_a_restart(
-    hub: Hub, channel: str, client: Client
-) -> tuple[list[Seen], list[Seen]]:
-    """Publish to a client, with a restart in mid-stream; return what it saw, and the file."""
-    reader = Reader(client(f"{hub.url}/{channel}"))
-    reader.start()
-    eventually(lambda: reader.is_open)
-    assert not hub.file(channel).exists()  # so it is open without an event
-    types = cycle(TYPES)
-    publish(hub, channel, FIRST_HALF, types)
-    eventually(lambda: reader.seen)
+def start(follows: dict[str, Follow]) -> dict[str, Reader]:
+    """Let clients follow, by name; return when all their streams are open."""
+    readers = {name: Reader(follow) for name, follow in follows.items()}
+    for reader in readers.values():
+        reader.start()
+    eventually(lambda: all(reader.is_open for reader in readers.values()))
+    return readers
+
+
+def restart(hub: Hub, channel: str) -> None:
+    """Restart the hub; have an event there that no client is connected to see.
+
+    Whoever is back early enough might miss nothing by mere luck; not with this one.
+    """
     hub.stop()
-    # Whoever is back early enough might miss nothing by mere luck; not with this one.
     with open(hub.file(channel), "ab") as file:
         file.write(f"by hand\t\t{BY_HAND}\n".encode())
     hub.start()
-    publish(hub, channel, SECOND_HALF, types)
-    publish(hub, channel, [""], iter([END]))
-    eventually(lambda: not reader.is_alive())
-    rows = [
+
+
+def events(hub: Hub, channel: str) -> list[Seen]:
+    """Return the events of the file, as a client should see them."""
+    return [
         Seen(id, type or "message", data.replace("\x0b", "\n"))
         for id, type, data in (row.decode().split("\t", 2) for row in hub.rows(channel))
     ]
-    assert [row.data for row in rows] == [*map(kept, [*FIRST_HALF, BY_HAND, *SECOND_HALF]), ""]
-    return reader.seen, rows
+
+
+def assert_all_saw(readers: dict[str, Reader], wanted: dict[str, list[Seen]]) -> None:
+    """Wait for the end of all; each has seen what was wanted of it."""
+    eventually(lambda: not any(reader.is_alive() for reader in readers.values()), 60)
+    differences = {
+        name: found
+        for name, reader in readers.items()
+        if (found := difference(reader.seen, wanted[name]))
+    }
+    assert not differences
+
+
+def difference(seen: list[Seen], wanted: list[Seen]) -> list[str]:
+    """Compare in order; name what differs in short, for some of it is long."""
+    places = zip(count(), seen, wanted, strict=False)
+    found = [f"{n}: {a!r:.120} is not {b!r:.120}" for n, a, b in places if a != b]
+    return found if len(seen) == len(wanted) else [*found, f"{len(seen)} of {len(wanted)}"]
 
 
 def publish(hub: Hub, channel: str, data: list[str], types: Iterator[str]) -> None:
@@ -266,67 +384,76 @@ def publish(hub: Hub, channel: str, data: list[str], types: Iterator[str]) -> No
         hub.publish(f"/{channel}?" + urlencode({"event": next(types)}), text)
 
 
-def assert_same(seen: list[Seen], wanted: list[Seen]) -> None:
-    """Compare in order; name what differs in short, for some of it is long."""
-    places = zip(count(), seen, wanted, strict=False)
-    assert not [f"{n}: {a!r:.120} is not {b!r:.120}" for n, a, b in places if a != b]
-    assert len(seen) == len(wanted)
-
-
-@pytest.mark.parametrize("client", [with_httpx_sse, with_sseclient_py, with_launchdarkly])
-def test_a_python_client_sees_every_event_once_across_a_restart(
-    silent_hub: Hub, client: Client
+def test_every_client_sees_every_event_once_across_a_restart(
+    silent_hub: Hub, clients: dict[str, Client]
 ) -> None:
-    seen, rows = follow_across_a_restart(silent_hub, client.__name__, client)
-    assert_same(seen, rows)
+    url = f"{silent_hub.url}/orders"
+    readers = start({name: client(url) for name, client in clients.items()})
+    assert not silent_hub.file("orders").exists()  # so they are open without an event
+    types = cycle(TYPES)
+    publish(silent_hub, "orders", FIRST_HALF, types)
+    eventually(lambda: all(reader.seen for reader in readers.values()))
+    restart(silent_hub, "orders")
+    publish(silent_hub, "orders", SECOND_HALF, types)
+    publish(silent_hub, "orders", [""], iter([END]))
+    rows = events(silent_hub, "orders")
+    assert [row.data for row in rows] == [*map(kept, [*FIRST_HALF, BY_HAND, *SECOND_HALF]), ""]
+    assert_all_saw(
+        readers,
+        {
+            name: [row._replace(data=MAKES.get(name, str)(row.data)) for row in rows]
+            for name in readers
+        },
+    )
 
 
-def test_requests_sse_sees_every_event_once_across_a_restart_but_not_all_of_its_white_space(
-    silent_hub: Hub,
+def test_on_a_quiet_channel_no_client_loses_what_comes_while_it_is_away(
+    silent_hub: Hub, clients: dict[str, Client]
 ) -> None:
-    """Two faults of requests-sse (0.5.3), in `EventSource.__next__` and `_dispatch_event`.
-
-    At the front of each line of data it strips every space, not only the one after the colon;
-    at the end of the data it strips every line break, not only the one of its own making.
-    """
-    stripped = {
-        " ": "",
-        "  edge spaces  ": "edge spaces  ",
-        "ends with a space \n and a line": "ends with a space \nand a line",
-        "blank lines at the end\n\n": "blank lines at the end",
+    """None has seen an event before; each follows the link that `docs/clients.md` names for it."""
+    silent_hub.publish("/quiet", "long ago")
+    newest = silent_hub.request("HEAD", "/quiet").headers["Last-Event-ID"]
+    table = (ROOT / "docs" / "clients.md").read_text()
+    links = dict(re.findall(r"^\| (?:[^|]* )?`([^`]+)`.*\| `/orders(.*?)` \|", table, re.MULTILINE))
+    urls = {
+        name: f"{silent_hub.url}/quiet" + links[name].replace("ID", quote(newest))
+        for name in clients
     }
-    seen, rows = follow_across_a_restart(silent_hub, "requests_sse", with_requests_sse)
-    assert stripped.keys() <= {row.data for row in rows}
-    assert_same(seen, [row._replace(data=stripped.get(row.data, row.data)) for row in rows])
+    readers = start({name: client(urls[name]) for name, client in clients.items()})
+    restart(silent_hub, "quiet")
+    publish(silent_hub, "quiet", ["the end"], iter([END]))
+    assert_all_saw(readers, dict.fromkeys(readers, events(silent_hub, "quiet")[1:]))
 
 
-def test_curl_in_a_loop_sees_every_event_once_across_a_restart(
-    silent_hub: Hub, run: Run, tmp_path: Path
+def test_the_polyfill_sees_every_event_once_on_every_kind_of_link(
+    silent_hub: Hub, clients: dict[str, Client]
 ) -> None:
-    curl = partial(with_curl, run, tmp_path / "kept")
-    seen, rows = follow_across_a_restart(silent_hub, "curl", curl)
-    assert_same(seen, rows)
-
-
-@pytest.fixture
-def node_program(tmp_path: Path) -> Path:
-    """The program for Node in a folder of its own, with the package that it needs."""
-    needs("node", "npm")
-    folder = tmp_path / "clients"
-    shutil.copytree(NODE_PROGRAM, folder, ignore=shutil.ignore_patterns("node_modules"))
-    subprocess.run(
-        ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"],
-        cwd=folder, check=True, timeout=120,
-    )  # fmt: skip
-    return folder / "follow.mjs"
-
-
-def test_npm_eventsource_sees_every_event_once_across_a_restart(
-    silent_hub: Hub, run: Run, node_program: Path
-) -> None:
-    node = partial(with_npm_eventsource, run, node_program)
-    seen, rows = follow_across_a_restart(silent_hub, "npm_eventsource", node)
-    assert_same(seen, rows)
+    """It comes back with the same link and `lastEventId`, which wins over what the link says."""
+    rows = partial(events, silent_hub, "links")
+    publish(silent_hub, "links", ["1", "2", "3", "4"], cycle(["deploy", ""]))
+    second = rows()[1].id
+    polyfill = clients["event-source-polyfill"]
+    queries: dict[str, dict[str, str | list[str]]] = {
+        "after": {"after": second}, "beginning": {"after": ""}, "tail": {"tail": "2"},
+        "time": {"since": second}, "ago": {"since": "1h"}, "parameter": {"lastEventId": second},
+        "types": {"event": ["deploy", END]}, "snapshot": {"from": "deploy"},
+    }  # fmt: skip
+    readers = start(
+        {
+            name: polyfill(f"{silent_hub.url}/links?{urlencode(query, doseq=True)}")
+            for name, query in queries.items()
+        }
+    )
+    publish(silent_hub, "links", ["5"], iter(["deploy"]))
+    eventually(lambda: all(reader.seen[-1:] == rows()[4:] for reader in readers.values()))
+    restart(silent_hub, "links")
+    publish(silent_hub, "links", ["6", "7", "the end"], iter(["deploy", "", END]))
+    assert_all_saw(
+        readers,
+        dict.fromkeys(("after", "tail", "time", "parameter", "snapshot"), rows()[2:])
+        | dict.fromkeys(("beginning", "ago"), rows())
+        | {"types": [row for row in rows()[4:] if row.type in ("deploy", END)]},
+    )
 
 
 def test_a_client_that_is_cut_off_in_the_middle_of_a_frame_sees_it_whole_later(
@@ -348,3 +475,34 @@ def test_a_client_that_is_cut_off_in_the_middle_of_a_frame_sees_it_whole_later(
             events = filter(None, follow)
             assert next(events).data == big, client
             assert next(events).data == "after", client
+
+
+# -- clients that ask once ---------------------------------------------------------------------
+
+
+def test_axios_is_understood_with_its_defaults(silent_hub: Hub, run: Run, programs: Path) -> None:
+    """It prefers JSON, so a channel is an array of objects. A publish is answered by a line."""
+    lines = run("node", str(programs / "ask.mjs"), f"{silent_hub.url}/axios").readlines()
+    [first, second, read] = map(json.loads, lines)
+    order = '{"order":17,"goods":["tee","küchlein"]}'
+    assert silent_hub.data("axios") == [order.encode(), b"the bill"]
+    id = events(silent_hub, "axios")[0].id
+    text = "text/plain; charset=utf-8"
+    assert first == [201, text, id, f"{id}\n"]
+    assert second == [201, text, "18", 18]  # axios tries to read any text as JSON
+    assert read == [
+        200, "application/json", "18",
+        [{"id": id, "event": "", "data": order}, {"id": "18", "event": "", "data": "the bill"}],
+    ]  # fmt: skip
+
+
+def test_java_is_understood_with_its_defaults(silent_hub: Hub, run: Run) -> None:
+    """Its `Accept` names `text/html`, and yet it gets the rows and not a page."""
+    [java] = needs("java")
+    lines = run(java, str(PROGRAMS / "Ask.java"), f"{silent_hub.url}/java").read().decode()
+    [row] = silent_hub.rows("java")
+    id = row.split(b"\t")[0].decode()
+    assert lines == (
+        f"201 text/plain; charset=utf-8 {id}\n{id}\n"
+        f"200 text/tab-separated-values; charset=utf-8 {id}\n{id}\t\tthe bill & the change\n"
+    )
