@@ -1,11 +1,13 @@
 """Debian's Chromium, started once for each module, and a person in front of it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.harness import Hub, needs
+from tests.harness.npm import with_packages
 from tests.page.person import ABSENCE, Person
 
 OPTIONS = [
@@ -47,3 +49,9 @@ def own_person(context: BrowserContext, own_hub: Hub) -> Iterator[Person]:
     person.forgiven = ABSENCE
     yield person
     person.leave()
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with npm's packages that the browser is to run, in `node_modules`."""
+    return with_packages(Path(__file__).parent, tmp_path_factory.mktemp("packages"))

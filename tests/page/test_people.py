@@ -5,8 +5,6 @@
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,7 +12,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, ViewportSize
 
-from tests.harness import Hub, eventually, needs, running_hub
+from tests.harness import Hub, eventually, running_hub
 from tests.page.person import Person
 
 FOLDER = Path(__file__).parent
@@ -53,16 +51,9 @@ def busy_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The script of npm's `axe-core`, in a folder of its own."""
-    needs("npm")
-    folder = tmp_path_factory.mktemp("axe")
-    shutil.copy(FOLDER / "package.json", folder)
-    subprocess.run(
-        ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"],
-        cwd=folder, check=True, timeout=120, capture_output=True,
-    )  # fmt: skip
-    return folder / "node_modules" / "axe-core" / "axe.min.js"
+def axe(packages: Path) -> Path:
+    """The script of npm's `axe-core`."""
+    return packages / "node_modules" / "axe-core" / "axe.min.js"
 
 
 def complaints(person: Person) -> list[str]:

@@ -1,15 +1,6 @@
-"""What others send, and pages of other origins."""
+"""What others send."""
 
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-
-import pytest
-from playwright.sync_api import BrowserContext, Page
-
-from tests.harness import eventually, running_hub
+from tests.harness import eventually
 from tests.page.person import Person
 
 MARKUP = [
@@ -72,75 +63,3 @@ def test_the_policy_stops_what_the_page_would_never_do(person: Person) -> None:
 def violations(person: Person) -> list[str]:
     found: list[str] = person.page.evaluate("violations")
     return found
-
-
-# -- pages of other origins ----------------------------------------------------------------------
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[str]:
-    """Another origin: an empty page at another port."""
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    (folder / "index.html").write_text("<!doctype html><title>elsewhere</title>")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-FOLLOW = """url => {
-  window.seen = []
-  window.source = new EventSource(url)
-  source.onopen = () => seen.push('open')
-  source.onmessage = (event) => seen.push(event.data)
-  source.onerror = () => seen.push(source.readyState)
-}"""
-PUBLISH = """url => fetch(url, { method: 'POST', body: 'from elsewhere' }).then(
-  (response) => response.status, (error) => error.name)"""
-CLOSED = 2
-
-
-def seen(page: Page) -> list[object]:
-    found: list[object] = page.evaluate("seen")
-    return found
-
-
-def test_a_page_of_a_listed_origin_follows_across_a_restart_and_publishes(
-    context: BrowserContext, elsewhere: str, tmp_path: Path
-) -> None:
-    with running_hub(tmp_path, ESOURCE_CORS_ORIGINS=elsewhere) as hub:
-        page = context.new_page()
-        page.goto(elsewhere)
-        page.evaluate(FOLLOW, f"{hub.url}/orders")
-        eventually(lambda: seen(page) == ["open"])
-        assert page.evaluate(PUBLISH, f"{hub.url}/orders") == 201
-        eventually(lambda: seen(page) == ["open", "from elsewhere"])
-        hub.restart()
-        hub.publish("/orders", "after the restart")
-        eventually(lambda: seen(page)[-1] == "after the restart")
-        assert [data for data in seen(page) if isinstance(data, str)] == [
-            "open", "from elsewhere", "open", "after the restart",
-        ]  # fmt: skip
-        page.close()
-
-
-def test_a_page_of_another_origin_is_refused(
-    context: BrowserContext, elsewhere: str, tmp_path: Path
-) -> None:
-    with running_hub(tmp_path, ESOURCE_CORS_ORIGINS="https://example.org") as hub:
-        hub.publish("/orders", "secret")
-        page = context.new_page()
-        page.goto(elsewhere)
-        page.evaluate(FOLLOW, f"{hub.url}/orders?after=0")
-        eventually(lambda: seen(page) == [CLOSED])
-        assert page.evaluate(PUBLISH, f"{hub.url}/orders") == "TypeError"
-        assert hub.get("/orders?format=raw").text == "secret\n"
-        page.close()
