@@ -285,6 +285,7 @@ def test_a_long_poll_of_several_loses_and_repeats_nothing(hub: Hub) -> None:
     while len(got) < 40:
         answer = hub.get(path_of(names, ("after", cursor), ("wait", "20")))
         got += [event["data"] for event in events_of(answer)]
+        assert answer.body
         cursor = answer.headers["Last-Event-ID"]
     publisher.join()
     assert sorted(got, key=int) == [str(n) for n in range(40)]
