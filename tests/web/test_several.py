@@ -244,7 +244,7 @@ def test_a_follow_is_primed_for_an_event_source_and_tells_a_filtered_one_where_i
 
 
 def test_a_stop_ends_it_with_when_to_come_back(own_hub: Hub) -> None:
-    with Stream(own_hub, path_of(["stop-a", "stop-b"])) as stream:
+    with Stream(own_hub, path_of(["stop-a", "stop-b"], ("heartbeat", "1000"))) as stream:
         own_hub.post("/stop-b", b"x")
         stream.read(1)
         assert own_hub.stop() == 0
