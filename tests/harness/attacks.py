@@ -456,6 +456,14 @@ add("searches", "all-and-go", "80 at once, all kinds of searches, gone after 0.3
     leave(80, 0.3, *SEARCHES.values()), 150)
 add("searches", "follow-and-go", "50 followers of nothing from the start, gone after 0.3 s",
     leave(50, 0.3, head("GET /default?event=none&after=0", FOLLOW)), 150)
+add("searches", "before-and-go", "50 at once ask what was before an event, gone after 0.3 s",
+    leave(50, 0.3, head("GET /times?before=unknown&tail=1")), 150)
+add("searches", "several", "20 at once read two channels as one, for no type",
+    ask(head("GET /-/read?channel=default&channel=times&event=none"), 20), 150)
+add("searches", "several-and-go", "50 followers of two channels as one, gone after 0.3 s",
+    leave(50, 0.3, head("GET /-/read?channel=default&channel=times&after=0", FOLLOW)), 150)
+add("searches", "polls", "long polls with nothing to come, gone after 0.3 s",
+    leave(80, 0.3, head("GET /times?event=none&after=0&wait=60")), 150)
 add("searches", "expect", "appends that expect an unknown id, pipelined",
     pipeline(whole("POST /times?expect=unknown", b"x")))
 
