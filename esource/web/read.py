@@ -49,6 +49,7 @@ class Start(NamedTuple):
     view: View  # which it answers from
     offset: int
     verdict: Verdict | None  # how a resume point was found, if there was one
+    searched: View  # in which that was looked for: the same, unless the read ends before its end
 
 
 def read(hub: Hub, name: str, environ: Environ) -> Response:
@@ -67,13 +68,13 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
         return answers.answer(f"the page of this channel is at /?channel={name}\n", 303, location)
     work = Work(client_of(environ))
     resume_id = resume_id or wanted.resume
-    start = view, offset, verdict = start_of(channel, wanted, resume_id, follow, work)
+    start = view, offset, verdict, searched = start_of(channel, wanted, resume_id, follow, work)
     if resume_id and format in EVENT_STREAMS and _has_ended(start, resume_id, wanted.until):
         return answers.answer("", 204, {"Cache-Control": "no-store"})
     moves = wanted.moves
     if wanted.wait is not None:
-        moves |= verdict is Verdict.LIVE
         view, offset = stream.wait(hub, channel, view, offset, wanted, work, environ)
+        moves |= view is not start.view  # what it waited for would be another answer by now
     headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
         headers["Esource-Resume"] = verdict.value
@@ -83,7 +84,7 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
     if wanted.limit is None and wanted.until is None and HEADER_VALUE.fullmatch(view.newest_id):
         headers["Last-Event-ID"] = view.newest_id.decode("latin-1")
-    if not moves and _is_unmodified(view, format, headers, environ):
+    if not moves and _is_unmodified(searched, format, headers, environ):
         return Response(status=304, headers=headers)
     if format is TSV and wanted.is_whole:
         is_all = not pairs and not resume_id
@@ -156,11 +157,12 @@ def start_of(
     """
     if resume_id:
         wanted = wanted._replace(after=resume_id, since=None, newest=None, tail=None)
-    view = channel.refresh()
+    view = searched = channel.refresh()
     verdict = None
     offset = view.log.begin
     if wanted.after:
-        view, offset, verdict = channel.after(view, wanted.after, work)
+        searched, offset, verdict = channel.after(view, wanted.after, work)
+        view = searched
     elif wanted.after is not None:  # a script without a cursor must not skip history
         verdict = Verdict.START
     if wanted.since is not None:
@@ -169,7 +171,7 @@ def start_of(
     if wanted.before:
         cut = channel.before(view, *wanted.before, work)
         if cut is None:
-            raise BadInput(f"there is no event {wanted.before.id.decode()!r} to end before")
+            raise BadInput(f"there is no event {wanted.before.id.decode()[:100]!r} to end before")
         view, offset = cut, min(offset, cut.end)
     if wanted.newest is not None:
         start, offset = offset, channel.last(view, 1, offset, frozenset([wanted.newest]), work)
@@ -178,7 +180,7 @@ def start_of(
         offset = channel.last(view, wanted.tail, offset, wanted.types, work)
     elif (follow or wanted.wait is not None) and not verdict:
         offset, verdict = view.end, Verdict.LIVE
-    return Start(view, offset, verdict)
+    return Start(view, offset, verdict, searched)
 
 
 def _has_ended(start: Start, resume_id: bytes, until: bytes | None) -> bool:
@@ -189,7 +191,7 @@ def _has_ended(start: Start, resume_id: bytes, until: bytes | None) -> bool:
     if until is None or start.verdict is not Verdict.EXACT or PLACE.fullmatch(resume_id):
         return False
     _, row = in_thread(reads(), last_event, start.view.log, start.offset)
-    return tsv.type_of(row) == until
+    return bool(row) and tsv.type_of(row) == until
 
 
 def _is_unmodified(view: View, format: Format, headers: Headers, environ: Environ) -> bool:
