@@ -1,7 +1,7 @@
 """`GET /<channel>` with parameters: SPEC, section 6, through a real server.
 
-The walks ask for every combination, and compare what comes with a plain list: `select` is
-all that the page says about selection, and each format is parsed by a few lines of its own.
+The walks ask for combinations of everything, and compare what comes with a plain list: `select`
+is all that the page says about selection, and each format is parsed by a few lines of its own.
 """
 
 import http.client
@@ -73,6 +73,15 @@ def _from_object(object: Any) -> Row:
     return Row(*object.values())
 
 
+def from_sse_json(body: bytes) -> list[Row]:
+    rows = []
+    for frame in from_sse(body):
+        row = _from_object(json.loads(frame.data))
+        assert frame == Row(row.id, "", frame.data)
+        rows.append(row)
+    return rows
+
+
 def from_ndjson(body: bytes) -> list[Row]:
     *lines, rest = body.split(b"\n")
     assert rest == b""
@@ -100,9 +109,11 @@ class Format(NamedTuple):
     parse: Callable[[bytes], object]
 
 
+EVENT_STREAMS = ("sse", "sse-json")
 FORMATS = {
     "tsv": Format("text/tab-separated-values", "; charset=utf-8", from_tsv),
     "sse": Format("text/event-stream", "; charset=utf-8", from_sse),
+    "sse-json": Format("text/event-stream", "; charset=utf-8", from_sse_json),
     "ndjson": Format("application/x-ndjson", "", from_ndjson),
     "json": Format("application/json", "", from_json),
     "raw": Format("text/plain", "; charset=utf-8", from_raw),
@@ -126,16 +137,22 @@ class Choice(NamedTuple):
 
     after: str | None = None
     since: str | None = None
+    newest: str | None = None  # `from`
+    before: str | None = None
     tail: int | None = None
     types: tuple[str, ...] = ()
+    until: str | None = None
     limit: int | None = None
 
     @property
     def pairs(self) -> Pairs:
-        named = [("after", self.after), ("since", self.since), ("tail", self.tail)]
+        named = [
+            ("after", self.after), ("since", self.since), ("from", self.newest),
+            ("before", self.before), ("tail", self.tail), ("until", self.until),
+            ("limit", self.limit),
+        ]  # fmt: skip
         pairs = [(name, str(value)) for name, value in named if value is not None]
-        pairs += [("event", type) for type in self.types]
-        return pairs + ([] if self.limit is None else [("limit", str(self.limit))])
+        return pairs + [("event", type) for type in self.types]
 
 
 def time_of(text: str) -> datetime | None:
@@ -146,6 +163,8 @@ def time_of(text: str) -> datetime | None:
             return datetime.now(timezone.utc) - timedelta(**{unit: int(duration[1])})
         except OverflowError:  # longer ago than anything
             return datetime.min.replace(tzinfo=timezone.utc)
+    if re.fullmatch(r"\d{10}", text):
+        return datetime.fromtimestamp(int(text), timezone.utc)
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
@@ -177,22 +196,44 @@ def start_of(rows: list[Row], choice: Choice) -> tuple[int, str]:
     return start, verdict
 
 
+def end_of(rows: list[Row], choice: Choice) -> int:
+    """Return the index of the event to end before, or their number."""
+    ids = [row.id for row in rows]
+    if choice.before is None:
+        return len(rows)
+    if choice.before in ids:
+        return ids.index(choice.before)
+    moment = time_of(choice.before)
+    assert moment
+    return first_later(rows, moment - timedelta(microseconds=1))
+
+
 def select(rows: list[Row], choice: Choice, live: list[Row] | None = None) -> tuple[list[Row], str]:
     """Return what a reader gets of the rows there are, and of live ones if it follows.
 
-    Start, then types, then the last `tail` of what was there at the start, then `limit`.
+    Start and end, then the newest event to start with, then types, then the last `tail` of what was
+    there at the start, then up to the first `until`, then `limit`.
     """
-    start, verdict = start_of(rows, choice)
+    (start, verdict), end = start_of(rows, choice), end_of(rows, choice)
+    if choice.newest is not None:
+        newest = max((n for n in range(start, end) if rows[n].type == choice.newest), default=start)
+        start, verdict = newest, "exact" if newest > start else verdict or "start"
     if live is not None and not verdict and choice.tail is None:
-        start, verdict = len(rows), "live"
+        start, verdict = end, "live"
+
+    wanted = (*choice.types, choice.until) if choice.types else ()
 
     def of_types(rows: list[Row]) -> list[Row]:
-        return [row for row in rows if not choice.types or row.type in choice.types]
+        return [row for row in rows if not wanted or row.type in wanted]
 
-    chosen = of_types(rows[start:])
+    chosen = of_types(rows[start:end])
     if choice.tail is not None:
         chosen = chosen[len(chosen) - min(choice.tail, len(chosen)) :]
-    return (chosen + of_types(live or []))[: choice.limit], verdict
+    chosen += of_types(live or [])
+    types = [row.type for row in chosen]
+    if choice.until in types:
+        chosen = chosen[: types.index(choice.until) + 1]
+    return chosen[: choice.limit], verdict
 
 
 # -- a channel to walk through -------------------------------------------------------------
@@ -228,30 +269,40 @@ def write(hub: Hub, channel: str, rows: Iterable[Row]) -> None:
     hub.file(channel).write_bytes(text.encode())
 
 
-def product(
-    after: list[str | None],
-    since: list[str | None],
-    tail: list[int | None],
-    types: list[tuple[str, ...]],
-    limit: list[int | None],
-) -> list[Choice]:
-    return [Choice(*values) for values in itertools.product(after, since, tail, types, limit)]
+def sample(seed: int, count: int, **values: list[Any]) -> list[Choice]:
+    """Return so many combinations, always the same; a value that stands there twice comes twice."""
+    choose = random.Random(seed).choice
+    return [Choice(**{name: choose(values[name]) for name in values}) for _ in range(count)]
 
 
-CHOICES = product(
-    after=[None, "2020-01-01T03:00:00.000000Z", "2020-01-01T05:00Z", "unheard of"],
-    since=[None, "2020-01-01T04:00:00Z", "1h"],
-    tail=[None, 0, 3],
-    types=[(), ("a",), ("", "ä b"), ("none such",)],
-    limit=[None, 2],
-)
-MORE_CHOICES = product(
-    after=[None, "0", "again", "2020-01-01", "2999-01-01"],
-    since=[None, "2019-01-01", "2020-01-01T07:30:00+01:00", "3d", "999999999d", "2999-01-01"],
-    tail=[None, 1, 5, 10**18 - 1],
-    types=[(), ("",), ("a", "b"), ("b", "b", "none such")],
-    limit=[None, 0, 1, 4, 10**18 - 1],
-)
+NO: list[Any] = [None]  # to be said as often as there are others
+CHOICES = sample(
+    1, 250,
+    after=[*NO * 3, "2020-01-01T03:00:00.000000Z", "2020-01-01T05:00Z", "unheard of"],
+    since=[*NO * 2, "2020-01-01T04:00:00Z", "1h"],
+    newest=[*NO * 3, "a", "none such"],
+    before=[*NO * 3, "again", "2020-01-01T07:00Z", "note"],
+    tail=[*NO * 2, 0, 3],
+    types=[(), (), ("a",), ("", "ä b"), ("none such",)],
+    until=[*NO * 3, "b", "none such"],
+    limit=[*NO * 2, 2],
+)  # fmt: skip
+MORE_CHOICES = sample(
+    2, 2000,
+    after=[*NO * 2, "", "0", "again", "2020-01-01", "2999-01-01"],
+    since=[
+        *NO * 4, "2019-01-01", "2020-01-01T07:30:00+01:00", "3d", "999999999d", "2999-01-01",
+    ],
+    newest=[*NO * 3, "a", "b", "ä b", "none such"],
+    before=[
+        *NO * 4, "2020-01-01T00:00:00.000000Z", "1999-01-01", "again", "2020-01-01T06:30+01:00",
+        "2020-01-01T03:00Z", "1577854800", "2020-01-01T03:00:00.000001Z", "1h", "2999-01-01",
+    ],
+    tail=[*NO * 3, 1, 5, 10**18 - 1],
+    types=[(), (), ("",), ("a", "b"), ("b", "b", "none such")],
+    until=[*NO * 3, "a", "b", "ä b", "none such"],
+    limit=[*NO * 3, 0, 1, 4, 10**18 - 1],
+)  # fmt: skip
 
 
 class Client:
@@ -279,7 +330,7 @@ def asking_for(
     format: str, by_accept: bool, choice: Choice, more: Pairs
 ) -> tuple[str, dict[str, str]]:
     """Return the query and the headers that ask for a choice in a format."""
-    if by_accept:
+    if by_accept and format != "sse-json":  # which has no media type of its own
         return urlencode([*choice.pairs, *more]), {"Accept": FORMATS[format].media_type}
     return urlencode([*choice.pairs, *more, ("format", format)]), {"Accept": "*/*"}
 
@@ -291,12 +342,11 @@ def check_finite(answer: Answer, format: str, choice: Choice, rows: list[Row]) -
     assert answer.headers["Content-Type"] == content_type(format)
     assert answer.headers["Vary"] == "Accept, Last-Event-ID"
     assert (answer.headers["Esource-Resume"] or "") == verdict or choice.tail is not None
-    whole, _ = select(rows, choice._replace(limit=None))
-    if choice.limit is None:
-        assert answer.headers["Last-Event-ID"] == rows[-1].id
-    elif len(expected) < len(whole):
-        assert "Last-Event-ID" not in answer.headers
-    if format == "tsv" and not choice.types and choice.limit is None:
+    end = end_of(rows, choice)
+    is_cut_off = choice.limit is not None or choice.until is not None
+    newest = rows[end - 1].id if end and not is_cut_off else None
+    assert answer.headers["Last-Event-ID"] == newest
+    if format == "tsv" and not choice.types and not is_cut_off:
         assert answer.headers["Content-Length"] == str(len(answer.body))
 
 
@@ -319,10 +369,10 @@ def gathered() -> Iterator[Callable[[str], Any]]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_every_finite_combination_is_what_a_list_gives(hub: Hub, format: str) -> None:
+def test_finite_combinations_are_what_a_list_gives(hub: Hub, format: str) -> None:
     rows = history()
     write(hub, f"finite-{format}", rows)
-    ends = [[("follow", "0")], *([[]] if format != "sse" else [])]
+    ends = [[("follow", "0")], *([[]] if format not in EVENT_STREAMS else [])]
     with Client(hub) as client, gathered() as case:
         for choice, by_accept, end in itertools.product(CHOICES, (True, False), ends):
             query, headers = asking_for(format, by_accept, choice, end)
@@ -351,15 +401,18 @@ def following(hub: Hub, path: str, **headers: str) -> Stream:
     return Stream(hub, path, version="1.1", **headers)
 
 
-FOLLOW_CHOICES = product(
-    after=[None, "2020-01-01T03:00:00.000000Z", "2020-01-01T05:00Z", "unheard of"],
-    since=[None, "2020-01-01T04:00:00Z", "1h"],
-    tail=[None, 0, 3],
+FOLLOW_CHOICES = sample(
+    3, 1620,
+    after=[*NO * 3, "2020-01-01T03:00:00.000000Z", "2020-01-01T05:00Z", "unheard of"],
+    since=[*NO * 2, "2020-01-01T04:00:00Z", "1h"],
+    newest=[*NO * 3, "b", "none such"],
+    tail=[*NO * 2, 0, 3],
     types=[(), ("a",), ("", "ä b")],
-    limit=[None, 1, 5],
-)
+    until=[*NO * 2, "b", "ä b"],
+    limit=[*NO, 1, 5],
+)  # fmt: skip
 LIVE = [("", "one"), ("a", "two\nlines"), ("b", ""), ("a", "four\tfour"), ("ä b", "five")]
-FOLLOWING = list(itertools.product(FOLLOW_CHOICES, FORMATS))  # 1620
+FOLLOWING = [(choice, list(FORMATS)[n % 6]) for n, choice in enumerate(FOLLOW_CHOICES)]
 BATCH = 405  # connections at a time; a soft limit of 1024 descriptors is common
 
 
@@ -372,7 +425,8 @@ def follow_all(
     followers = []
     for number, (choice, format) in enumerate(cases):
         # An event stream follows by itself.
-        follow = [] if format == "sse" and number % 3 else [("follow", "1")]
+        by_itself = format in EVENT_STREAMS and number % 3
+        follow = [] if by_itself else [("follow", "1")]
         query, headers = asking_for(format, number % 2 == 0, choice, follow + more)
         followers.append((choice, format, query, following(hub, f"/{channel}?{query}", **headers)))
     live = [
@@ -408,8 +462,9 @@ def test_ways_to_follow_until_the_hub_stops_are_what_a_list_gives(own_hub: Hub) 
         for choice, _, _, follower in followers:
             stack.enter_context(follower)
             expected, _ = select(rows, choice, live)
-            if expected and len(expected) != choice.limit:
-                follower.read_until(expected[-1].data.partition("\t")[0].encode())  # four, or five
+            last = expected[-1] if expected else None
+            if last and len(expected) != choice.limit and last.type != choice.until:
+                follower.read_until(last.data.partition("\t")[0].encode())  # four, or five
         began = time.monotonic()
         assert own_hub.stop() == 0
         assert time.monotonic() - began < AT_ONCE_SECONDS
@@ -474,7 +529,9 @@ def test_the_parameter_wins_over_accept(hub: Hub, accepted: str, named: str) -> 
     assert answer.headers["Content-Type"] == content_type(named)
 
 
-EMPTY = {"tsv": b"", "sse": b":\n", "ndjson": b"", "json": b"[\n]\n", "raw": b""}
+EMPTY = {
+    "tsv": b"", "sse": b":\n", "sse-json": b":\n", "ndjson": b"", "json": b"[\n]\n", "raw": b"",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -491,6 +548,8 @@ def test_each_format_looks_as_the_manual_says(hub: Hub) -> None:
     looks = {
         "tsv": "1\tdeploy\tone\vtwo\n2\t\t“3\t4”\n",
         "sse": ":\nevent: deploy\nid: 1\ndata: one\ndata: two\n\nid: 2\ndata: “3\t4”\n\n",
+        "sse-json": ':\nid: 1\ndata: {"id":"1","event":"deploy","data":"one\\ntwo"}\n\n'
+        'id: 2\ndata: {"id":"2","event":"","data":"“3\\t4”"}\n\n',
         "ndjson": '{"id":"1","event":"deploy","data":"one\\ntwo"}\n'
         '{"id":"2","event":"","data":"“3\\t4”"}\n',
         "json": '[\n{"id":"1","event":"deploy","data":"one\\ntwo"},\n'
@@ -897,7 +956,7 @@ def test_a_stop_or_reload_ends_each_follow_properly(own_hub: Hub, stop: signal.S
         for format, follower in followers:
             body = follower.read_to_end()
             assert FORMATS[format].parse(body) == seen_in(format, rows)
-            assert (b"\nretry: " in body) == (format == "sse")
+            assert (b"\nretry: " in body) == (format in EVENT_STREAMS)
         assert silent.read_to_end() == b"[\n]\n"
         assert time.monotonic() - began < AT_ONCE_SECONDS
     if stop != signal.SIGHUP:
