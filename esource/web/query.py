@@ -148,10 +148,19 @@ def _moment(text: str) -> int | None:
     return time_of(text.encode())
 
 
+def _type(text: str) -> bytes | None:
+    try:
+        return check_type(text)
+    except BadInput:  # which says what is wrong with an `event`
+        return None
+
+
 TEXT = Kind(".*", str, "text")
 ID = Kind(".*", check_id, "an id")
 TYPE = Kind(".*", check_type, "a type")
-A_TYPE = Kind(".+", check_type, "a type")
+A_TYPE = Kind(
+    ".+", _type, "a type: up to 256 bytes, no control character, and no space at its edges"
+)
 BOUND = Kind(".+", lambda text: Bound(text.encode(), _moment(text)), "an id or a time")
 FLAG = Kind("[01]", lambda text: text == "1", "0 or 1", bare="1")
 COUNT = Kind("[0-9]{1,18}", int, "a whole number of events, 0 or more")

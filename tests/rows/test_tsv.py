@@ -144,3 +144,22 @@ def test_last_is_from_the_first_event_of_so_many(
         start -= 1
     place, found = tsv.last(b"".join(each), limit, types)
     assert (place, found) == (sum(map(len, each[:start])), sum(counts[start:]))
+
+
+@given(rows, st.sampled_from([b"a", b"b", b"one tab"]))
+def test_until_is_up_to_the_first_event_of_a_type(each: list[bytes], type: bytes) -> None:
+    are_last = [is_event(row) and type_of(row) == type for row in each]
+    end = are_last.index(True) + 1 if any(are_last) else len(each)
+    assert tsv.until(b"".join(each), type) == (b"".join(each[:end]), any(are_last))
+
+
+def test_until_is_told_by_the_type_and_not_by_data() -> None:
+    block = b"1\tx\tdata\ta\t\nno\n\ta\n\t\ta\t\n2\ta\t\n3\ta\tz\n"
+    assert tsv.until(block, b"a") == (block[: block.index(b"3")], True)
+    assert tsv.until(b"a\ta\ta\n", b"a") == (b"a\ta\ta\n", True)
+    assert tsv.until(b"", b"a") == (b"", False)
+
+
+def test_until_passes_over_a_long_row_at_once() -> None:
+    row = b"1\tx" + b"\ta\t" * (1 << 21) + b"\n"  # 8 MiB; at each of them again it took hours
+    assert tsv.until(row + b"2\ta\t\n", b"a") == (row + b"2\ta\t\n", True)

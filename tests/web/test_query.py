@@ -118,6 +118,30 @@ def test_a_selection_says_what_the_query_says() -> None:
     assert not wanted.is_whole
 
 
+def test_a_type_that_ends_a_read_is_one_of_those_it_is_sent() -> None:
+    assert parse([("until", "z")]) == Selection(until=b"z")
+    assert not parse([("until", "z")]).is_whole
+    assert parse([("until", "z"), ("event", "a")]).types == frozenset([b"a", b"z"])
+    assert parse([("from", "ä"), ("prime", None)]) == Selection(newest="ä".encode(), prime=True)
+
+
+def test_a_bound_is_an_id_and_may_be_a_time() -> None:
+    assert parse([("before", "1")]).before == (b"1", None)
+    assert parse([("before", "1970-01-02")]).before == (b"1970-01-02", 86_400 * NANO)
+    assert parse([("before", "1700000000")]).before == (b"1700000000", 1_700_000_000 * NANO)
+    for text, moves in {"15m": True, "1970-01-02": False, "1": False}.items():
+        assert parse([("before", text)]).moves == moves
+
+
+def test_seconds_of_a_read_have_bounds() -> None:
+    for name, least, most in (("wait", 0, 300), ("heartbeat", 1, 3600)):
+        for seconds in (least, most, 1.5):
+            assert getattr(parse([(name, f"{seconds}")]), name) == seconds
+        for text in ("", "-1", f"{most}.1", "0.5" if least else "301", "nan", "1m"):
+            with pytest.raises(BadInput):
+                parse([(name, text)])
+
+
 @pytest.mark.parametrize("name", query.RESUME_PARAMETERS)
 def test_of_the_places_where_the_client_has_got_to_the_last_one_counts(name: str) -> None:
     other = next(each for each in query.RESUME_PARAMETERS if each != name)

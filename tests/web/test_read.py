@@ -697,6 +697,20 @@ BAD = [
     ("since=2026-01-31T25:00Z", "since", ("2026-01-31T10:00Z",)),
     ("since=1h&since=2h", "since", ("twice",)),
     ("after=1&after=2", "after", ("twice",)),
+    *(
+        (f"{name}={value}", name, (must,))
+        for name, values, must in (
+            ("from", ("", "a%09b"), "a type"),
+            ("until", ("", "%20a"), "a type"),
+            ("before", ("",), "a time"),
+            ("prime", ("", "2", "yes"), "0 or 1"),
+            ("wait", ("", "301", "1m", "-1"), "0 to 300"),
+            ("heartbeat", ("", "0", "0.9", "3601", "1h"), "1 to 3600"),
+        )
+        for value in values
+    ),
+    ("until=a&until=b", "until", ("twice",)),
+    ("from=a&from=b", "from", ("twice",)),
     ("event=a%00b", "event", ("control character",)),
     ("event=a%0Ab", "event", ("control character",)),
     ("event=%20a", "event", ("space",)),
@@ -836,6 +850,95 @@ def test_a_limit_ends_a_follow_by_itself(hub: Hub, format: str) -> None:
     assert hub.get(f"{path}&tail=3").status == 200
     assert hub.get(f"/{channel}?format={format}&follow=1&limit=0").body == EMPTY[format]
     assert time.monotonic() - began < AT_ONCE_SECONDS
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_event_of_a_type_ends_a_follow_whether_or_not_the_type_is_asked_for(
+    hub: Hub, format: str
+) -> None:
+    channel = f"until-{format}"
+    hub.publish(f"/{channel}?id=0&event=done", "an earlier one")
+    path = f"/{channel}?format={format}&follow=1&until=done"
+    rows = [Row("1", "a", "one"), Row("2", "b", "two\t\tdone\t"), Row("3", "done", "three")]
+    with following(hub, path) as whole, following(hub, f"{path}&event=a") as filtered:
+        for row in [*rows, Row("4", "a", "four")]:
+            hub.publish(f"/{channel}?id={row.id}&event={row.type}", row.data)
+        assert FORMATS[format].parse(whole.read_to_end()) == seen_in(format, rows)
+        assert FORMATS[format].parse(filtered.read_to_end()) == seen_in(format, rows[::2])
+    answer = hub.get(f"/{channel}?format={format}&follow=0&until=done&after=0")
+    assert FORMATS[format].parse(answer.body) == seen_in(format, rows)
+    assert "Last-Event-ID" not in answer.headers
+    assert (answer.status, hub.get(f"{path}&after=0").body) == (200, answer.body)
+
+
+def test_an_event_source_that_has_got_to_the_end_is_kept_away(hub: Hub) -> None:
+    rows = [Row("1", "a", "one"), Row("2", "done", "two"), Row("3", "a", "three")]
+    write(hub, "kept-away", rows)
+
+    def status(query: str, accept: str = "text/event-stream", **headers: str) -> int:
+        path = f"/kept-away?until=done&{query}"
+        follows = "event-stream" in accept and "follow" not in query
+        answer = hub.get(path + "&timeout=0" * follows, Accept=accept, **headers)
+        if answer.status == 204:
+            assert answer.body == b""
+            assert answer.headers["Cache-Control"] == "no-store"
+        return answer.status
+
+    assert status("", Last_Event_ID="2") == 204
+    assert status("after=1", Last_Event_ID="2") == 204
+    assert status("event=a", Last_Event_ID="2") == 204
+    for name in ("lastEventId", "last_event_id", "Last-Event-ID"):
+        assert status(f"{name}=2") == 204
+    assert status("lastEventId=2&format=sse-json", "*/*") == 204
+    assert status("lastEventId=2&follow=0") == 204
+    for query in ("after=2", "lastEventId=1", "lastEventId=3", "lastEventId=4", "tail=1", ""):
+        assert status(query) == 200, query
+    for accept in ("*/*", "application/json", "application/x-ndjson"):
+        assert status("lastEventId=2", accept) == 200
+    # Of an end before all events, too.
+    assert status("lastEventId=2&follow=0&before=1") == 200
+
+
+# -- silence -------------------------------------------------------------------------------
+
+
+def test_a_read_may_have_a_heartbeat_of_its_own(hub: Hub) -> None:
+    with ExitStack() as stack:
+        beats = {"sse": b":\n", "sse-json": b":\n", "ndjson": b"\n"}
+        streams = {
+            format: stack.enter_context(
+                following(hub, f"/beats?format={format}&follow=1&heartbeat=1")
+            )
+            for format in beats
+        }
+        quiet = stack.enter_context(following(hub, "/beats?format=ndjson&follow=1"))
+        hub.publish("/beats?id=1", "one")
+        for format, stream in streams.items():
+            stream.read_until(b"one")
+            stream.read_until(stream.body[stream.body.index(b"one") :] + beats[format])
+        quiet.read_until(b"one")
+        hub.publish("/beats?id=2", "two")
+        body = streams["ndjson"].read_until(b'two"}\n')
+        lines = [line for line in body.split(b"\n") if line]
+        assert [json.loads(line)["id"] for line in lines] == ["1", "2"]
+        assert b"\n\n" in body
+        assert b"\n\n" not in quiet.read_until(b'two"}\n')
+        # What the hub emits, it accepts.
+        answer = hub.post("/copy-of-beats", body, Content_Type="application/x-ndjson")
+        assert (answer.status, hub.rows("copy-of-beats")) == (201, hub.rows("beats"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_heartbeat_is_for_follows_that_can_have_one(hub: Hub, format: str) -> None:
+    answer = hub.get(f"/beats?format={format}&follow=0&heartbeat=5")
+    assert (answer.status, answer.text) == (400, "heartbeat is for a follow; add follow=1\n")
+    answer = hub.get(f"/beats?format={format}&follow=1&heartbeat=5&timeout=0")
+    if format in ("tsv", "json", "raw"):
+        assert answer.text == "heartbeat is for event streams and ndjson\n"
+    assert answer.status == (400 if format in ("tsv", "json", "raw") else 200)
+
+
+# -- how a follow ends, by time ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -1245,6 +1348,30 @@ def test_a_finite_read_is_asked_about_and_not_sent_again(hub: Hub, format: str) 
         assert hub.get(path, If_None_Match=other).status == 200
     hub.publish(f"/{channel}?event=a", "two")
     assert hub.get(path, If_None_Match=answer.headers["ETag"]).status == 200
+
+
+def test_an_answer_has_the_name_of_all_that_it_was_found_in(hub: Hub) -> None:
+    write(hub, "books", rows := [Row("1", "", "one"), Row("2", "", "two")])
+    path = "/books?after=3&before=2"  # which is not there yet, so that all is after it
+    answer = hub.get(path)
+    assert (from_tsv(answer.body), answer.headers["Last-Event-ID"]) == (rows[:1], "1")
+    assert hub.get(path, If_None_Match=answer.headers["ETag"]).status == 304
+    hub.publish("/books?id=3", "three")
+    again = hub.get(path, If_None_Match=answer.headers["ETag"])
+    assert (again.status, again.body) == (200, b"")
+
+
+def test_an_event_to_end_before_must_be_there(hub: Hub) -> None:
+    write(hub, "must-be", [Row("1", "", "one")])
+    for id in ("2", "1 ", "unheard of", "x" * 2000):
+        answer = hub.get(f"/must-be?before={quote(id)}")
+        assert answer.status == 400
+        assert answer.text == f"there is no event {id[:100]!r} to end before\n"
+    for format in FORMATS:
+        answer = hub.get(f"/must-be?before=1&follow=1&format={format}")
+        assert (answer.status, answer.text) == (
+            400, "before is for a finite read; add follow=0\n",
+        )  # fmt: skip
 
 
 def test_a_start_that_moves_with_the_clock_is_always_sent(hub: Hub) -> None:
