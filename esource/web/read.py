@@ -82,8 +82,11 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     if follow:
         return stream.follow(hub, channel, view, offset, wanted, format, headers, environ)
     headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
-    if wanted.limit is None and wanted.until is None and HEADER_VALUE.fullmatch(view.newest_id):
-        headers["Last-Event-ID"] = view.newest_id.decode("latin-1")
+    newest_id = view.newest_id
+    if wanted.wait is not None and not newest_id:  # it must have something to go on with
+        newest_id = Place(view.log, view.end).id
+    if wanted.limit is None and wanted.until is None and HEADER_VALUE.fullmatch(newest_id):
+        headers["Last-Event-ID"] = newest_id.decode("latin-1")
     if not moves and _is_unmodified(searched, format, headers, environ):
         return Response(status=304, headers=headers)
     if format is TSV and wanted.is_whole:

@@ -77,16 +77,19 @@ def read(hub: Hub, environ: Environ) -> Response:
     if follow:
         places = [Place(view.log, offset) for view, offset in zip(views, offsets, strict=True)]
         return _follow(hub, channels, places, wanted, format, headers, environ)
+    moves = wanted.moves
     if wanted.wait is not None:
+        found_in = views
         views, offsets = _wait(hub, channels, views, offsets, wanted, work, environ)
+        moves |= views is not found_in  # what it waited for would be another answer by now
     headers["Cache-Control"] = "no-cache"
     if wanted.limit is None:
         headers["Last-Event-ID"] = _cursor([Place(view.log, view.end) for view in views]).decode()
-    names = " ".join(view.version for view in views).encode()
-    headers["ETag"] = quote_etag(f"{blake2b(names, digest_size=12).hexdigest()}.{format.name}")
-    moves = wanted.moves or (wanted.wait is not None and verdict is Verdict.LIVE)
-    if not moves and not is_resource_modified(environ, headers["ETag"]):
-        return Response(status=304, headers=headers)
+    if not moves:
+        names = " ".join(view.version for view in views).encode()
+        headers["ETag"] = quote_etag(f"{blake2b(names, digest_size=12).hexdigest()}.{format.name}")
+        if not is_resource_modified(environ, headers["ETag"]):
+            return Response(status=304, headers=headers)
     content = _finite(channels, views, offsets, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)
 

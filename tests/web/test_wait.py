@@ -110,6 +110,13 @@ def test_a_channel_that_nobody_has_written_to_is_waited_for(hub: Hub) -> None:
     assert (answer.text, answer.headers["Last-Event-ID"]) == (f"{id}\t\tthe first\n", id)
 
 
+def test_one_that_finds_no_event_at_all_has_something_to_go_on_with(hub: Hub) -> None:
+    answer = hub.get("/nobody-yet?wait=0.1")
+    hub.post("/nobody-yet?id=between", b"two polls")
+    cursor = quote(answer.headers["Last-Event-ID"])
+    assert hub.get(f"/nobody-yet?wait=9&after={cursor}&format=raw").text == "two polls\n"
+
+
 def test_a_busy_channel_of_other_types_does_not_make_it_longer(hub: Hub) -> None:
     done = threading.Event()
 
