@@ -26,6 +26,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from email.utils import formatdate
 
 import gevent
 
@@ -141,9 +142,10 @@ class Connections:
         with suppress(OSError):
             client.settimeout(LINGER_SECONDS)
             client.sendall(
-                b"%b\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
-                b"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%b"
-                % (status_line, len(body), body)
+                b"%b\r\nDate: %b\r\nConnection: close\r\n"
+                b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+                b"Cache-Control: no-store\r\nContent-Length: %d\r\n\r\n%b"
+                % (status_line, formatdate(usegmt=True).encode(), len(body), body)
             )
             linger(client)
 

@@ -22,7 +22,10 @@ def answer(
 ) -> Response:
     """Return an answer for a person: one line, LF-terminated."""
     line = f"{status} {HTTPStatus(status).phrase}"  # Werkzeug's are in capitals
-    return Response(text, line, headers(content_type, more))
+    fields = headers(content_type, more)
+    if status >= 400:  # a cache may keep a 404 (RFC 9111, 4.2.2), and so hide what is there later
+        fields["Cache-Control"] = "no-store"
+    return Response(text, line, fields)
 
 
 def accepted(accept: str) -> list[str]:
