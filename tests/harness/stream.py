@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from http.client import HTTPMessage
 
 from esource.event import Event
 from esource.rows import sse
@@ -19,7 +20,7 @@ class Stream:
         self.body = b""  # all of it until now, without the frames of chunks
         self.events: list[Event] = []
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers = HTTPMessage()  # of any case: proxies change it
         self._head = b""
         self._chunks: Chunks | None = None
         self._decoder: sse.Decoder | None = None
@@ -44,7 +45,8 @@ class Stream:
             self._head, _, piece = self._head.partition(b"\r\n\r\n")
             first, *fields = self._head.decode("latin-1").split("\r\n")
             self.status = int(first.split()[1])
-            self.headers = dict(field.split(": ", 1) for field in fields)
+            for name, _, value in (field.partition(": ") for field in fields):
+                self.headers[name] = value
             if self.headers.get("Transfer-Encoding") == "chunked":
                 self._chunks = Chunks()
             if self.headers.get("Content-Type", "").startswith("text/event-stream"):

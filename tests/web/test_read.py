@@ -571,7 +571,7 @@ def test_head_has_the_headers_of_get_and_no_body(hub: Hub, format: str, query: s
             assert (head.status, head.body) == (200, b"")
         if "follow" in query:
             with following(hub, path) as follower:
-                get = follower.headers
+                get = dict(follower.headers)
         else:
             get = dict(client.get(path).headers)
         for headers in (ours := dict(head.headers)), get:
