@@ -4,7 +4,6 @@ import getpass
 import os
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 from tests.harness.hub import Hub
 from tests.harness.machine import ROOT, free_port, needs
 from tests.harness.nginx import running_nginx
-from tests.harness.waiting import PATIENCE_SECONDS, eventually
+from tests.harness.program import running
+from tests.harness.waiting import PATIENCE_SECONDS
 
 PAGE = (ROOT / "docs" / "proxies.md").read_text()
 # What the machine's own apache2.conf is to a site.
@@ -52,30 +52,6 @@ def config(language: str, hub: Hub, port: int) -> str:
     }.items():
         text = re.sub(theirs, ours, text)
     return text
-
-
-@contextmanager
-def running(home: Path, port: int, *command: str | Path) -> Iterator[None]:
-    """A program that listens at a port of loopback, ended at the end."""
-    with open(home / "log", "wb") as log:
-        process = subprocess.Popen(
-            [*map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home
-        )
-
-    def up() -> bool:
-        assert process.poll() is None, (home / "log").read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            return False
-        return True
-
-    try:
-        eventually(up)
-        yield
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
 
 
 @contextmanager
