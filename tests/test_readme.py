@@ -29,6 +29,7 @@ import pytest
 
 from esource import errors
 from esource.config import Config, variable
+from esource.web import publish, query
 from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually, started
 
 README = (ROOT / "README.md").read_text()
@@ -221,6 +222,15 @@ def test_the_settings_are_those_of_the_table() -> None:
         default, meaning = rows[variable(setting.name)]
         assert setting.metadata["cast"](default.strip(" `")) == setting.default
         assert meaning == setting.metadata["meaning"]
+
+
+def test_the_parameters_are_those_of_the_tables() -> None:
+    reads = dict(query.READ_KINDS)
+    for name in query.RESUME_PARAMETERS:  # which have a section of their own
+        del reads[name]
+    for heading, kinds in (("Reading", reads), ("Publishing", publish.PARAMETERS)):
+        shown = {f"`{name}={kind.example}`": kind.meaning for name, kind in kinds.items()}
+        assert dict(table(heading)) == shown
 
 
 RESUME_POINTS = {"live": "", "exact": "an id", "time": "2017-04-05T11:40Z", "start": "0"}

@@ -41,11 +41,15 @@ from esource.web.body import check_framing, codec_of, cut_off, decode, pieces, r
 from esource.web.post import Body, Post
 
 PARAMETERS: dict[str, query.Kind[Any]] = {
-    "id": query.ID,
-    "event": query.TYPE,
-    "each": query.one_of("line"),
-    "expect": query.TEXT,
-    "unique": query.FLAG,
+    "id": query.ID.named("ID", "the event's id, instead of the time at which it is stored"),
+    "event": query.TYPE.named("TYPE", "the event's type; with `each=line`, that of all of them"),
+    "each": query.one_of("line").named("line", "each line of the body is an event"),
+    "expect": query.TEXT.named(
+        "ID", "append only if that is the channel's newest id; `expect=`: if the channel is empty"
+    ),
+    "unique": query.FLAG.named(
+        "1", "an id that is there already is stored once: `200` if it has the same data, else `409`"
+    ),
 }
 PLAIN_BODY_BYTES = 1 << 16  # of a body that is one event, up to which it is a plain publish
 # Of a stream, rows and receipts, on its way to the disk; then the sender waits.

@@ -18,7 +18,7 @@ question.
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote_plus
@@ -97,6 +97,15 @@ class Kind(Generic[T]):
     value: Callable[[str], T | None]  # None of a text that fits the pattern, but means nothing
     what: str  # that it must be, in words
     bare: str = ""  # what a name without `=` stands for
+    schema: Mapping[str, Any] | None = None  # for JSON Schema, which else is told the pattern
+    # What one parameter of the kind is for; documents are made from it, or compared with it.
+    example: str = ""  # a value, or a word for it in capitals
+    meaning: str = ""
+    repeats: bool = False  # whether it may be given several times
+
+    def named(self, example: str, meaning: str, *, repeats: bool = False) -> "Kind[T]":
+        """Return the kind of one parameter, which has a meaning."""
+        return replace(self, example=example, meaning=meaning, repeats=repeats)
 
     def __call__(self, name: str, text: str | None) -> T:
         """Return the value of a parameter. Raises `BadInput`."""
@@ -110,7 +119,7 @@ class Kind(Generic[T]):
 def one_of(*words: str) -> Kind[str]:
     """Return the kind of a few words."""
     what = f"{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
-    return Kind("|".join(words), str, what)
+    return Kind("|".join(words), str, what, schema={"enum": words})
 
 
 def up_to(most: int) -> Kind[int]:
@@ -119,7 +128,8 @@ def up_to(most: int) -> Kind[int]:
     def value(text: str) -> int | None:
         return int(text) if 1 <= int(text) <= most else None
 
-    return Kind("[0-9]{1,9}", value, f"1 to {most}")
+    schema = {"type": "integer", "minimum": 1, "maximum": most}
+    return Kind("[0-9]{1,9}", value, f"1 to {most}", schema=schema)
 
 
 def between(least: float, most: float) -> Kind[float]:
@@ -179,22 +189,58 @@ MOMENT = Kind(
 RESUME_PARAMETERS = ("lastEventId", "last_event_id", "Last-Event-ID")
 # Those that are a field of a selection by themselves.
 FIELDS: dict[str, Kind[Any]] = {
-    "after": Kind(".*", str.encode, "an id"),
-    "since": MOMENT,
-    "from": A_TYPE,
-    "tail": COUNT,
-    "before": BOUND,
-    "until": A_TYPE,
-    "limit": COUNT,
-    "follow": FLAG,
-    "timeout": SECONDS,
-    "wait": between(0, WAIT_SECONDS),
-    "heartbeat": between(*HEARTBEAT_SECONDS),
-    "prime": FLAG,
-    "format": one_of(*FORMATS),
-}
+    "after": Kind(".*", str.encode, "an id").named(
+        "ID", "start after this event, as with `Last-Event-ID`; `after=` is the first event, also "
+        "of a follow",
+    ),
+    "since": MOMENT.named(
+        "TIME", "start with the first event whose id is a later time: `2026-01-31T10:00Z`; `90s`, "
+        "`15m`, `1h30m`, `7d`, `2w` ago; or seconds since 1970, ten digits",
+    ),
+    "from": A_TYPE.named(
+        "TYPE", "start with the newest event of this type, or with the first event if there is "
+        "none: a snapshot, and all that came after it",
+    ),
+    "tail": COUNT.named("N", "start with the last N events"),
+    "before": BOUND.named(
+        "ID", "end before this event, which must be there, or before the first of that time or "
+        "later; not for a follow",
+    ),
+    "until": A_TYPE.named(
+        "TYPE", "end after the first event of this type, which is sent whatever `event=` says"
+    ),
+    "limit": COUNT.named("N", "end after N events"),
+    "follow": FLAG.named(
+        "1", "stay for what comes; an event stream always does, unless `follow=0`"
+    ),
+    "timeout": SECONDS.named(
+        "SECONDS", "end a follow after that long; with `0`, as soon as there is nothing more"
+    ),
+    "wait": between(0, WAIT_SECONDS).named(
+        "SECONDS", "long poll, up to 300: what there is; if that is nothing, what comes next; "
+        "after that long, nothing",
+    ),
+    "heartbeat": between(*HEARTBEAT_SECONDS).named(
+        "SECONDS", "1 to 3600, of silence until a follow sends a comment line; in `ndjson`, a "
+        "blank line",
+    ),
+    "prime": FLAG.named(
+        "1", "begin an event stream with the place where it begins (see below); `prime=0`: not"
+    ),
+    "format": one_of(*FORMATS).named(
+        "FORMAT", "`tsv`, `sse`, `sse-json`, `ndjson`, `json` or `raw`, instead of `Accept`"
+    ),
+}  # fmt: skip
 READ_KINDS: dict[str, Kind[Any]] = {
-    **FIELDS, "event": TYPE, **dict.fromkeys(RESUME_PARAMETERS, TEXT),
+    **FIELDS,
+    "event": TYPE.named(
+        "TYPE", "only this type; several times for several; `event=` for events without one",
+        repeats=True,
+    ),
+    **dict.fromkeys(RESUME_PARAMETERS, TEXT.named(
+        "ID", "the resume point, as the header `Last-Event-ID`, which wins; it wins over `after`, "
+        "`since`, `from` and `tail`",
+    )),
 }  # fmt: skip
 
 
