@@ -8,7 +8,7 @@ import sys
 import time
 from codecs import CodecInfo
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from esource.hub.loop import turn
 from esource.hub.memory import RECEIPT_BYTES, Share
 from esource.hub.view import View
 from esource.rows import formats, ingest, tsv
-from esource.rows.formats import MEDIA_TYPES
+from esource.rows.formats import MEDIA_TYPES, Format
 from esource.rows.ingest import Decoder, LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft, Gathering
 from esource.web import answers, query
@@ -50,6 +50,12 @@ PARAMETERS: dict[str, query.Kind[Any]] = {
     "unique": query.FLAG.named(
         "1", "an id that is there already is stored once: `200` if it has the same data, else `409`"
     ),
+}
+# The formats of batches, and what makes a decoder of a limit of an event's bytes.
+BATCHES: dict[Format | None, Callable[[int], Decoder]] = {
+    formats.TSV: partial(LineDecoder, ingest.decode_tsv),
+    formats.NDJSON: partial(LineDecoder, ingest.decode_ndjson),
+    formats.SSE: StreamDecoder,
 }
 PLAIN_BODY_BYTES = 1 << 16  # of a body that is one event, up to which it is a plain publish
 # Of a stream, rows and receipts, on its way to the disk; then the sender waits.
@@ -148,15 +154,10 @@ def _decoder(hub: Hub, parameters: dict[str, Any], post: Post) -> Decoder | None
         decoder = LineDecoder(ingest.decode_each_line(parameters.get("event", b"")), limit)
         others = {"id"}
     else:
-        match MEDIA_TYPES.get(content_type.lower()):
-            case formats.TSV:
-                decoder = LineDecoder(ingest.decode_tsv, limit)
-            case formats.NDJSON:
-                decoder = LineDecoder(ingest.decode_ndjson, limit)
-            case formats.SSE:
-                decoder = StreamDecoder(limit)
-            case _:
-                return None
+        format = MEDIA_TYPES.get(content_type.lower())
+        if format not in BATCHES:
+            return None
+        decoder = BATCHES[format](limit)
         others = {"id", "event"}
     for name in (name for name in others if parameters.get(name)):
         raise BadInput(f"{name} is for a single event, not for a batch")

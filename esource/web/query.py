@@ -18,13 +18,13 @@ question.
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote_plus
 
 from esource.errors import BadInput
-from esource.event import check_id, check_type, time_of
+from esource.event import MAX_ID_BYTES, MAX_TYPE_BYTES, check_id, check_type, time_of
 from esource.rows.formats import FORMATS
 
 T = TypeVar("T")
@@ -83,7 +83,9 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     in_lower_case = {each.lower(): each for each in known}
     nearest = get_close_matches(name[:NAME_CHARS].lower(), in_lower_case, 1)
     hint = f"did you mean {in_lower_case[nearest[0]]}? " if nearest else ""
-    return f"unknown parameter {name[:NAME_CHARS]!r}; {hint}known here: {', '.join(known)}"
+    return (
+        f"unknown parameter {name[:NAME_CHARS]!r}; {hint}known here: {', '.join(known) or 'none'}"
+    )
 
 
 # -- values --------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ class Kind(Generic[T]):
     value: Callable[[str], T | None]  # None of a text that fits the pattern, but means nothing
     what: str  # that it must be, in words
     bare: str = ""  # what a name without `=` stands for
-    schema: Mapping[str, Any] | None = None  # for JSON Schema, which else is told the pattern
+    shape: Mapping[str, Any] = field(default_factory=dict)  # for JSON Schema, if it is not any text
     # What one parameter of the kind is for; documents are made from it, or compared with it.
     example: str = ""  # a value, or a word for it in capitals
     meaning: str = ""
@@ -119,7 +121,7 @@ class Kind(Generic[T]):
 def one_of(*words: str) -> Kind[str]:
     """Return the kind of a few words."""
     what = f"{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
-    return Kind("|".join(words), str, what, schema={"enum": words})
+    return Kind("|".join(words), str, what, shape={"enum": words})
 
 
 def up_to(most: int) -> Kind[int]:
@@ -128,8 +130,8 @@ def up_to(most: int) -> Kind[int]:
     def value(text: str) -> int | None:
         return int(text) if 1 <= int(text) <= most else None
 
-    schema = {"type": "integer", "minimum": 1, "maximum": most}
-    return Kind("[0-9]{1,9}", value, f"1 to {most}", schema=schema)
+    shape = {"type": "integer", "minimum": 1, "maximum": most}
+    return Kind("[0-9]{1,9}", value, f"1 to {most}", shape=shape)
 
 
 def between(least: float, most: float) -> Kind[float]:
@@ -138,7 +140,8 @@ def between(least: float, most: float) -> Kind[float]:
     def value(text: str) -> float | None:
         return seconds if least <= (seconds := float(text)) <= most else None
 
-    return Kind(_SECONDS, value, f"{least:g} to {most:g} seconds")
+    shape = {"type": "number", "minimum": least, "maximum": most}
+    return Kind(_SECONDS, value, f"{least:g} to {most:g} seconds", shape=shape)
 
 
 class Bound(NamedTuple):
@@ -166,19 +169,29 @@ def _type(text: str) -> bytes | None:
 
 
 TEXT = Kind(".*", str, "text")
-ID = Kind(".*", check_id, "an id")
-TYPE = Kind(".*", check_type, "a type")
+ID = Kind(".*", check_id, "an id", shape={"maxLength": MAX_ID_BYTES})
+TYPE = Kind(".*", check_type, "a type", shape={"maxLength": MAX_TYPE_BYTES})
 A_TYPE = Kind(
-    ".+", _type, "a type: up to 256 bytes, no control character, and no space at its edges"
-)
-BOUND = Kind(".+", lambda text: Bound(text.encode(), _moment(text)), "an id or a time")
-FLAG = Kind("[01]", lambda text: text == "1", "0 or 1", bare="1")
-COUNT = Kind("[0-9]{1,18}", int, "a whole number of events, 0 or more")
-SECONDS = Kind(_SECONDS, float, "a number of seconds")
+    ".+", _type, "a type: up to 256 bytes, no control character, and no space at its edges",
+    shape={"minLength": 1, "maxLength": MAX_TYPE_BYTES},
+)  # fmt: skip
+BOUND = Kind(
+    ".+", lambda text: Bound(text.encode(), _moment(text)), "an id or a time",
+    shape={"minLength": 1},
+)  # fmt: skip
+FLAG = Kind("[01]", lambda text: text == "1", "0 or 1", bare="1", shape={"enum": ("0", "1")})
+COUNT = Kind(
+    "[0-9]{1,18}", int, "a whole number of events, 0 or more",
+    shape={"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+)  # fmt: skip
+SECONDS = Kind(
+    _SECONDS, float, "a number of seconds",
+    shape={"type": "number", "minimum": 0, "maximum": 10**9 - 1},
+)  # fmt: skip
 MOMENT = Kind(
     ".+", _moment,
     "a time such as 2026-01-31T10:00Z, a duration such as 15m, 1h30m, 7d, or ten digits: "
-    "seconds since 1970",
+    "seconds since 1970", shape={"minLength": 1},
 )  # fmt: skip
 
 

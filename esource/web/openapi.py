@@ -1,0 +1,219 @@
+"""What the hub takes and answers, for programs: OpenAPI 3.1. Pure.
+
+It is made of the tables that the code itself goes by:
+
+    parameters   the kinds in `query`, `publish` and `ops`
+    formats      `rows.formats`
+    statuses     `errors`, and what they say of themselves
+    limits       the configuration
+
+What has no table is here, and the tests hold it to a real hub: header fields, the shapes of JSON,
+and which errors an operation may meet.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from esource import __version__, errors
+from esource.config import Config
+from esource.errors import EsourceError
+from esource.hub.hub import NAME
+from esource.rows.find import Verdict
+from esource.rows.formats import JSON, MEDIA_TYPES, TSV
+from esource.web import publish, query
+from esource.web.listing import Row
+from esource.web.query import Kind
+
+# Of JSON, as JSON Schema tells it; and a part of the document.
+Schema: TypeAlias = dict[str, Any]
+Content: TypeAlias = Mapping[str, Schema]  # shapes, by media type
+
+# -- shapes --------------------------------------------------------------------------------
+
+STRING: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+MAYBE: Schema = {"type": ["string", "null"]}
+OF_TYPES: dict[Any, Schema] = {str: STRING, int: COUNT, float: {"type": "number"}}
+
+
+def array(items: Schema) -> Schema:
+    """Return the shape of an array."""
+    return {"type": "array", "items": items}
+
+
+def object_of(properties: Mapping[str, Schema], *optional: str) -> Schema:
+    """Return the shape of an object with these properties, and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+EVENTS = array(object_of(dict.fromkeys(("id", "event", "data"), STRING)))
+APPENDED = object_of({"count": COUNT, "first": MAYBE, "last": MAYBE, "skipped": COUNT}, "skipped")
+STATE = object_of({"status": STRING, "problems": array(STRING)})
+PATHS: Schema = {"type": "object", "additionalProperties": STRING}
+CHANNEL = object_of({name: OF_TYPES[type] for name, type in Row.__annotations__.items()})
+CHANNELS = object_of({"channels": array(CHANNEL), "total": COUNT, "next": MAYBE})
+
+# -- header fields -------------------------------------------------------------------------
+
+READ_FIELDS = {
+    "Last-Event-ID": "the id of an event: start after it; of the parameters only those that end or "
+    "select count then",
+    "Range": "of the whole channel as TSV: one range of bytes",
+    "If-Range": "the `ETag` of what the range continues",
+    "If-None-Match": "the `ETag` of what is there already: `304` if it is the same",
+    "If-Modified-Since": "as `If-None-Match`, with the date of `Last-Modified`",
+}
+PUBLISH_FIELDS = {
+    "If-Match": "append only if this is the channel's `ETag`; `*`: if it has events",
+    "If-None-Match": "append only if this is not the channel's `ETag`; `*`: if it has no events",
+}
+ANSWER_FIELDS: dict[str, tuple[str, Schema]] = {
+    "Content-Range": ("which bytes of how many", STRING),
+    "ETag": ("the version of the rows", STRING),
+    "Esource-Resume": ("how the start was found", {"enum": [each.value for each in Verdict]}),
+    "Last-Event-ID": ("the id of the last event", STRING),
+    "Location": ("the page of the channel", STRING),
+    "Retry-After": ("seconds, after which it may work", COUNT),
+}
+ROWS = ("ETag", "Esource-Resume", "Last-Event-ID")
+
+# -- errors --------------------------------------------------------------------------------
+
+LIST_ERRORS = (errors.BadInput, errors.TooSlow, errors.Misdirected, errors.StorageError)
+CHANNEL_ERRORS = (*LIST_ERRORS, errors.Missing, errors.Busy)
+READ_ERRORS = (*CHANNEL_ERRORS, errors.BadRange)
+PUBLISH_ERRORS = (
+    *CHANNEL_ERRORS, errors.Forbidden, errors.Conflict, errors.PreconditionFailed, errors.TooLarge,
+    errors.Unsupported, errors.StorageFull,
+)  # fmt: skip
+ERROR_FIELDS = {412: ("ETag",), 416: ("Content-Range",), 503: ("Retry-After",)}
+# What is no `EsourceError`: the server's own, and a defect.
+OTHER_ERRORS = {431: "The head of the request is too large.", 500: "The hub has failed."}
+
+
+def _errors(raised: Iterable[type[EsourceError]]) -> dict[int, Schema]:
+    texts: dict[int, list[str]] = {status: [text] for status, text in OTHER_ERRORS.items()}
+    for error in raised:
+        texts.setdefault(error.status, []).append(" ".join((error.__doc__ or "").split()))
+    return {
+        status: _answer(" ".join(words), {"text/plain": STRING}, *ERROR_FIELDS.get(status, ()))
+        for status, words in texts.items()
+    }
+
+
+# -- operations ----------------------------------------------------------------------------
+
+
+def document(config: Config, paths: Mapping[str, Schema]) -> Schema:
+    """Return all of it, with these paths beside that of a channel."""
+    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    channel = {
+        "parameters": [{"name": "channel", "in": "path", "required": True, "schema": name}],
+        "get": _read(),
+        "post": _publish(config),
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "esource",
+            "summary": "An EventSource hub",
+            "description": "HEAD is for every path that GET is for. A parameter that is not here "
+            "is refused. Texts that go with a status of 400 or more are a line for a person.",
+            "version": __version__,
+            "license": {"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"},
+        },
+        "paths": {"/{channel}": channel, **paths},
+    }
+
+
+def view(
+    name: str, what: str, kinds: Mapping[str, Kind[Any]], content: Content, statuses: Iterable[int]
+) -> Schema:
+    """Return the path of a view of `/-/`; with each of the statuses comes the content."""
+    answers = {each: _answer(what, content, *ERROR_FIELDS.get(each, ())) for each in statuses}
+    return {"get": _operation(name, what, kinds, {}, {**_errors(LIST_ERRORS), **answers})}
+
+
+def _read() -> Schema:
+    content = dict.fromkeys(MEDIA_TYPES, STRING) | {_media_type(JSON.content_type): EVENTS}
+    rows = {_media_type(TSV.content_type): STRING}
+    answers = {
+        200: _answer("The events, in a format.", content, *ROWS),
+        206: _answer("A part of the channel.", rows, *ROWS, "Content-Range"),
+        303: _answer("To a browser: the page is elsewhere.", {"text/plain": STRING}, "Location"),
+        304: _answer("Nothing is new.", {}, *ROWS),
+    }
+    what = "the events of a channel, up to now or as they come"
+    return _operation(
+        "read", what, query.READ_KINDS, READ_FIELDS, {**_errors(READ_ERRORS), **answers}
+    )
+
+
+def _publish(config: Config) -> Schema:
+    content = {"text/plain": STRING, "application/json": APPENDED}
+    what = "The id of an event; of a batch how many were appended, and the first and last id."
+    answers = {
+        201: _answer(what, content, "ETag", "Last-Event-ID"),
+        200: _answer("All of it is there already (`unique=1`).", content, "ETag", "Last-Event-ID"),
+    }
+    batches = [kind for kind, format in MEDIA_TYPES.items() if format in publish.BATCHES]
+    operation = _operation(
+        "publish", "append an event, or a batch of them", publish.PARAMETERS, PUBLISH_FIELDS,
+        {**_errors(PUBLISH_ERRORS), **answers},
+    )  # fmt: skip
+    operation["requestBody"] = {
+        "description": f"A batch if it is of one of the types {', '.join(batches)}: up to "
+        f"{config.max_batch_bytes} bytes, or chunked without a limit. Of any other type it is the "
+        f"data of one event, up to {config.max_event_bytes} bytes.",
+        "content": {kind: {"schema": STRING} for kind in (*batches, "text/plain", "*/*")},
+    }
+    return operation
+
+
+def _operation(
+    name: str, what: str, kinds: Mapping[str, Kind[Any]], fields: Mapping[str, str],
+    answers: Mapping[int, Schema],
+) -> Schema:  # fmt: skip
+    return {
+        "operationId": name,
+        "summary": what,
+        "parameters": [
+            *(_parameter(each, kind) for each, kind in kinds.items()),
+            *(
+                {"name": each, "in": "header", "description": meaning, "schema": STRING}
+                for each, meaning in fields.items()
+            ),
+        ],
+        "responses": {str(status): answers[status] for status in sorted(answers)},
+    }
+
+
+def _parameter(name: str, kind: Kind[Any]) -> Schema:
+    shape = {**STRING, **kind.shape}
+    return {
+        "name": name,
+        "in": "query",
+        "description": kind.meaning,
+        "schema": array(shape) if kind.repeats else shape,
+    }
+
+
+def _answer(what: str, content: Content, *fields: str) -> Schema:
+    answer: Schema = {"description": what}
+    if fields:
+        answer["headers"] = {
+            name: {"description": ANSWER_FIELDS[name][0], "schema": ANSWER_FIELDS[name][1]}
+            for name in fields
+        }
+    if content:
+        answer["content"] = {kind: {"schema": schema} for kind, schema in content.items()}
+    return answer
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0]
