@@ -117,7 +117,11 @@ def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None
     An empty `expect=` expects an empty channel: it is what a script has that found no event.
     """
     expected = parameters.get("expect")
-    match, none_match = post.if_match, post.if_none_match
+    # Here, and not in the commit: what a field may do wrong, it does to its own request alone.
+    match, none_match = (
+        None if field is None else answers.versions(field)
+        for field in (post.if_match, post.if_none_match)
+    )
     if expected is None and match is None and none_match is None:
         return None
 
@@ -127,11 +131,9 @@ def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None
         if expected is not None:
             holds = expected.encode() == view.newest_id if expected else end == 0
         if match is not None:
-            etags = answers.versions(match)
-            holds &= end > 0 if etags.star_tag else etags.is_strong(etag)
+            holds &= end > 0 if match.star_tag else match.is_strong(etag)
         if none_match is not None:
-            etags = answers.versions(none_match)
-            holds &= end == 0 if etags.star_tag else not etags.contains_weak(etag)
+            holds &= end == 0 if none_match.star_tag else not none_match.contains_weak(etag)
         if not holds:
             newest = view.newest_id.decode(errors="replace")
             raise PreconditionFailed(
