@@ -15,6 +15,7 @@ terminal shows neither a CR nor whether the last line has an LF. Blocks of other
 are not run.
 """
 
+import json
 import os
 import re
 import signal
@@ -335,6 +336,15 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
 
 def test_each_bad_input_of_the_table_is_tried() -> None:
     assert [row[0] for row in table("Bad input")] == list(BAD_INPUT)
+
+
+def test_what_the_tables_say_is_in_the_description_for_programs(hub: Hub) -> None:
+    paths = json.loads(hub.get("/-/openapi.json").body)["paths"]
+    channel = paths.pop("/{channel}")
+    assert {row[0].strip("`") for row in table("Operations")} == set(paths) - {"/-/"}
+    described = set(channel["get"]["responses"]) | set(channel["post"]["responses"])
+    # Which no method has.
+    assert {row[1].strip("`") for row in table("Bad input")} <= described | {"405"}
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)

@@ -18,8 +18,9 @@ from esource import __version__, errors
 from esource.config import Config
 from esource.errors import EsourceError
 from esource.hub.hub import NAME
+from esource.hub.work import ClientLeft
 from esource.rows.find import Verdict
-from esource.rows.formats import JSON, MEDIA_TYPES, TSV
+from esource.rows.formats import JSON, MEDIA_TYPES, NDJSON, RAW, SSE, TSV, Format
 from esource.web import publish, query
 from esource.web.listing import Row
 from esource.web.query import Kind
@@ -30,6 +31,7 @@ Content: TypeAlias = Mapping[str, Schema]  # shapes, by media type
 
 # -- shapes --------------------------------------------------------------------------------
 
+ANY: Schema = {}
 STRING: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 MAYBE: Schema = {"type": ["string", "null"]}
@@ -84,12 +86,12 @@ ROWS = ("ETag", "Esource-Resume", "Last-Event-ID")
 
 # -- errors --------------------------------------------------------------------------------
 
-LIST_ERRORS = (errors.BadInput, errors.TooSlow, errors.Misdirected, errors.StorageError)
-CHANNEL_ERRORS = (*LIST_ERRORS, errors.Missing, errors.Busy)
-READ_ERRORS = (*CHANNEL_ERRORS, errors.BadRange)
+ALL_ERRORS = (errors.BadInput, errors.Misdirected, errors.StorageError)
+LIST_ERRORS = (*ALL_ERRORS, ClientLeft)
+READ_ERRORS = (*LIST_ERRORS, errors.Missing, errors.Busy, errors.BadRange)
 PUBLISH_ERRORS = (
-    *CHANNEL_ERRORS, errors.Forbidden, errors.Conflict, errors.PreconditionFailed, errors.TooLarge,
-    errors.Unsupported, errors.StorageFull,
+    *ALL_ERRORS, errors.Missing, errors.Busy, errors.Forbidden, errors.TooSlow, errors.TooLarge,
+    errors.Unsupported, errors.PreconditionFailed, errors.Conflict, errors.StorageFull,
 )  # fmt: skip
 ERROR_FIELDS = {412: ("ETag",), 416: ("Content-Range",), 503: ("Retry-After",)}
 # What is no `EsourceError`: the server's own, and a defect.
@@ -99,7 +101,8 @@ OTHER_ERRORS = {431: "The head of the request is too large.", 500: "The hub has 
 def _errors(raised: Iterable[type[EsourceError]]) -> dict[int, Schema]:
     texts: dict[int, list[str]] = {status: [text] for status, text in OTHER_ERRORS.items()}
     for error in raised:
-        texts.setdefault(error.status, []).append(" ".join((error.__doc__ or "").split()))
+        what = (error.__doc__ or "").partition("\n\n")[0]
+        texts.setdefault(error.status, []).append(what)
     return {
         status: _answer(" ".join(words), {"text/plain": STRING}, *ERROR_FIELDS.get(status, ()))
         for status, words in texts.items()
@@ -140,11 +143,12 @@ def view(
 
 
 def _read() -> Schema:
-    content = dict.fromkeys(MEDIA_TYPES, STRING) | {_media_type(JSON.content_type): EVENTS}
-    rows = {_media_type(TSV.content_type): STRING}
+    # Of an event stream a shape could be that of the stream, or of an event: tools differ.
+    shapes = {TSV: STRING, SSE: ANY, NDJSON: STRING, JSON: EVENTS, RAW: STRING}
+    content = {_media_type(format): shape for format, shape in shapes.items()}
     answers = {
         200: _answer("The events, in a format.", content, *ROWS),
-        206: _answer("A part of the channel.", rows, *ROWS, "Content-Range"),
+        206: _answer("A part of the channel.", {_media_type(TSV): STRING}, *ROWS, "Content-Range"),
         303: _answer("To a browser: the page is elsewhere.", {"text/plain": STRING}, "Location"),
         304: _answer("Nothing is new.", {}, *ROWS),
     }
@@ -215,5 +219,5 @@ def _answer(what: str, content: Content, *fields: str) -> Schema:
     return answer
 
 
-def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0]
+def _media_type(format: Format) -> str:
+    return format.content_type.partition(";")[0]

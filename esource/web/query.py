@@ -24,7 +24,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote_plus
 
 from esource.errors import BadInput
-from esource.event import MAX_ID_BYTES, MAX_TYPE_BYTES, check_id, check_type, time_of
+from esource.event import MAX_ID_BYTES, MAX_TYPE_BYTES, TIME, check_id, check_type, time_of
 from esource.rows.formats import FORMATS
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ _SECONDS = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _DURATION = re.compile(f"({_SECONDS})([smhdw])")
 _DURATIONS = re.compile(f"(?:{_DURATION.pattern}){{1,5}}")
 _UNIX_SECONDS = re.compile("[0-9]{10}")
+_MOMENTS = f"{_DURATIONS.pattern}|{_UNIX_SECONDS.pattern}|{TIME.pattern.decode()}"
 NAME_CHARS = 40  # of a name that may be meant for another
 
 # Names and values, in order; None is the value of a name without `=`.
@@ -191,7 +192,8 @@ SECONDS = Kind(
 MOMENT = Kind(
     ".+", _moment,
     "a time such as 2026-01-31T10:00Z, a duration such as 15m, 1h30m, 7d, or ten digits: "
-    "seconds since 1970", shape={"minLength": 1},
+    "seconds since 1970",
+    shape={"pattern": f"^(?:{_MOMENTS})$"},
 )  # fmt: skip
 
 
