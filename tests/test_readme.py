@@ -231,7 +231,9 @@ def test_the_parameters_are_those_of_the_tables() -> None:
         del reads[name]
     for heading, kinds in (("Reading", reads), ("Publishing", publish.PARAMETERS)):
         shown = {f"`{name}={kind.example}`": kind.meaning for name, kind in kinds.items()}
-        assert dict(table(heading)) == shown
+        # One with several kinds of values begins with the first of them.
+        rows = {cell.partition(", ")[0]: meaning for cell, meaning in table(heading)}
+        assert rows == shown
 
 
 RESUME_POINTS = {"live": "", "exact": "an id", "time": "2017-04-05T11:40Z", "start": "0"}

@@ -20,7 +20,7 @@ from esource.errors import EsourceError
 from esource.hub.hub import NAME
 from esource.hub.work import ClientLeft
 from esource.rows.find import Verdict
-from esource.rows.formats import JSON, MEDIA_TYPES, NDJSON, RAW, SSE, TSV, Format
+from esource.rows.formats import FORMATS, JSON, MEDIA_TYPES, SSE, TSV, Format
 from esource.web import publish, query
 from esource.web.listing import Row
 from esource.web.query import Kind
@@ -53,7 +53,8 @@ def object_of(properties: Mapping[str, Schema], *optional: str) -> Schema:
     }
 
 
-EVENTS = array(object_of(dict.fromkeys(("id", "event", "data"), STRING)))
+EVENT = dict.fromkeys(("id", "event", "data"), STRING)
+EVENT_OF = {**EVENT, "channel": STRING, "event_id": STRING}
 APPENDED = object_of({"count": COUNT, "first": MAYBE, "last": MAYBE, "skipped": COUNT}, "skipped")
 STATE = object_of({"status": STRING, "problems": array(STRING)})
 PATHS: Schema = {"type": "object", "additionalProperties": STRING}
@@ -63,12 +64,15 @@ CHANNELS = object_of({"channels": array(CHANNEL), "total": COUNT, "next": MAYBE}
 # -- header fields -------------------------------------------------------------------------
 
 READ_FIELDS = {
-    "Last-Event-ID": "the id of an event: start after it; of the parameters only those that end or "
-    "select count then",
+    "Last-Event-ID": "where the client has got to: wins over every parameter that says where to "
+    "start",
+    "If-None-Match": "the `ETag` of what is there already: `304` if it is the same",
+}
+CHANNEL_FIELDS = {
+    **READ_FIELDS,
+    "If-Modified-Since": "as `If-None-Match`, with the date of `Last-Modified`",
     "Range": "of the whole channel as TSV: one range of bytes",
     "If-Range": "the `ETag` of what the range continues",
-    "If-None-Match": "the `ETag` of what is there already: `304` if it is the same",
-    "If-Modified-Since": "as `If-None-Match`, with the date of `Last-Modified`",
 }
 PUBLISH_FIELDS = {
     "If-Match": "append only if this is the channel's `ETag`; `*`: if it has events",
@@ -88,7 +92,8 @@ ROWS = ("ETag", "Esource-Resume", "Last-Event-ID")
 
 ALL_ERRORS = (errors.BadInput, errors.Misdirected, errors.StorageError)
 LIST_ERRORS = (*ALL_ERRORS, ClientLeft)
-READ_ERRORS = (*LIST_ERRORS, errors.Missing, errors.Busy, errors.BadRange)
+READ_ERRORS = (*LIST_ERRORS, errors.Busy)
+CHANNEL_ERRORS = (*READ_ERRORS, errors.Missing, errors.BadRange)
 PUBLISH_ERRORS = (
     *ALL_ERRORS, errors.Missing, errors.Busy, errors.Forbidden, errors.TooSlow, errors.TooLarge,
     errors.Unsupported, errors.PreconditionFailed, errors.Conflict, errors.StorageFull,
@@ -113,8 +118,8 @@ def _errors(raised: Iterable[type[EsourceError]]) -> dict[int, Schema]:
 
 
 def document(config: Config, paths: Mapping[str, Schema]) -> Schema:
-    """Return all of it, with these paths beside that of a channel."""
-    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    """Return all of it, with what `GET` of these paths does beside what a channel does."""
+    name = {**STRING, "pattern": f"^{NAME.pattern}$"}
     channel = {
         "parameters": [{"name": "channel", "in": "path", "required": True, "schema": name}],
         "get": _read(),
@@ -130,32 +135,52 @@ def document(config: Config, paths: Mapping[str, Schema]) -> Schema:
             "version": __version__,
             "license": {"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"},
         },
-        "paths": {"/{channel}": channel, **paths},
+        "paths": {"/{channel}": channel, **{path: {"get": get} for path, get in paths.items()}},
     }
 
 
-def view(
-    name: str, what: str, kinds: Mapping[str, Kind[Any]], content: Content, statuses: Iterable[int]
+def of_list(
+    name: str,
+    what: str,
+    kinds: Mapping[str, Kind[Any]],
+    content: Content,
+    statuses: Iterable[int] = (200,),
 ) -> Schema:
-    """Return the path of a view of `/-/`; with each of the statuses comes the content."""
+    """Return what the `GET` of a view does; with each of the statuses comes the content."""
     answers = {each: _answer(what, content, *ERROR_FIELDS.get(each, ())) for each in statuses}
-    return {"get": _operation(name, what, kinds, {}, {**_errors(LIST_ERRORS), **answers})}
+    return _operation(name, what, kinds, {}, {**_errors(LIST_ERRORS), **answers})
+
+
+def of_several(
+    name: str, what: str, kinds: Mapping[str, Kind[Any]], formats: Iterable[Format]
+) -> Schema:
+    """Return what the `GET` of several channels does, in one of the formats."""
+    return _operation(
+        name, what, kinds, READ_FIELDS, {**_errors(READ_ERRORS), **_rows(EVENT_OF, formats)}
+    )
 
 
 def _read() -> Schema:
-    # Of an event stream a shape could be that of the stream, or of an event: tools differ.
-    shapes = {TSV: STRING, SSE: ANY, NDJSON: STRING, JSON: EVENTS, RAW: STRING}
-    content = {_media_type(format): shape for format, shape in shapes.items()}
+    text = {"text/plain": STRING}
     answers = {
-        200: _answer("The events, in a format.", content, *ROWS),
+        **_rows(EVENT, FORMATS.values()),
+        204: _answer("To an `EventSource`: the event of `until=` has come, it is over.", {}),
         206: _answer("A part of the channel.", {_media_type(TSV): STRING}, *ROWS, "Content-Range"),
-        303: _answer("To a browser: the page is elsewhere.", {"text/plain": STRING}, "Location"),
-        304: _answer("Nothing is new.", {}, *ROWS),
+        303: _answer("To a person's browser: the page is elsewhere.", text, "Location"),
     }
     what = "the events of a channel, up to now or as they come"
-    return _operation(
-        "read", what, query.READ_KINDS, READ_FIELDS, {**_errors(READ_ERRORS), **answers}
-    )
+    errors = _errors(CHANNEL_ERRORS)
+    return _operation("read", what, query.READ_KINDS, CHANNEL_FIELDS, {**errors, **answers})
+
+
+def _rows(event: Mapping[str, Schema], formats: Iterable[Format]) -> dict[int, Schema]:
+    # Of an event stream a shape could be that of the stream, or of an event: tools differ.
+    shapes = {SSE.content_type: ANY, JSON.content_type: array(object_of(event))}
+    content = {_media_type(each): shapes.get(each.content_type, STRING) for each in formats}
+    return {
+        200: _answer("The events, in a format.", content, *ROWS),
+        304: _answer("Nothing is new.", {}, *ROWS),
+    }
 
 
 def _publish(config: Config) -> Schema:
@@ -203,6 +228,7 @@ def _parameter(name: str, kind: Kind[Any]) -> Schema:
         "name": name,
         "in": "query",
         "description": kind.meaning,
+        "required": kind.required,
         "schema": array(shape) if kind.repeats else shape,
     }
 

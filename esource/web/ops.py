@@ -21,7 +21,7 @@ from esource.hub.loop import in_thread, reads
 from esource.hub.work import Work
 from esource.web import answers, listing, metrics, openapi, query, several
 from esource.web.metrics import Gauges
-from esource.web.openapi import Content, Schema
+from esource.web.openapi import Schema
 from esource.web.origin import Origins
 from esource.web.post import Environ, client_of
 from esource.web.query import Kind
@@ -35,7 +35,6 @@ PROBLEMS = 10  # named in the answer of /-/health
 FORMAT = query.one_of(TEXT, JSON).named("FORMAT", "`text` or `json`, instead of `Accept`")
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 STEP_CHANNELS = 100  # whose files are looked at in one step
-SAMPLES = dict.fromkeys(("text/plain", "application/openmetrics-text"), openapi.STRING)
 NONE: dict[str, Kind[Any]] = {}
 LIST: dict[str, Kind[Any]] = {
     "after": query.TEXT.named("NAME", "start after this channel: the `next` of the last page"),
@@ -150,10 +149,10 @@ def channels(hub: Hub, environ: Environ, asked: Asked) -> Response:
 
 def index(hub: Hub, environ: Environ, asked: Asked) -> Response:
     """Answer with the list of what is here."""
+    paths = {f"/-/{name}": view.description["summary"] for name, view in VIEWS.items()}
     if asked.format == JSON:
-        paths = {f"/-/{name}": view.what for name, view in VIEWS.items()}
         return _answer(orjson.dumps(paths) + b"\n", JSON)
-    lines = [f"/-/{name:<13} {view.what}\n" for name, view in VIEWS.items()]
+    lines = [f"{path:<16} {what}\n" for path, what in paths.items()]
     return _answer("".join(lines).encode(), TEXT)
 
 
@@ -165,12 +164,7 @@ def description(hub: Hub, environ: Environ) -> Response:
 
 @cache
 def _description(config: Config) -> bytes:
-    paths = {
-        f"/-/{name}": openapi.view(
-            name.partition(".")[0] or "index", view.what, view.kinds, view.content, view.statuses
-        )
-        for name, view in VIEWS.items()
-    }
+    paths = {f"/-/{name}": view.description for name, view in VIEWS.items()}
     return orjson.dumps(openapi.document(config, paths)) + b"\n"
 
 
@@ -184,10 +178,7 @@ class View(NamedTuple):
     """What is at one path."""
 
     answer: Callable[[Hub, Environ], Response]
-    what: str  # it is for, in words
-    content: Content  # of its answers
-    kinds: Mapping[str, Kind[Any]] = NONE  # of its parameters
-    statuses: tuple[int, ...] = (200,)  # that come with the content
+    description: Schema  # of its `GET`; the `summary` says what it is for
 
 
 def _listed(
@@ -209,7 +200,7 @@ def _listed(
         return answer(hub, environ, Asked(format, parameters))
 
     content = {"text/plain": openapi.STRING, "application/json": shape}
-    return View(asked, what, content, kinds, statuses)
+    return View(asked, openapi.of_list(answer.__name__, what, kinds, content, statuses))
 
 
 VIEWS = {
@@ -222,18 +213,30 @@ VIEWS = {
         ready, "does it want more clients? 200, or 503 once it stops", openapi.STATE,
         statuses=(200, 503),
     ),
-    "metrics": View(prometheus, "what was counted, for Prometheus", SAMPLES),
+    "metrics": View(
+        prometheus,
+        openapi.of_list(
+            "metrics", "what was counted, for Prometheus", NONE,
+            dict.fromkeys(("text/plain", "application/openmetrics-text"), openapi.STRING),
+        ),
+    ),
     "read": View(
-        several.read, "several channels in one stream: ?channel=NAME&channel=NAME&follow",
-        {"application/x-ndjson": openapi.STRING}, several.KINDS,
+        several.read,
+        openapi.of_several(
+            "readSeveral", "several channels in one stream: ?channel=NAME&channel=NAME&follow",
+            several.KINDS, several.OWN_FORMATS,
+        ),
     ),
     "channels": _listed(
         channels, "the list of channels: ?match=, ?after=, ?limit=, ?format=json",
         openapi.CHANNELS, LIST,
     ),
     "openapi.json": View(
-        description, "what all paths take and answer, for programs (OpenAPI)",
-        {"application/json": {"type": "object"}},
+        description,
+        openapi.of_list(
+            "openapi", "what all paths take and answer, for programs (OpenAPI)", NONE,
+            {"application/json": {"type": "object"}},
+        ),
     ),
 }  # fmt: skip
 

@@ -105,10 +105,15 @@ class Kind(Generic[T]):
     example: str = ""  # a value, or a word for it in capitals
     meaning: str = ""
     repeats: bool = False  # whether it may be given several times
+    required: bool = False
 
-    def named(self, example: str, meaning: str, *, repeats: bool = False) -> "Kind[T]":
+    def named(
+        self, example: str, meaning: str, *, repeats: bool = False, required: bool = False
+    ) -> "Kind[T]":
         """Return the kind of one parameter, which has a meaning."""
-        return replace(self, example=example, meaning=meaning, repeats=repeats)
+        return replace(
+            self, example=example, meaning=meaning, repeats=repeats, required=required
+        )  # fmt: skip
 
     def __call__(self, name: str, text: str | None) -> T:
         """Return the value of a parameter. Raises `BadInput`."""

@@ -2,7 +2,8 @@
 
 It is loaded by name (`SCHEMATHESIS_HOOKS`) into the process of `schemathesis run` alone.
 
-- A follow never ends by itself. So each gets `timeout=0`: it ends as soon as there is nothing more.
+- A follow never ends by itself, and a `wait` is long. So each is of no time at all: it ends as soon
+  as there is nothing more.
 - Some parameters only make sense together, or not together. In examples that are meant to be right,
   what does not go with the others is left out.
 - The bodies of batches have a grammar.
@@ -32,6 +33,7 @@ def batch(row: bytes) -> st.SearchStrategy[bytes]:
 
 
 TYPES = st.sampled_from([b"", b"a", "größe".encode()])
+STREAMS = ("sse", "sse-json")
 ENDS = st.sampled_from([b"", b"", b"", b"", b"\xff", b"1\t", b"{"])
 for media_type, row in BATCHES.items():
     schemathesis.openapi.media_type(media_type, batch(row))
@@ -51,11 +53,22 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
             if "each" not in query:
                 query.pop("event", None)
         return
-    if is_meant and "timeout" in query:
-        query["follow"] = "1"
-    follows = query.get("follow", query.get("format")) in ("1", "sse", "sse-json")
+    is_stream = query.get("format") in STREAMS
+    follows = query.get("follow", "1" if is_stream else "0") == "1"
+    if is_meant:
+        for name in ("wait", "before") if follows else ("timeout", "heartbeat", "prime"):
+            query.pop(name, None)
+        for name in () if is_stream else ("heartbeat", "prime"):
+            query.pop(name, None)
+        if "before" in query:
+            query["before"] = "2100-01-01"
+            query.pop("wait", None)
+        if "channel" in query:
+            query["channel"] = ["orders", "others"]
     if follows and is_number(query.get("timeout", 0)):
         query["timeout"] = "0"
+    if is_number(query.get("wait")):
+        query["wait"] = "0"
 
 
 def is_number(value: object) -> bool:

@@ -17,12 +17,12 @@ from esource import errors
 from esource.config import Config
 from esource.errors import BadInput, EsourceError
 from esource.rows.formats import FORMATS, MEDIA_TYPES
-from esource.web import ops, origin, publish, query
+from esource.web import ops, origin, publish, query, several
 from esource.web.app import create_app
 from tests.harness import Hub
 
 CHANNEL = "/{channel}"
-KINDS = {**query.READ_KINDS, **publish.PARAMETERS, **ops.LIST, "text": ops.FORMAT}
+KINDS = {**query.READ_KINDS, **publish.PARAMETERS, **several.KINDS, **ops.LIST}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,12 @@ def document(hub: Hub) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the method, the path at a hub, and the description of each operation."""
+    """Yield the method, the least target at a hub, and the description of each operation."""
     for path, item in document["paths"].items():
         for method in item.keys() & {"get", "post"}:
-            yield method.upper(), path.replace(CHANNEL, "/orders"), item[method]
+            needed = [each["name"] for each in item[method]["parameters"] if each.get("required")]
+            query = "&".join(f"{name}=orders" for name in needed)
+            yield method.upper(), f"{path.replace(CHANNEL, '/orders')}?{query}", item[method]
 
 
 def parameters(operation: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
@@ -62,7 +64,7 @@ def test_it_has_every_path_that_the_hub_lists(hub: Hub, document: dict[str, Any]
 
 def test_its_parameters_are_those_that_the_hub_takes(hub: Hub, document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
-        text = hub.request(method, f"{path}?nothing=1").text
+        text = hub.request(method, f"{path}&nothing=1").text
         known = re.fullmatch(r"unknown parameter 'nothing'; known here: (.*)\n", text)
         assert known, text
         assert known[1] == (", ".join(parameters(operation, "query")) or "none")
@@ -73,7 +75,7 @@ def test_what_may_be_given_twice_is_an_array(hub: Hub, document: dict[str, Any])
         for name, schema in parameters(operation, "query").items():
             if name not in query.RESUME_PARAMETERS:  # of which the last one counts
                 pair = f"{name}={quote(sample(schema.get('items', schema)))}"
-                text = hub.request(method, f"{path}?{pair}&{pair}").text
+                text = hub.request(method, f"{path}&{pair}&{pair}").text
                 assert (text == f"{name} is given twice\n") == (schema["type"] != "array"), text
 
 
@@ -93,13 +95,15 @@ def test_the_shape_of_a_parameter_is_what_is_taken(name: str) -> None:
         case {"minimum": least, "maximum": most}:
             right, wrong = [least, most], [least - 1, most + 1, "", "another"]
         case {"maxLength": longest}:
-            right, wrong = ["", "a" * longest], ["a" * (longest + 1)]
+            least = kind.shape.get("minLength", 0)
+            right, wrong = ["a" * least, "a" * longest], ["a" * (longest + 1), *[""] * least]
     for value in right:
         kind(name, str(value))
     for value in wrong:
         with pytest.raises(BadInput):
             kind(name, str(value))
     assert kind.shape or kind.pattern == ".*"
+    assert kind.meaning
 
 
 @pytest.mark.parametrize(
