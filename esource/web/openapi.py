@@ -169,8 +169,8 @@ def _read() -> Schema:
         303: _answer("To a person's browser: the page is elsewhere.", text, "Location"),
     }
     what = "the events of a channel, up to now or as they come"
-    errors = _errors(CHANNEL_ERRORS)
-    return _operation("read", what, query.READ_KINDS, CHANNEL_FIELDS, {**errors, **answers})
+    refusals = _errors(CHANNEL_ERRORS)
+    return _operation("read", what, query.READ_KINDS, CHANNEL_FIELDS, {**refusals, **answers})
 
 
 def _rows(event: Mapping[str, Schema], formats: Iterable[Format]) -> dict[int, Schema]:
