@@ -73,6 +73,7 @@ CHANNEL_FIELDS = {
     "If-Modified-Since": "as `If-None-Match`, with the date of `Last-Modified`",
     "Range": "of the whole channel as TSV: one range of bytes",
     "If-Range": "the `ETag` of what the range continues",
+    "Want-Repr-Digest": "of the whole channel as TSV: `sha-256=1`, for `Repr-Digest`",
 }
 PUBLISH_FIELDS = {
     "If-Match": "append only if this is the channel's `ETag`; `*`: if it has events",
@@ -84,6 +85,7 @@ ANSWER_FIELDS: dict[str, tuple[str, Schema]] = {
     "Esource-Resume": ("how the start was found", {"enum": [each.value for each in Verdict]}),
     "Last-Event-ID": ("the id of the last event", STRING),
     "Location": ("the page of the channel", STRING),
+    "Repr-Digest": ("the SHA-256 of the whole channel, if it is known", STRING),
     "Retry-After": ("seconds, after which it may work", COUNT),
 }
 ROWS = ("ETag", "Esource-Resume", "Last-Event-ID")
@@ -156,16 +158,19 @@ def of_several(
 ) -> Schema:
     """Return what the `GET` of several channels does, in one of the formats."""
     return _operation(
-        name, what, kinds, READ_FIELDS, {**_errors(READ_ERRORS), **_rows(EVENT_OF, formats)}
+        name, what, kinds, READ_FIELDS, {**_errors(READ_ERRORS), **_rows(EVENT_OF, formats, *ROWS)}
     )
 
 
 def _read() -> Schema:
     text = {"text/plain": STRING}
+    fields = (*ROWS, "Repr-Digest")
     answers = {
-        **_rows(EVENT, FORMATS.values()),
+        **_rows(EVENT, FORMATS.values(), *fields),
         204: _answer("To an `EventSource`: the event of `until=` has come, it is over.", {}),
-        206: _answer("A part of the channel.", {_media_type(TSV): STRING}, *ROWS, "Content-Range"),
+        206: _answer(
+            "A part of the channel.", {_media_type(TSV): STRING}, *fields, "Content-Range"
+        ),
         303: _answer("To a person's browser: the page is elsewhere.", text, "Location"),
     }
     what = "the events of a channel, up to now or as they come"
@@ -173,13 +178,15 @@ def _read() -> Schema:
     return _operation("read", what, query.READ_KINDS, CHANNEL_FIELDS, {**refusals, **answers})
 
 
-def _rows(event: Mapping[str, Schema], formats: Iterable[Format]) -> dict[int, Schema]:
+def _rows(
+    event: Mapping[str, Schema], formats: Iterable[Format], *fields: str
+) -> dict[int, Schema]:
     # Of an event stream a shape could be that of the stream, or of an event: tools differ.
     shapes = {SSE.content_type: ANY, JSON.content_type: array(object_of(event))}
     content = {_media_type(each): shapes.get(each.content_type, STRING) for each in formats}
     return {
-        200: _answer("The events, in a format.", content, *ROWS),
-        304: _answer("Nothing is new.", {}, *ROWS),
+        200: _answer("The events, in a format.", content, *fields),
+        304: _answer("Nothing is new.", {}, *fields),
     }
 
 
