@@ -15,6 +15,7 @@ terminal shows neither a CR nor whether the last line has an LF. Blocks of other
 are not run.
 """
 
+import json
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ import pytest
 
 from esource import errors
 from esource.config import Config, variable
+from esource.web import publish, query
 from tests.harness import PATIENCE_SECONDS, ROOT, Hub, Stream, eventually, started
 
 README = (ROOT / "README.md").read_text()
@@ -223,6 +225,17 @@ def test_the_settings_are_those_of_the_table() -> None:
         assert meaning == setting.metadata["meaning"]
 
 
+def test_the_parameters_are_those_of_the_tables() -> None:
+    reads = dict(query.READ_KINDS)
+    for name in query.RESUME_PARAMETERS:  # which have a section of their own
+        del reads[name]
+    for heading, kinds in (("Reading", reads), ("Publishing", publish.PARAMETERS)):
+        shown = {f"`{name}={kind.example}`": kind.meaning for name, kind in kinds.items()}
+        # One with several kinds of values begins with the first of them.
+        rows = {cell.partition(", ")[0]: meaning for cell, meaning in table(heading)}
+        assert rows == shown
+
+
 RESUME_POINTS = {"live": "", "exact": "an id", "time": "2017-04-05T11:40Z", "start": "0"}
 
 
@@ -325,6 +338,15 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
 
 def test_each_bad_input_of_the_table_is_tried() -> None:
     assert [row[0] for row in table("Bad input")] == list(BAD_INPUT)
+
+
+def test_what_the_tables_say_is_in_the_description_for_programs(hub: Hub) -> None:
+    paths = json.loads(hub.get("/-/openapi.json").body)["paths"]
+    channel = paths.pop("/{channel}")
+    assert {row[0].strip("`") for row in table("Operations")} == set(paths) - {"/-/"}
+    described = set(channel["get"]["responses"]) | set(channel["post"]["responses"])
+    # Which no method has.
+    assert {row[1].strip("`") for row in table("Bad input")} <= described | {"405"}
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)

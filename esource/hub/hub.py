@@ -20,7 +20,8 @@ from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
 from esource.hub.stats import Stats
-from esource.log import NAME, Logs
+from esource.log import NAME as NAME
+from esource.log import Logs
 from esource.log.folder import Folder
 from esource.log.lock import prepare_folder
 

@@ -65,8 +65,9 @@ def etag(view: Versioned, format: str = "") -> str:
 def versions(field: str) -> ETags:
     """Return the versions of rows that `If-Match` or `If-None-Match` names, in any format."""
     etags = parse_etags(field)
-    names = {etag.partition(".")[0] for etag in etags.as_set(include_weak=False)}
-    weak = {etag.partition(".")[0] for etag in etags.as_set(include_weak=True)} - names
+    # To Werkzeug the empty one, `""`, is None.
+    names = {etag.partition(".")[0] for etag in etags.as_set(include_weak=False) if etag}
+    weak = {etag.partition(".")[0] for etag in etags.as_set(include_weak=True) if etag} - names
     return ETags(names, weak, etags.star_tag)
 
 

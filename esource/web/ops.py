@@ -8,17 +8,20 @@ read are as for channels.
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
 from flask import Flask, Response, request
 
+from esource.config import Config
 from esource.hub.hub import Hub
 from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
 from esource.hub.work import Work
-from esource.web import answers, listing, metrics, query, several
+from esource.web import answers, listing, metrics, openapi, query, several
 from esource.web.metrics import Gauges
+from esource.web.openapi import Schema
 from esource.web.origin import Origins
 from esource.web.post import Environ, client_of
 from esource.web.query import Kind
@@ -29,14 +32,14 @@ CONTENT_TYPES = {TEXT: answers.TEXT, JSON: "application/json"}
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 PROBLEMS = 10  # named in the answer of /-/health
 
-FORMAT = query.one_of(TEXT, JSON)
+FORMAT = query.one_of(TEXT, JSON).named("FORMAT", "`text` or `json`, instead of `Accept`")
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 STEP_CHANNELS = 100  # whose files are looked at in one step
 NONE: dict[str, Kind[Any]] = {}
 LIST: dict[str, Kind[Any]] = {
-    "after": query.TEXT,
-    "limit": query.up_to(PAGE_CHANNELS),
-    "match": query.TEXT,
+    "after": query.TEXT.named("NAME", "start after this channel: the `next` of the last page"),
+    "limit": query.up_to(PAGE_CHANNELS).named("N", "end after N channels"),
+    "match": query.TEXT.named("TEXT", "only channels whose names contain it, in any case"),
 }
 
 
@@ -57,23 +60,28 @@ def register(app: Flask, hub: Hub, origins: Origins) -> None:
             )  # fmt: skip
 
 
+class Asked(NamedTuple):
+    """What a query asks for."""
+
+    format: str  # TEXT or JSON
+    parameters: dict[str, Any]
+
+
 # -- health --------------------------------------------------------------------------------
 
 
-def health(hub: Hub, environ: Environ) -> Response:
+def health(hub: Hub, environ: Environ, asked: Asked) -> Response:
     """Answer whether events can be stored. Blocks while that is tried."""
-    format, _ = _asked(hub, environ)
     problems = in_thread(reads(), hub.logs.problems)
     problems += [refusal for channel in hub.open_channels() if (refusal := channel.refusal)]
     if len(problems) > PROBLEMS:
         problems[PROBLEMS:] = [f"{len(problems) - PROBLEMS} more"]
-    return _state("ok", problems, format)
+    return _state("ok", problems, asked.format)
 
 
-def ready(hub: Hub, environ: Environ) -> Response:
+def ready(hub: Hub, environ: Environ, asked: Asked) -> Response:
     """Answer whether new clients are welcome: not while the hub stops."""
-    format, _ = _asked(hub, environ)
-    return _state("ready", ["the hub is stopping"] if hub.draining else [], format)
+    return _state("ready", ["the hub is stopping"] if hub.draining else [], asked.format)
 
 
 def _state(good: str, problems: list[str], format: str) -> Response:
@@ -92,6 +100,7 @@ def _state(good: str, problems: list[str], format: str) -> Response:
 
 def prometheus(hub: Hub, environ: Environ) -> Response:
     """Answer with everything that was counted. Blocks while it is written down."""
+    _parameters(hub, environ, NONE)
     opened = refusing = 0
     subscribers = {}
     for channel in hub.open_channels():
@@ -109,11 +118,10 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
 # -- channels ------------------------------------------------------------------------------
 
 
-def channels(hub: Hub, environ: Environ) -> Response:
+def channels(hub: Hub, environ: Environ, asked: Asked) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
-    format, parameters = _asked(hub, environ, LIST)
-    after, match = parameters.get("after", ""), parameters.get("match", "")
-    limit = parameters.get("limit", PAGE_CHANNELS)
+    after, match = asked.parameters.get("after", ""), asked.parameters.get("match", "")
+    limit = asked.parameters.get("limit", PAGE_CHANNELS)
     work = Work(client_of(environ))
     page = work.do(lambda: listing.page(hub.logs.names(), after, match, limit))
     summaries = [
@@ -131,55 +139,106 @@ def channels(hub: Hub, environ: Environ) -> Response:
         followers = len(channel.followers) if channel else 0
         rate = hub.stats.rates.of(name, now)
         rows.append(listing.Row(name, size, id, modified, followers, rate))
-    if format == JSON:
-        return _answer(listing.json(rows, page), format)
-    return _answer(work.do(listing.table, rows, page, match), format)
+    if asked.format == JSON:
+        return _answer(listing.json(rows, page), JSON)
+    return _answer(work.do(listing.table, rows, page, match), TEXT)
 
 
 # -- all of them ---------------------------------------------------------------------------
 
 
-def _asked(
-    hub: Hub, environ: Environ, kinds: Mapping[str, Kind[Any]] = NONE
-) -> tuple[str, dict[str, Any]]:
-    """Return the format that the query names, or the client prefers, and the parameters.
-
-    It is text if neither says. Raises `BadInput` unless the parameters are of these kinds.
-    """
-    pairs = query.pairs(environ.get("QUERY_STRING", ""), hub.config.ignore_parameters)
-    parameters = query.parameters(pairs, {**kinds, "format": FORMAT})
-    format = parameters.get("format")
-    if not format:
-        accepted = answers.accepted(environ.get("HTTP_ACCEPT", ""))
-        format = next((MEDIA_TYPES[kind] for kind in accepted if kind in MEDIA_TYPES), TEXT)
-    return format, parameters
-
-
-def index(hub: Hub, environ: Environ) -> Response:
+def index(hub: Hub, environ: Environ, asked: Asked) -> Response:
     """Answer with the list of what is here."""
-    format, _ = _asked(hub, environ)
-    if format == JSON:
-        paths = {f"/-/{name}": view.what for name, view in VIEWS.items()}
-        return _answer(orjson.dumps(paths) + b"\n", format)
-    lines = [f"/-/{name:<11} {view.what}\n" for name, view in VIEWS.items()]
-    return _answer("".join(lines).encode(), format)
+    paths = {f"/-/{name}": view.description["summary"] for name, view in VIEWS.items()}
+    if asked.format == JSON:
+        return _answer(orjson.dumps(paths) + b"\n", JSON)
+    lines = [f"{path:<16} {what}\n" for path, what in paths.items()]
+    return _answer("".join(lines).encode(), TEXT)
+
+
+def description(hub: Hub, environ: Environ) -> Response:
+    """Answer with what all paths take and give."""
+    _parameters(hub, environ, NONE)
+    return _answer(_description(hub.config), JSON)
+
+
+@cache
+def _description(config: Config) -> bytes:
+    paths = {f"/-/{name}": view.description for name, view in VIEWS.items()}
+    return orjson.dumps(openapi.document(config, paths)) + b"\n"
+
+
+def _parameters(hub: Hub, environ: Environ, kinds: Mapping[str, Kind[Any]]) -> dict[str, Any]:
+    """Return the parameters of a request. Raises `BadInput` unless they are of these kinds."""
+    pairs = query.pairs(environ.get("QUERY_STRING", ""), hub.config.ignore_parameters)
+    return query.parameters(pairs, kinds)
 
 
 class View(NamedTuple):
     """What is at one path."""
 
     answer: Callable[[Hub, Environ], Response]
-    what: str  # it is for, in words
+    description: Schema  # of its `GET`; the `summary` says what it is for
+
+
+def _listed(
+    answer: Callable[[Hub, Environ, Asked], Response], what: str, shape: Schema,
+    kinds: Mapping[str, Kind[Any]] = NONE, statuses: tuple[int, ...] = (200,),
+) -> View:  # fmt: skip
+    """Return a view that answers in text, or in JSON of a shape.
+
+    In what the query names, or else the client prefers; in text if neither says.
+    """
+    kinds = {**kinds, "format": FORMAT}
+
+    def asked(hub: Hub, environ: Environ) -> Response:
+        parameters = _parameters(hub, environ, kinds)
+        format = parameters.get("format")
+        if not format:
+            accepted = answers.accepted(environ.get("HTTP_ACCEPT", ""))
+            format = next((MEDIA_TYPES[kind] for kind in accepted if kind in MEDIA_TYPES), TEXT)
+        return answer(hub, environ, Asked(format, parameters))
+
+    content = {"text/plain": openapi.STRING, "application/json": shape}
+    return View(asked, openapi.of_list(answer.__name__, what, kinds, content, statuses))
 
 
 VIEWS = {
-    "": View(index, "this list"),
-    "health": View(health, "does the hub do its work? 200, or 503 and what is wrong"),
-    "ready": View(ready, "does it want more clients? 200, or 503 once it stops"),
-    "metrics": View(prometheus, "what was counted, for Prometheus"),
-    "read": View(several.read, "several channels in one stream: ?channel=NAME&channel=NAME&follow"),
-    "channels": View(channels, "the list of channels: ?match=, ?after=, ?limit=, ?format=json"),
-}
+    "": _listed(index, "this list", openapi.PATHS),
+    "health": _listed(
+        health, "does the hub do its work? 200, or 503 and what is wrong", openapi.STATE,
+        statuses=(200, 503),
+    ),
+    "ready": _listed(
+        ready, "does it want more clients? 200, or 503 once it stops", openapi.STATE,
+        statuses=(200, 503),
+    ),
+    "metrics": View(
+        prometheus,
+        openapi.of_list(
+            "metrics", "what was counted, for Prometheus", NONE,
+            dict.fromkeys(("text/plain", "application/openmetrics-text"), openapi.STRING),
+        ),
+    ),
+    "read": View(
+        several.read,
+        openapi.of_several(
+            "readSeveral", "several channels in one stream: ?channel=NAME&channel=NAME&follow",
+            several.KINDS, several.OWN_FORMATS,
+        ),
+    ),
+    "channels": _listed(
+        channels, "the list of channels: ?match=, ?after=, ?limit=, ?format=json",
+        openapi.CHANNELS, LIST,
+    ),
+    "openapi.json": View(
+        description,
+        openapi.of_list(
+            "openapi", "what all paths take and answer, for programs (OpenAPI)", NONE,
+            {"application/json": {"type": "object"}},
+        ),
+    ),
+}  # fmt: skip
 
 
 def _answer(

@@ -8,7 +8,7 @@ import sys
 import time
 from codecs import CodecInfo
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from esource.hub.loop import turn
 from esource.hub.memory import RECEIPT_BYTES, Share
 from esource.hub.view import View
 from esource.rows import formats, ingest, tsv
-from esource.rows.formats import MEDIA_TYPES
+from esource.rows.formats import MEDIA_TYPES, Format
 from esource.rows.ingest import Decoder, LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft, Gathering
 from esource.web import answers, query
@@ -41,11 +41,21 @@ from esource.web.body import check_framing, codec_of, cut_off, decode, pieces, r
 from esource.web.post import Body, Post
 
 PARAMETERS: dict[str, query.Kind[Any]] = {
-    "id": query.ID,
-    "event": query.TYPE,
-    "each": query.one_of("line"),
-    "expect": query.TEXT,
-    "unique": query.FLAG,
+    "id": query.ID.named("ID", "the event's id, instead of the time at which it is stored"),
+    "event": query.TYPE.named("TYPE", "the event's type; with `each=line`, that of all of them"),
+    "each": query.one_of("line").named("line", "each line of the body is an event"),
+    "expect": query.TEXT.named(
+        "ID", "append only if that is the channel's newest id; `expect=`: if the channel is empty"
+    ),
+    "unique": query.FLAG.named(
+        "1", "an id that is there already is stored once: `200` if it has the same data, else `409`"
+    ),
+}
+# The formats of batches, and what makes a decoder of a limit of an event's bytes.
+BATCHES: dict[Format | None, Callable[[int], Decoder]] = {
+    formats.TSV: partial(LineDecoder, ingest.decode_tsv),
+    formats.NDJSON: partial(LineDecoder, ingest.decode_ndjson),
+    formats.SSE: StreamDecoder,
 }
 PLAIN_BODY_BYTES = 1 << 16  # of a body that is one event, up to which it is a plain publish
 # Of a stream, rows and receipts, on its way to the disk; then the sender waits.
@@ -107,7 +117,11 @@ def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None
     An empty `expect=` expects an empty channel: it is what a script has that found no event.
     """
     expected = parameters.get("expect")
-    match, none_match = post.if_match, post.if_none_match
+    # Here, and not in the commit: what a field may do wrong, it does to its own request alone.
+    match, none_match = (
+        None if field is None else answers.versions(field)
+        for field in (post.if_match, post.if_none_match)
+    )
     if expected is None and match is None and none_match is None:
         return None
 
@@ -117,11 +131,9 @@ def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None
         if expected is not None:
             holds = expected.encode() == view.newest_id if expected else end == 0
         if match is not None:
-            etags = answers.versions(match)
-            holds &= end > 0 if etags.star_tag else etags.is_strong(etag)
+            holds &= end > 0 if match.star_tag else match.is_strong(etag)
         if none_match is not None:
-            etags = answers.versions(none_match)
-            holds &= end == 0 if etags.star_tag else not etags.contains_weak(etag)
+            holds &= end == 0 if none_match.star_tag else not none_match.contains_weak(etag)
         if not holds:
             newest = view.newest_id.decode(errors="replace")
             raise PreconditionFailed(
@@ -144,15 +156,10 @@ def _decoder(hub: Hub, parameters: dict[str, Any], post: Post) -> Decoder | None
         decoder = LineDecoder(ingest.decode_each_line(parameters.get("event", b"")), limit)
         others = {"id"}
     else:
-        match MEDIA_TYPES.get(content_type.lower()):
-            case formats.TSV:
-                decoder = LineDecoder(ingest.decode_tsv, limit)
-            case formats.NDJSON:
-                decoder = LineDecoder(ingest.decode_ndjson, limit)
-            case formats.SSE:
-                decoder = StreamDecoder(limit)
-            case _:
-                return None
+        format = MEDIA_TYPES.get(content_type.lower())
+        if format not in BATCHES:
+            return None
+        decoder = BATCHES[format](limit)
         others = {"id", "event"}
     for name in (name for name in others if parameters.get(name)):
         raise BadInput(f"{name} is for a single event, not for a batch")

@@ -18,13 +18,13 @@ question.
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote_plus
 
 from esource.errors import BadInput
-from esource.event import check_id, check_type, time_of
+from esource.event import MAX_ID_BYTES, MAX_TYPE_BYTES, TIME, check_id, check_type, time_of
 from esource.rows.formats import FORMATS
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ _SECONDS = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _DURATION = re.compile(f"({_SECONDS})([smhdw])")
 _DURATIONS = re.compile(f"(?:{_DURATION.pattern}){{1,5}}")
 _UNIX_SECONDS = re.compile("[0-9]{10}")
+_MOMENTS = f"{_DURATIONS.pattern}|{_UNIX_SECONDS.pattern}|{TIME.pattern.decode()}"
 NAME_CHARS = 40  # of a name that may be meant for another
 
 # Names and values, in order; None is the value of a name without `=`.
@@ -83,7 +84,9 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     in_lower_case = {each.lower(): each for each in known}
     nearest = get_close_matches(name[:NAME_CHARS].lower(), in_lower_case, 1)
     hint = f"did you mean {in_lower_case[nearest[0]]}? " if nearest else ""
-    return f"unknown parameter {name[:NAME_CHARS]!r}; {hint}known here: {', '.join(known)}"
+    return (
+        f"unknown parameter {name[:NAME_CHARS]!r}; {hint}known here: {', '.join(known) or 'none'}"
+    )
 
 
 # -- values --------------------------------------------------------------------------------
@@ -97,6 +100,20 @@ class Kind(Generic[T]):
     value: Callable[[str], T | None]  # None of a text that fits the pattern, but means nothing
     what: str  # that it must be, in words
     bare: str = ""  # what a name without `=` stands for
+    shape: Mapping[str, Any] = field(default_factory=dict)  # for JSON Schema, if it is not any text
+    # What one parameter of the kind is for; documents are made from it, or compared with it.
+    example: str = ""  # a value, or a word for it in capitals
+    meaning: str = ""
+    repeats: bool = False  # whether it may be given several times
+    required: bool = False
+
+    def named(
+        self, example: str, meaning: str, *, repeats: bool = False, required: bool = False
+    ) -> "Kind[T]":
+        """Return the kind of one parameter, which has a meaning."""
+        return replace(
+            self, example=example, meaning=meaning, repeats=repeats, required=required
+        )  # fmt: skip
 
     def __call__(self, name: str, text: str | None) -> T:
         """Return the value of a parameter. Raises `BadInput`."""
@@ -110,7 +127,7 @@ class Kind(Generic[T]):
 def one_of(*words: str) -> Kind[str]:
     """Return the kind of a few words."""
     what = f"{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
-    return Kind("|".join(words), str, what)
+    return Kind("|".join(words), str, what, shape={"enum": words})
 
 
 def up_to(most: int) -> Kind[int]:
@@ -119,7 +136,8 @@ def up_to(most: int) -> Kind[int]:
     def value(text: str) -> int | None:
         return int(text) if 1 <= int(text) <= most else None
 
-    return Kind("[0-9]{1,9}", value, f"1 to {most}")
+    shape = {"type": "integer", "minimum": 1, "maximum": most}
+    return Kind("[0-9]{1,9}", value, f"1 to {most}", shape=shape)
 
 
 def between(least: float, most: float) -> Kind[float]:
@@ -128,7 +146,8 @@ def between(least: float, most: float) -> Kind[float]:
     def value(text: str) -> float | None:
         return seconds if least <= (seconds := float(text)) <= most else None
 
-    return Kind(_SECONDS, value, f"{least:g} to {most:g} seconds")
+    shape = {"type": "number", "minimum": least, "maximum": most}
+    return Kind(_SECONDS, value, f"{least:g} to {most:g} seconds", shape=shape)
 
 
 class Bound(NamedTuple):
@@ -156,19 +175,30 @@ def _type(text: str) -> bytes | None:
 
 
 TEXT = Kind(".*", str, "text")
-ID = Kind(".*", check_id, "an id")
-TYPE = Kind(".*", check_type, "a type")
+ID = Kind(".*", check_id, "an id", shape={"maxLength": MAX_ID_BYTES})
+TYPE = Kind(".*", check_type, "a type", shape={"maxLength": MAX_TYPE_BYTES})
 A_TYPE = Kind(
-    ".+", _type, "a type: up to 256 bytes, no control character, and no space at its edges"
-)
-BOUND = Kind(".+", lambda text: Bound(text.encode(), _moment(text)), "an id or a time")
-FLAG = Kind("[01]", lambda text: text == "1", "0 or 1", bare="1")
-COUNT = Kind("[0-9]{1,18}", int, "a whole number of events, 0 or more")
-SECONDS = Kind(_SECONDS, float, "a number of seconds")
+    ".+", _type, "a type: up to 256 bytes, no control character, and no space at its edges",
+    shape={"minLength": 1, "maxLength": MAX_TYPE_BYTES},
+)  # fmt: skip
+BOUND = Kind(
+    ".+", lambda text: Bound(text.encode(), _moment(text)), "an id or a time",
+    shape={"minLength": 1},
+)  # fmt: skip
+FLAG = Kind("[01]", lambda text: text == "1", "0 or 1", bare="1", shape={"enum": ("0", "1")})
+COUNT = Kind(
+    "[0-9]{1,18}", int, "a whole number of events, 0 or more",
+    shape={"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+)  # fmt: skip
+SECONDS = Kind(
+    _SECONDS, float, "a number of seconds",
+    shape={"type": "number", "minimum": 0, "maximum": 10**9 - 1},
+)  # fmt: skip
 MOMENT = Kind(
     ".+", _moment,
     "a time such as 2026-01-31T10:00Z, a duration such as 15m, 1h30m, 7d, or ten digits: "
     "seconds since 1970",
+    shape={"pattern": f"^(?:{_MOMENTS})$"},
 )  # fmt: skip
 
 
@@ -179,22 +209,58 @@ MOMENT = Kind(
 RESUME_PARAMETERS = ("lastEventId", "last_event_id", "Last-Event-ID")
 # Those that are a field of a selection by themselves.
 FIELDS: dict[str, Kind[Any]] = {
-    "after": Kind(".*", str.encode, "an id"),
-    "since": MOMENT,
-    "from": A_TYPE,
-    "tail": COUNT,
-    "before": BOUND,
-    "until": A_TYPE,
-    "limit": COUNT,
-    "follow": FLAG,
-    "timeout": SECONDS,
-    "wait": between(0, WAIT_SECONDS),
-    "heartbeat": between(*HEARTBEAT_SECONDS),
-    "prime": FLAG,
-    "format": one_of(*FORMATS),
-}
+    "after": Kind(".*", str.encode, "an id").named(
+        "ID", "start after this event, as with `Last-Event-ID`; `after=` is the first event, also "
+        "of a follow",
+    ),
+    "since": MOMENT.named(
+        "TIME", "start with the first event whose id is a later time: `2026-01-31T10:00Z`; `90s`, "
+        "`15m`, `1h30m`, `7d`, `2w` ago; or seconds since 1970, ten digits",
+    ),
+    "from": A_TYPE.named(
+        "TYPE", "start with the newest event of this type, or with the first event if there is "
+        "none: a snapshot, and all that came after it",
+    ),
+    "tail": COUNT.named("N", "start with the last N events"),
+    "before": BOUND.named(
+        "ID", "end before this event, which must be there, or before the first of that time or "
+        "later; not for a follow",
+    ),
+    "until": A_TYPE.named(
+        "TYPE", "end after the first event of this type, which is sent whatever `event=` says"
+    ),
+    "limit": COUNT.named("N", "end after N events"),
+    "follow": FLAG.named(
+        "1", "stay for what comes; an event stream always does, unless `follow=0`"
+    ),
+    "timeout": SECONDS.named(
+        "SECONDS", "end a follow after that long; with `0`, as soon as there is nothing more"
+    ),
+    "wait": between(0, WAIT_SECONDS).named(
+        "SECONDS", "long poll, up to 300: what there is; if that is nothing, what comes next; "
+        "after that long, nothing",
+    ),
+    "heartbeat": between(*HEARTBEAT_SECONDS).named(
+        "SECONDS", "1 to 3600, of silence until a follow sends a comment line; in `ndjson`, a "
+        "blank line",
+    ),
+    "prime": FLAG.named(
+        "1", "begin an event stream with the place where it begins (see below); `prime=0`: not"
+    ),
+    "format": one_of(*FORMATS).named(
+        "FORMAT", "`tsv`, `sse`, `sse-json`, `ndjson`, `json` or `raw`, instead of `Accept`"
+    ),
+}  # fmt: skip
 READ_KINDS: dict[str, Kind[Any]] = {
-    **FIELDS, "event": TYPE, **dict.fromkeys(RESUME_PARAMETERS, TEXT),
+    **FIELDS,
+    "event": TYPE.named(
+        "TYPE", "only this type; several times for several; `event=` for events without one",
+        repeats=True,
+    ),
+    **dict.fromkeys(RESUME_PARAMETERS, TEXT.named(
+        "ID", "the resume point, as the header `Last-Event-ID`, which wins; it wins over `after`, "
+        "`since`, `from` and `tail`",
+    )),
 }  # fmt: skip
 
 

@@ -48,9 +48,13 @@ MOST_CHANNELS = 16
 SLICE_EVENTS = 256  # encoded in one turn
 OWN_FORMATS = (NDJSON, JSON, SSE_JSON)
 KINDS: dict[str, Kind[Any]] = {
-    "channel": query.TEXT,
+    "channel": query.TEXT.named(
+        "NAME", "a channel; several times for several", repeats=True, required=True
+    ),
     **{name: kind for name, kind in READ_KINDS.items() if name not in ("from", "until", "before")},
-    "format": query.one_of(*(format.name for format in OWN_FORMATS)),
+    "format": query.one_of(*(format.name for format in OWN_FORMATS)).named(
+        "FORMAT", "`ndjson`, `json` or `sse-json`, instead of `Accept`"
+    ),
 }
 
 

@@ -92,6 +92,10 @@ def test_if_match_appends_only_if_nothing_was_appended_since(hub: Hub) -> None:
         ("If_Match", "{etag}", 201, 201),
         ("If_Match", NEVER + ", {etag}", 201, 201),
         ("If_Match", "W/{etag}", 412, 412),  # RFC 9110, 13.1.1: the strong comparison
+        ("If_Match", '""', 412, 412),
+        ("If_Match", '"", W/"", , "', 412, 412),
+        ("If_Match", '"", {etag}', 201, 201),
+        ("If_None_Match", '""', 201, 201),
         ("If_None_Match", "*", 201, 412),
         ("If_None_Match", NEVER, 201, 201),
         ("If_None_Match", "{etag}", 412, 412),

@@ -202,6 +202,12 @@ def test_a_query_that_makes_no_sense_is_refused(hub: Hub, query: str) -> None:
     assert hub.get(f"/-/channels?{query}").status == 400
 
 
+def test_no_path_takes_a_parameter_that_it_has_not(hub: Hub) -> None:
+    for path in json.loads(hub.get("/-/?format=json").body).keys() - {"/-/read"}:
+        assert hub.get(f"{path}?nothing=1").status == 400
+        assert hub.get(f"{path}?access_token=1").status == 200  # which is not the hub's business
+
+
 def test_an_event_that_is_not_committed_does_not_count(own_hub: Hub) -> None:
     own_hub.publish("/orders?id=1", "x")
     size = own_hub.file("orders").stat().st_size
@@ -320,9 +326,11 @@ def test_the_list_of_what_is_here_names_all_of_it(hub: Hub) -> None:
     answer = hub.get("/-/")
     assert answer.status == 200
     paths = re.findall(r"^/-/\S*", answer.text, re.MULTILINE)
-    assert paths == ["/-/", "/-/health", "/-/ready", "/-/metrics", "/-/channels"]
+    assert paths == [
+        "/-/", "/-/health", "/-/ready", "/-/metrics", "/-/read", "/-/channels", "/-/openapi.json",
+    ]  # fmt: skip
     for path in paths:
-        assert hub.get(path).status == 200
+        assert hub.get(path).status == (400 if path == "/-/read" else 200)  # which asks for names
     assert list(json.loads(hub.get("/-/?format=json").body)) == paths
 
 
