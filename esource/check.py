@@ -71,6 +71,8 @@ def check(path: Path, progress: Callable[[int], None] = lambda size: None) -> It
             rest = rows.pop()
             for row in rows:
                 line += 1
+                if line == 1:
+                    row = row.removeprefix(tsv.BOM)
                 if not tsv.is_event(row):
                     yield found("malformed", "not an event (fewer than two tabs)")
                     continue

@@ -66,9 +66,11 @@ def _setting(default: T, cast: Callable[[str], T], meaning: str) -> T:
     return field(default=default, metadata={"cast": cast, "meaning": meaning})
 
 
-def _set_of(pattern: str, what: str) -> Callable[[str], frozenset[str]]:
+def _set_of(
+    pattern: str, what: str, as_compared: Callable[[str], str] = str.lower
+) -> Callable[[str], frozenset[str]]:
     def cast(text: str) -> frozenset[str]:
-        found = frozenset(text.lower().replace(",", " ").split())
+        found = frozenset(as_compared(text).replace(",", " ").split())
         if not all(re.fullmatch(pattern, each) for each in found):
             raise ValueError(f"{what}, with spaces in between")
         return found
@@ -76,7 +78,7 @@ def _set_of(pattern: str, what: str) -> Callable[[str], frozenset[str]]:
     return cast
 
 
-_NAMES = _set_of(r"[^\s&=#]+", "names of parameters")
+_NAMES = _set_of(r"[^\s&=#]+", "names of parameters", str)
 _ORIGINS = _set_of(
     r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+", "origins such as https://example.org:8443"
 )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
-from esource.errors import EsourceError, PreconditionFailed, StorageError
+from esource.errors import BadInput, EsourceError, PreconditionFailed, StorageError
 from esource.event import default_id
 from esource.hub.known import Known
 from esource.hub.tail import TAIL_BYTES
@@ -148,6 +148,8 @@ class Receipt:
                 self.appended += events
                 if rows:
                     blocks.append(rows)
+            if blocks and not moment.view.end and blocks[0].startswith(tsv.BOM):
+                raise BadInput("the first id of a channel cannot begin with a byte order mark")
             # Last, and not for rows that are all there: a retry is harmless.
             if blocks and self.wish.precondition:
                 self.wish.precondition(moment.view)

@@ -20,6 +20,7 @@ from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
 from esource.hub.stats import Stats
+from esource.hub.usage import Meter
 from esource.log import NAME as NAME
 from esource.log import Logs
 from esource.log.folder import Folder
@@ -47,6 +48,7 @@ class Hub:
         self.stats = Stats(config.metrics_channels)
         self.draining = False
         self.logs: Logs = Folder(config.dir, config.fsync)
+        self.meter = Meter(self.logs, config.metrics_channels)
         self.clients = Clients()
         # Plain publishes have a part of their own: what is large keeps none of them out.
         self.plain_bodies = BodyMemory(config.max_body_memory // 4)

@@ -86,6 +86,7 @@ class Stats:
         self.commit_seconds = Histogram(SECONDS)
         self.sync_seconds = Histogram(SECONDS)
         self.publish_seconds = Histogram(SECONDS)
+        self.newest: float | None = None  # when the last commit was, on the clock of `committed`
         self.failed_commits = 0
         self.delivered = 0  # events, to readers
         self.malformed = 0  # rows that readers met
@@ -102,6 +103,7 @@ class Stats:
         """Count a commit of `size` bytes, which took so many seconds, some of them to sync."""
         self.events += events
         self.bytes += size
+        self.newest = now
         self.commit_events.observe(events)
         self.commit_seconds.observe(seconds)
         if sync_seconds:

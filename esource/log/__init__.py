@@ -64,7 +64,7 @@ class Log(Protocol):
 
     @property
     def begin(self) -> int:
-        """The offset of the first row that is kept."""
+        """The offset of the first row that is kept, behind a byte order mark; it never changes."""
 
     @property
     def end(self) -> int:
@@ -143,6 +143,14 @@ class Summary(NamedTuple):
     modified: float  # seconds since 1970
 
 
+class Kept(NamedTuple):
+    """What is kept of a channel, as far as it costs nothing to see."""
+
+    name: str
+    size: int  # bytes
+    modified: float  # seconds since 1970
+
+
 class Logs(Protocol):
     """All logs of a hub, by the names of their channels. All calls block."""
 
@@ -157,6 +165,12 @@ class Logs(Protocol):
 
     def summaries(self, names: Sequence[str]) -> list[Summary]:
         """Return what can be seen of these channels; those that are gone are left out."""
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield what is kept of each channel, in no order. Each step blocks; raises `OSError`."""
+
+    def free(self) -> int | None:
+        """Return how many bytes can still be kept; None if that is not known."""
 
     def problems(self) -> list[str]:
         """Return why nothing can be appended now, a line each; empty if something can."""

@@ -1,7 +1,10 @@
 """A log in one file: opened, repaired, appended to, read back. Knows the disk, LF, and default ids.
 
     |-- whole rows --------------------|-- being appended, or half a row --|
-    0                                 end                                size of the file
+    begin                             end                                size of the file
+
+`begin` is 0, or 3 behind a byte order mark. A log without rows, whose file gets some behind a mark,
+is replaced by one that begins there: so no reader stands before it.
 
 One process writes through the hub; others may append by hand (`>>`) in blocks of any size, move the
 file away or put another in its place. So before every append the file is looked at:
@@ -61,8 +64,6 @@ class FileLog:
     The file stays open until the last reference to the log is gone.
     """
 
-    begin = 0
-
     def __init__(self, path: Path, fsync: str = "always") -> None:
         """Open and repair the file, if there is one.
 
@@ -72,7 +73,7 @@ class FileLog:
         self.path = path
         self.name = path.name
         self.generation = ""
-        self.end = 0
+        self.begin = self.end = 0
         self.modified = 0.0
         self.refusal = ""
         self._fsync = fsync
@@ -116,6 +117,7 @@ class FileLog:
                 logger.critical("%s", self.refusal)
         if self._fsync != "never" and not (self._is_read_only or self.refusal):
             self._sync()
+        self.begin = len(tsv.BOM) if self._is_marked(end) else 0
         self._move_end(end, status.st_mtime)
         self._seen = _size_and_time(os.fstat(fd))
 
@@ -133,6 +135,10 @@ class FileLog:
         self._told = None
         self.end, self.modified, self._mark = end, modified, mark(self, end)
         self.generation = self.generation or self._generation()
+
+    def _is_marked(self, end: int) -> bool:
+        """Return whether there are rows before an offset, behind a byte order mark."""
+        return end > 0 and self.pread(0, len(tsv.BOM)) == tsv.BOM
 
     def _generation(self) -> str:
         """Return what tells this file from others: an inode comes back, and a row may, too."""
@@ -345,6 +351,8 @@ class FileLog:
             (mark(self, self.end), self._generation()) != (self._mark, self.generation)
         ):
             why = f"{self.name} was changed in place"
+        elif not self.end and self._is_marked(disk.whole_rows(self._fd, 0, status.st_size)):
+            why = f"{self.name} begins with a byte order mark"
         return status, why
 
     def is_current(self) -> bool:
@@ -387,8 +395,9 @@ class FileLog:
         if self._fd >= 0 and not self.refusal:
             with suppress(StorageError):  # logged there; the rows are no longer of this name
                 self.flush()
-            size = os.fstat(self._fd).st_size
-            self._move_end(disk.whole_rows(self._fd, self.end, size), self.modified)
+            end = disk.whole_rows(self._fd, self.end, os.fstat(self._fd).st_size)
+            if self.end or not self._is_marked(end):  # else they are for the next one alone
+                self._move_end(end, self.modified)
         return Replaced(new, why)
 
     # -- reading -------------------------------------------------------------------------
@@ -415,12 +424,12 @@ class FileLog:
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, whole rows), the last before `stop`, where a row begins, first."""
         size = CHUNK
-        while stop:
-            start = max(stop - size, 0)
+        while stop > self.begin:
+            start = max(stop - size, self.begin)
             block = self.pread(start, stop - start)
             # The first row may have begun before the block: it belongs to the next one.
-            cut = block.find(b"\n", 0, -1) + 1 if start else 0
-            if start and not cut:
+            cut = block.find(b"\n", 0, -1) + 1 if start > self.begin else 0
+            if start > self.begin and not cut:
                 size *= 2
                 continue
             yield start + cut, block[cut:]

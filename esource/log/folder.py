@@ -16,11 +16,11 @@ import errno
 import heapq
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from esource.log import NAME, Summary
+from esource.log import NAME, Kept, Summary
 from esource.log.disk import FLAGS
 from esource.log.file import FileLog
 from esource.log.lock import Lock
@@ -93,6 +93,24 @@ class Folder:
                 found.append(_summary(self.path_of(name), name))
         return found
 
+    def kept(self) -> Iterator[Kept]:
+        """Yield size and time of each file, of those that are not gone meanwhile."""
+        with suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            for entry in entries:
+                name = channel_of(entry)
+                if name is not None:
+                    with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        yield Kept(name, status.st_size, status.st_mtime)
+
+    def free(self) -> int | None:
+        """Return how many bytes the file system has for this user; None if it does not say."""
+        try:
+            status = os.statvfs(self.path)
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize
+
     def problems(self) -> list[str]:
         """Return why nothing can be written to the folder, if so.
 
@@ -135,7 +153,7 @@ def _summary(path: Path, name: str) -> Summary:
             rows = os.pread(fd, status.st_size - start, start)
             size = start + rows.rfind(b"\n") + 1
             # The first row may have begun before.
-            first = rows.find(b"\n") + 1 if start else 0
+            first = rows.find(b"\n") + 1 if start else len(tsv.BOM) * rows.startswith(tsv.BOM)
             rows = rows[first : rows.rfind(b"\n") + 1]
             place, found = tsv.last(rows, 1)
             if found:

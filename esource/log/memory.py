@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from esource.event import default_id
-from esource.log import Appended, Moved, Replaced, Summary
+from esource.log import Appended, Kept, Moved, Replaced, Summary
 from esource.rows import tsv
 
 
@@ -114,6 +114,13 @@ class MemoryLogs:
             newest_id = events[-1].id if events else b""
             found.append(Summary(name, log.end, newest_id, log.modified))
         return found
+
+    def kept(self) -> Iterator[Kept]:
+        for name in self.names():
+            yield Kept(name, len(self.rows[name].content), self.rows[name].modified)
+
+    def free(self) -> int | None:
+        return None
 
     def problems(self) -> list[str]:
         return []

@@ -15,10 +15,10 @@ from typing import TypeAlias
 from esource.errors import BadInput, EsourceError, TooLarge
 from esource.event import Event, check_data, check_id, check_type
 from esource.rows import ndjson, sse, tsv
-from esource.rows.tsv import Draft, too_large
+from esource.rows.tsv import BOM, Draft, too_large
 
 EMPTY = Draft(b"", 0, 0)
-BOM = b"\xef\xbb\xbf"  # at the beginning of a body it is no part of an event
+REPLACEMENT = "\ufffd".encode()
 OVERHEAD_BYTES = 4096  # of a line beyond its data
 
 # Most ids, to be let through quickly; none that may be a place.
@@ -175,14 +175,16 @@ def decode_ndjson(lines: bytes, limit: int) -> Draft:
     return Draft.of(b"".join([ndjson.decode_row(line, limit) for line in each]))
 
 
-def decode_each_line(type: bytes) -> DecodeLines:
+def decode_each_line(type: bytes, replaces: bool = False) -> DecodeLines:
     """Return the decoder for plain text: each line is the data of an event of this type.
 
-    It raises `BadInput`, `TooLarge`.
+    It raises `TooLarge`, and `BadInput` for what cannot be stored, unless it `replaces` that.
     """
     beginning = tsv.encode(Event(b"", type, b""))[:-1]
 
     def decode(lines: bytes, limit: int) -> Draft:
+        if replaces:
+            lines = _replaced(lines)
         _check_text(lines)
         if b"\x0b" in lines:
             raise BadInput("the data holds a VT character")
@@ -195,6 +197,15 @@ def decode_each_line(type: bytes) -> DecodeLines:
         return Draft(rows, events, events)
 
     return decode
+
+
+def _replaced(lines: bytes) -> bytes:
+    """Return lines with U+FFFD for what is no UTF-8, for NUL and for VT; no line gets shorter."""
+    try:
+        _check_utf8(lines)
+    except BadInput:
+        lines = lines.decode(errors="replace").encode()
+    return lines.replace(b"\0", REPLACEMENT).replace(b"\x0b", REPLACEMENT)
 
 
 def _check_text(lines: bytes) -> None:

@@ -98,10 +98,10 @@ class Decoder:
             return
         text = bytes(self._rest)
         if not self._started:
-            if b"\xef\xbb\xbf".startswith(text):  # too short to tell a byte order mark
+            if tsv.BOM.startswith(text):  # too short to tell a byte order mark
                 return
             self._started = True
-            text = text.removeprefix(b"\xef\xbb\xbf")
+            text = text.removeprefix(tsv.BOM)
         # A CR at the very end may be half of a CRLF: it waits for the next piece.
         half = b"\r" if text.endswith(b"\r") else b""
         if half or b"\r" in text:  # `re.split` would take 20 ms for a line of a MiB

@@ -1,6 +1,6 @@
 """The grammar of a channel file, and rows <-> events. The one room that knows of the two tabs.
 
-    file  = *row
+    file  = [BOM] *row                     ; a byte order mark is no part of the first row
     row   = id TAB event TAB data LF        ; UTF-8
     id    = *<any byte but TAB, LF>         ; the hub writes no control characters, and no empty id
     event = *<any byte but TAB, LF>         ; may be empty
@@ -31,6 +31,7 @@ Encode = Callable[[bytes, list[bytes]], bytes]
 
 # To be filled with id, event and data, where an `Event` in between would take too long.
 ROW = b"%b\t%b\t%b\n"
+BOM = "\ufeff".encode()  # as some editors put it at the beginning of a file
 # What each row begins with that is an event; the group is its id.
 BEGINNING = re.compile(rb"^([^\t\n]*)\t[^\t\n]*\t", re.MULTILINE)
 # Every byte but those that structure a row or break a line.

@@ -28,14 +28,14 @@ import sys
 from functools import partial
 from importlib.metadata import version
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from esource import __version__
 from esource.config import Config, unknown
 from esource.errors import StartError
-from esource.server import addresses, gunicorn
+from esource.server import addresses, gunicorn, options
 from esource.server.gunicorn import Arbiter, Request, Worker
-from esource.server.log_lines import Few, last_line
+from esource.server.log_lines import Few, last_line, mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,24 +78,22 @@ _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 def on_starting(server: Arbiter) -> None:
     """Before it listens: refuse a start that cannot work, in one line."""
     global _leave_folder
-    if server.cfg.workers != 1:
-        _refuse(
-            f"--workers {server.cfg.workers}: the hub is one process, the only one that writes "
-            f"to {_settings.dir} (it holds that folder's lock); start it with one worker"
-        )
-    if server.cfg.preload_app:
-        _refuse(
-            "--preload: gevent must prepare a process before the hub is loaded, and prepares "
-            "the worker alone; start it without"
-        )
     from esource.hub.hub import prepare
 
     try:
         gunicorn.check_master(server)
+        options.check(server)
         _leave_folder = prepare(_settings)
-        addresses.check(server)
+        exposed = addresses.check(server)
     except StartError as error:
+        if server.pidfile:
+            server.pidfile.unlink()
         _refuse(str(error))
+    if exposed:
+        server.log.warning(
+            "esource: whoever reaches %s can read and write every channel, since the hub has no "
+            "access control; let a gateway have it (deploy/nginx)", ", ".join(exposed),
+        )  # fmt: skip
     for name in unknown(os.environ):
         server.log.warning("esource: %s is not a setting, and is ignored", name)
     # Each connection is a descriptor, and the soft limit of most systems is 1024.
@@ -108,7 +106,7 @@ def on_starting(server: Arbiter) -> None:
     )
 
 
-def _refuse(line: str) -> None:
+def _refuse(line: str) -> NoReturn:
     sys.exit(last_line(line))
 
 
@@ -155,6 +153,7 @@ def post_fork(server: Arbiter, worker: Worker) -> None:
     # A terminal's Ctrl-C reaches the master, too, which tells the worker: once is enough. Ignored
     # it would be until gunicorn sets its own handler, blocked it is for ever.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    mask(_settings.ignore_parameters)
     few = Few()
     worker.log.error_log.addFilter(few)
     logger = logging.getLogger("esource")

@@ -190,6 +190,7 @@ def parse(head: bytes) -> _Head | None:
         channel=line[1].decode(),
         query=(line[2] or b"").decode(),
         host=fields["host"],
+        accept=fields.get("accept", ""),
         content_type=fields.get("content-type", ""),
     )
     is_last = connection == "close" or (line[3] == b"0" and connection != "keep-alive")

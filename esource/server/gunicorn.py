@@ -56,19 +56,26 @@ class Settings(Protocol):
     """The options, of the command line and of `esource.server`."""
 
     address: list[Address]
+    bind: list[str]
     gid: int
     graceful_timeout: int
+    http2_cleartext: str
+    http_protocols: list[str]
     is_ssl: bool
     keepalive: int
     limit_request_field_size: int
     limit_request_fields: int
     limit_request_line: int
     max_requests: int
+    pidfile: str | None
     preload_app: bool
+    protocol: str
     proxy_protocol: str
     statsd_host: tuple[str, int] | None
     uid: int
+    worker_class_str: str
     workers: int
+    wsgi_app: str
 
     def set(self, name: str, value: object) -> None:
         """Change one, also while requests are served."""
@@ -88,9 +95,12 @@ class Arbiter(Protocol):
     """The master."""
 
     LISTENERS: list[object]
+    app: Any  # with `app_uri`, which names the application
     cfg: Settings
     log: Log
     num_workers: int
+    pidfile: Any  # with `unlink`, if there is one
+    worker_class: type
 
 
 Explain: TypeAlias = "Callable[[Request | None, socket.socket, Address, BaseException], None]"
@@ -266,6 +276,13 @@ def tell_systemd_of_the_stop(server: Arbiter) -> None:
     systemd.sd_notify("STOPPING=1", server.log)
 
 
+def is_known_worker(kind: type) -> bool:
+    """Return whether a class of workers is gevent's, and serves with gunicorn's own parser."""
+    from gunicorn.workers.ggevent import GeventWorker  # which loads gevent
+
+    return issubclass(kind, GeventWorker) and getattr(kind, "server_class", None) is None
+
+
 def is_of_gunicorn(handler: logging.Handler) -> bool:
     """Return whether a log's handler is one that gunicorn's own options made."""
     return hasattr(handler, "_gunicorn")
@@ -299,6 +316,7 @@ def check_master(server: Arbiter) -> None:
     for thing, path, names in _NAMES:
         _require(thing, path, *names.split())
     _require(server, "arbiter", *_names_of(Arbiter))
+    _require(server.app, "app", "app_uri")
     _require(server.cfg, "cfg", *_names_of(Settings))
     _require(server.log, "log", *_names_of(Log))
     # Set on what that makes, by the code alone.

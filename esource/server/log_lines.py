@@ -11,14 +11,19 @@ gunicorn's text in the first two forms, and the message of the third.
 
 Strangers do not write the log: of what they can repeat, a worker logs the first few lines in each
 minute, and then the tenth, the hundredth, and so on, with how many were left out.
+
+Nor does it tell their secrets: the value of a parameter that is not the hub's business, most likely
+a token, is taken out of every record as it is made, whoever logs it in whatever form.
 """
 
 import json
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import TextIO
 
 from gunicorn.glogging import Logger as GunicornLogger
@@ -32,6 +37,34 @@ CONTINUATION = "\n    "
 SETTING = variable("log_format")
 MINUTE_SECONDS = 60.0
 FEW = 3  # lines of one place in the code, in a minute
+MASK = r"\1=***"
+_PLAIN = logging.Formatter()
+
+
+def mask(names: Collection[str]) -> None:
+    """From now on let no record of this process have a value of these parameters of a query."""
+    if not names:
+        return
+
+    def spelt(name: str) -> str:
+        """Return the pattern of a name: each byte is a character, as in WSGI, or `%` and digits."""
+        return "".join([f"(?:{re.escape(chr(byte))}|(?i:%{byte:02x}))" for byte in name.encode()])
+
+    # A value ends with the query: at a space, but for the quotation mark that a format puts there.
+    name, value = "|".join(map(spelt, names)), "[^& \t\r\n]*?"
+    pair = re.compile(rf"""(?<![^?&#"'\s])({name})={value}(?=["']?(?:[& \t\r\n]|\Z))""")
+
+    def masked_in(record: logging.LogRecord) -> logging.LogRecord:
+        with suppress(Exception):  # of arguments that do not fit: the handler says so
+            text = record.getMessage()
+            masked = pair.sub(MASK, text)
+            if masked != text:
+                record.msg, record.args = masked, None
+        if record.exc_info:
+            record.exc_text = pair.sub(MASK, _PLAIN.formatException(record.exc_info))
+        return record
+
+    logging.setLogRecordFactory(lambda *about, **more: masked_in(logging.LogRecord(*about, **more)))
 
 
 class Few(logging.Filter):
@@ -155,5 +188,5 @@ class _Json(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = record.exc_text or self.formatException(record.exc_info)
         return (_priority(record.levelno) if self.journal else "") + json.dumps(line)

@@ -2,6 +2,8 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Iterator
+from functools import lru_cache
 from http import HTTPStatus
 from operator import itemgetter
 
@@ -33,13 +35,31 @@ def accepted(accept: str) -> list[str]:
 
     `accept` is the field (RFC 9110, 12.5.1). Takes time in proportion to its length.
     """
-    found: list[tuple[float, str]] = []
+    found = [(weight, kind) for kind, weight in _weights(accept) if weight]
+    return [kind for _, kind in sorted(found, key=itemgetter(0), reverse=True)]
+
+
+@lru_cache(maxsize=64)
+def prefers_json(accept: str) -> bool:
+    """Return whether JSON has a greater weight than plain text: a client that likes both gets text.
+
+    `accept` is as for `accepted`. (A publisher sends the same one again and again.)
+    """
+    weights = dict(_weights(accept))
+
+    def weight(*kinds: str) -> float:  # that of the most specific one
+        return next((weights[kind] for kind in kinds if kind in weights), 0.0)
+
+    json = weight("application/json", "application/*", "*/*")
+    return json > weight("text/plain", "text/*", "*/*")
+
+
+def _weights(accept: str) -> Iterator[tuple[str, float]]:
     for element in accept.lower().split(","):
         kind, *parameters = map(str.strip, element.split(";"))
         weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
-        if QUALITY.fullmatch(weight) and float(weight):
-            found.append((-float(weight), kind))
-    return [kind for _, kind in sorted(found, key=itemgetter(0))]
+        if QUALITY.fullmatch(weight):
+            yield kind, float(weight)
 
 
 def wants_sha256(wanted: str) -> bool:

@@ -9,9 +9,10 @@ memory for as long as it keeps its data.
 """
 
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import (
@@ -26,6 +27,7 @@ from prometheus_client.utils import floatToGoString
 
 from esource import __version__
 from esource.hub.stats import Histogram, Stats
+from esource.hub.usage import Usage
 
 # There from the start, or `rate()` would miss the first one.
 WATCHED = (500, 503, 507)
@@ -40,6 +42,7 @@ class Gauges(NamedTuple):
     refusing_channels: int
     subscribers_by_channel: dict[str, int]  # none, unless there are series for each channel
     body_bytes: int
+    usage: Usage
 
 
 def text(stats: Stats, gauges: Gauges, accept: str) -> tuple[bytes, str]:
@@ -60,6 +63,11 @@ class _Everything:
 
     def collect(self) -> Iterator[Metric]:
         stats, gauges = self.stats, self.gauges
+        usage, since = gauges.usage, time.time()
+        ages_of_newest = [since - usage.newest] if usage.newest else []
+        if stats.newest is not None:  # the files may have been looked at a minute ago
+            ages_of_newest.append(time.monotonic() - stats.newest)
+        age = max(min(ages_of_newest), 0.0) if ages_of_newest else None
         version = {"version": __version__, "python": platform.python_version()}
         yield InfoMetricFamily("esource", "Which hub this is", version)
         counters = (
@@ -102,9 +110,14 @@ class _Everything:
                 gauges.body_bytes,
             ),
             ("event_loop_lag_max_seconds", "The most of the last minute", max(stats.lags.copy())),
+            ("files", "Files of channels", usage.files),
+            ("kept_bytes", "Bytes of these files", usage.bytes),
+            ("disk_free_bytes", "Bytes that the disk has for more", usage.free),
+            ("last_event_age_seconds", "Time since the last event", age),
         )
         for name, meaning, value in now:
-            yield GaugeMetricFamily(f"esource_{name}", meaning, value)
+            if value is not None:
+                yield GaugeMetricFamily(f"esource_{name}", meaning, value)
         resumes = {verdict.value: count for verdict, count in stats.resumes.items()}
         yield _labelled(
             CounterMetricFamily, "resumes", "Reads by how their beginning was found", "verdict",
@@ -119,11 +132,14 @@ class _Everything:
             published = stats.published.copy()
             events = {channel: one.events for channel, one in published.items()}
             size = {channel: one.bytes for channel, one in published.items()}
-            for family, name, values in (
+            ages = {name: max(since - at, 0.0) for name, at in usage.by_channel.items()}
+            series: tuple[tuple[Any, str, Mapping[str, float]], ...] = (
                 (CounterMetricFamily, "published_events", events),
                 (CounterMetricFamily, "published_bytes", size),
                 (GaugeMetricFamily, "subscribers", gauges.subscribers_by_channel),
-            ):
+                (GaugeMetricFamily, "last_event_age_seconds", ages),
+            )
+            for family, name, values in series:
                 meaning = f"As esource_{name}"
                 yield _labelled(family, f"channel_{name}", meaning, "channel", values)
         yield from _process.collect()
@@ -131,7 +147,7 @@ class _Everything:
 
 def _labelled(
     family: type[CounterMetricFamily] | type[GaugeMetricFamily],
-    name: str, meaning: str, label: str, values: dict[str, int],
+    name: str, meaning: str, label: str, values: Mapping[str, float],
 ) -> Metric:  # fmt: skip
     metric = family(f"esource_{name}", meaning, labels=[label])
     for text, value in values.items():

@@ -192,7 +192,10 @@ def _rows(
 
 def _publish(config: Config) -> Schema:
     content = {"text/plain": STRING, "application/json": APPENDED}
-    what = "The id of an event; of a batch how many were appended, and the first and last id."
+    what = (
+        "The id of an event; of a batch, or if JSON is preferred to text, how many were appended, "
+        "and the first and last id."
+    )
     answers = {
         201: _answer(what, content, "ETag", "Last-Event-ID"),
         200: _answer("All of it is there already (`unique=1`).", content, "ETag", "Last-Event-ID"),

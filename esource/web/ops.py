@@ -32,6 +32,8 @@ CONTENT_TYPES = {TEXT: answers.TEXT, JSON: "application/json"}
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 PROBLEMS = 10  # named in the answer of /-/health
 
+# A probe asks for an address, and not for one of the hub's names.
+FOR_ANY_HOST = {"/-/health", "/-/ready"}
 FORMAT = query.one_of(TEXT, JSON).named("FORMAT", "`text` or `json`, instead of `Accept`")
 PAGE_CHANNELS = 1000  # on a page, at most: about a millisecond of the loop
 STEP_CHANNELS = 100  # whose files are looked at in one step
@@ -108,7 +110,8 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
         refusing += bool(channel.refusal)
         if hub.config.metrics_channels and channel.followers:
             subscribers[channel.name] = len(channel.followers)
-    gauges = Gauges(hub.subscribers, opened, refusing, subscribers, hub.body_bytes)
+    usage = hub.meter.usage()
+    gauges = Gauges(hub.subscribers, opened, refusing, subscribers, hub.body_bytes, usage)
     accept = environ.get("HTTP_ACCEPT", "")
     work = Work(client_of(environ))
     content, content_type = work.do(metrics.text, hub.stats, gauges, accept)

@@ -25,6 +25,7 @@ class Post(NamedTuple):
     channel: str  # the name that is asked for, which may be none
     query: str = ""  # percent-encoded, without the question mark
     host: str = ""
+    accept: str = ""
     content_type: str = ""
     content_encoding: str = ""
     transfer_encoding: str = ""
@@ -40,6 +41,7 @@ class Post(NamedTuple):
             channel=channel,
             query=environ.get("QUERY_STRING", ""),
             host=environ.get("HTTP_HOST", ""),
+            accept=environ.get("HTTP_ACCEPT", ""),
             content_type=environ.get("CONTENT_TYPE", ""),
             content_encoding=environ.get("HTTP_CONTENT_ENCODING", ""),
             transfer_encoding=environ.get("HTTP_TRANSFER_ENCODING", ""),

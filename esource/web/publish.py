@@ -44,6 +44,9 @@ PARAMETERS: dict[str, query.Kind[Any]] = {
     "id": query.ID.named("ID", "the event's id, instead of the time at which it is stored"),
     "event": query.TYPE.named("TYPE", "the event's type; with `each=line`, that of all of them"),
     "each": query.one_of("line").named("line", "each line of the body is an event"),
+    "bad": query.one_of("replace").named(
+        "replace", "with `each=line`, what cannot be stored of a line becomes U+FFFD"
+    ),
     "expect": query.TEXT.named(
         "ID", "append only if that is the channel's newest id; `expect=`: if the channel is empty"
     ),
@@ -98,7 +101,22 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
         receipt = channel.append([draft], wish).wait()
     id = id if receipt.skipped else receipt.first
     headers = {"ETag": answers.etag(receipt.view), "Last-Event-ID": id.decode("latin-1")}
+    if answers.prefers_json(post.accept):
+        return _summary(receipt.appended, receipt.first, receipt.last, receipt.skipped, headers)
     return answers.answer(id + b"\n", 200 if receipt.skipped else 201, headers)
+
+
+def _summary(
+    appended: int, first: bytes, last: bytes, skipped: int, headers: dict[str, str]
+) -> Response:
+    """Answer with how many events were appended, and which, as JSON."""
+    result: dict[str, int | str | None] = {
+        "count": appended, "first": first.decode() or None, "last": last.decode() or None,
+    }  # fmt: skip
+    if skipped:
+        result["skipped"] = skipped
+    status = 201 if appended else 200
+    return answers.answer(orjson.dumps(result) + b"\n", status, headers, "application/json")
 
 
 def _data(hub: Hub, codec: CodecInfo, body: Body, share: Share) -> bytes:
@@ -153,8 +171,11 @@ def _decoder(hub: Hub, parameters: dict[str, Any], post: Post) -> Decoder | None
     limit = hub.config.max_event_bytes
     decoder: Decoder
     if "each" in parameters:
-        decoder = LineDecoder(ingest.decode_each_line(parameters.get("event", b"")), limit)
+        decode = ingest.decode_each_line(parameters.get("event", b""), "bad" in parameters)
+        decoder = LineDecoder(decode, limit)
         others = {"id"}
+    elif "bad" in parameters:
+        raise BadInput("bad is for the lines of a plain body; add each=line")
     else:
         format = MEDIA_TYPES.get(content_type.lower())
         if format not in BATCHES:
@@ -238,16 +259,8 @@ class _Batch:
 
     def answer(self) -> Response:
         """Return the answer to a batch that was appended."""
-        result: dict[str, int | str | None] = {
-            "count": self._appended,
-            "first": self._first.decode() or None,
-            "last": self._last.decode() or None,
-        }
-        if self._skipped:
-            result["skipped"] = self._skipped
         headers = {"ETag": answers.etag(self._view or self._channel.view)}
-        status = 201 if self._appended else 200
-        return answers.answer(orjson.dumps(result) + b"\n", status, headers, "application/json")
+        return _summary(self._appended, self._first, self._last, self._skipped, headers)
 
     def _drafts(self, limit: int = sys.maxsize) -> Iterator[Draft]:
         """Yield the events of the body; after the good ones raise what is wrong with the next.

@@ -4,7 +4,7 @@
     type     a text that is not empty          from, until
     bound    an id or a moment                 before
     flag     0 | 1 | without `=`               follow, prime, unique
-    word     one of a few                      format, each
+    word     one of a few                      format, each, bad
     count    digits                            tail, limit
     seconds  digits [ "." digits ]             timeout, wait, heartbeat
     moment   a time | 1*( seconds ( s | m | h | d | w ) ) | ten digits: seconds since 1970

@@ -240,6 +240,7 @@ def _download(
     """Answer with bytes of the log; all of it can be asked for in part, and asked about."""
     status, end = 200, view.end
     if is_all:
+        offset = 0  # of the file, a byte order mark included: a copy is gone on with by its size
         headers["Accept-Ranges"] = "bytes"
         part = _range(environ, end, headers["ETag"])
         if part:

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from esource.errors import BadInput, BadRange, Busy, EsourceError, PreconditionFailed
 from esource.hub.hub import Hub
 from esource.web.answers import answer, etag
+from esource.web.ops import FOR_ANY_HOST
 from esource.web.origin import Origins
 from esource.web.post import Answer, Body, Post, Publish, body_of
 from esource.web.publish import publish
@@ -26,7 +27,8 @@ def register(app: Flask, hub: Hub, origins: Origins) -> Publish:
         # To Werkzeug two slashes are the same as one; a gateway may differ.
         if request.environ["PATH_INFO"].startswith("//"):
             raise NotFound
-        origins.check_host(request.environ.get("HTTP_HOST", ""))
+        if request.environ["PATH_INFO"] not in FOR_ANY_HOST:
+            origins.check_host(request.environ.get("HTTP_HOST", ""))
         if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             raise BadInput("the hub speaks no WebSocket; follow a channel with EventSource")
 

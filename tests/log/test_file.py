@@ -692,3 +692,53 @@ def test_the_descriptor_is_closed_with_the_last_reference(path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before + 1
     del log
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- a byte order mark -------------------------------------------------------------------------
+
+BOM = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_is_before_the_first_row(path: Path) -> None:
+    path.write_bytes(BOM + ROWS)
+    log = FileLog(path)
+    assert (log.begin, log.end) == (3, 3 + len(ROWS))
+    assert log.read(log.begin, 100, log.end) == ROWS
+    assert list(log.backwards(log.end)) == [(3, ROWS)]
+    log.append(None, [b"3\t\tthree\n"])
+    assert path.read_bytes() == BOM + ROWS + b"3\t\tthree\n"
+    assert FileLog(path).generation == log.generation
+    path.write_bytes(ROWS + BOM + ROWS)
+    assert FileLog(path).begin == 0
+
+
+@pytest.mark.parametrize("size", range(3 + len(ROWS)))
+def test_a_file_that_is_cut_within_its_mark_or_first_row_has_none(path: Path, size: int) -> None:
+    path.write_bytes((BOM + ROWS)[:size])
+    log = FileLog(age(path))
+    assert log.begin == (3 if size >= 3 + len(b"1\t\tone\n") else 0)
+    log.append(None, [b"3\t\tthree\n"])
+    assert log.read(log.begin, 100, log.end).endswith(b"3\t\tthree\n")
+    assert not log.read(log.begin, 100, log.end).startswith(BOM)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("appends", [True, False])
+def test_a_log_without_rows_is_replaced_by_one_behind_the_mark(
+    path: Path, exists: bool, appends: bool
+) -> None:
+    if exists:
+        path.touch()
+    log = FileLog(path)
+    append_by_hand(path, BOM)
+    append_by_hand(path, ROWS)
+    assert not log.is_current()
+    if appends:
+        moved = log.append(None, [b"3\t\tthree\n"])
+        assert isinstance(moved, Moved)
+        assert moved.end is None
+    change = log.refresh()
+    assert isinstance(change, Replaced)
+    assert (log.end, change.by.begin, change.by.end) == (0, 3, 3 + len(ROWS))
+    assert change.by.refresh() is None
+    assert path.read_bytes() == BOM + ROWS

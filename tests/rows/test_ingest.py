@@ -27,6 +27,7 @@ def decoder_of(name: str, limit: int = LIMIT) -> LineDecoder | StreamDecoder:
         "tsv": ingest.decode_tsv,
         "ndjson": ingest.decode_ndjson,
         "each=line": ingest.decode_each_line(b"log"),
+        "bad=replace": ingest.decode_each_line(b"log", replaces=True),
     }
     return StreamDecoder(limit) if name == "sse" else LineDecoder(decode[name], limit)
 
@@ -104,6 +105,11 @@ GOOD = [
     ("each=line", b"\xef\xbb\xbf\n", b"\tlog\t\n"),
     ("each=line", b"\xef\xbb\xbf", b""),
     ("each=line", b"", b""),
+    ("bad=replace", b"a\xffb\nc\0d\n\x0b", "\tlog\ta�b\n\tlog\tc�d\n\tlog\t�\n".encode()),
+    ("bad=replace", b"\xc3\n\xa4\r\n\xc3", "\tlog\t�\n\tlog\t�\n\tlog\t�\n".encode()),
+    ("bad=replace", b"\xe2\x82|\xf0\x9f\x98", "\tlog\t�|�\n".encode()),
+    ("bad=replace", "grün\ta\rb\n".encode(), "\tlog\tgrün\ta\x0bb\n".encode()),
+    ("bad=replace", b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", "\tlog\ta\n\tlog\t\ufeffb\n".encode()),
     ("sse", b":\nevent: t\nid: 1\ndata: x\n\ndata: y\n\n", b"1\tt\tx\n\t\ty\n"),
     ("sse", b"data: a\ndata:\ndata: b\n\n", b"\t\ta\x0b\x0bb\n"),
     ("sse", b"id: 1\n\nretry: 10\n\ndata\n\n", b"\t\t\n"),
@@ -404,7 +410,7 @@ def test_what_the_hub_emits_decodes_to_the_same_rows(
     name: str, many: list[Event], draw: st.DataObject
 ) -> None:
     rows = rows_of(many)
-    assume(name != "tsv" or not rows.startswith(ingest.BOM))
+    assume(name != "tsv" or not rows.startswith(tsv.BOM))
     format = formats.FORMATS[name]
     malformed: list[bytes] = []
     body = format.head + format.encode(rows, malformed) + format.heartbeat
@@ -484,7 +490,7 @@ scraps = st.sampled_from(
 bodies = st.lists(scraps, max_size=12).map(b"".join)
 
 
-@pytest.mark.parametrize("name", [*LINES, pytest.param("sse")])
+@pytest.mark.parametrize("name", [*ALL, "bad=replace"])
 @given(body=bodies, draw=st.data())
 @example(body=b"data: a\n\ndata: b", draw=None)
 def test_any_body_decodes_alike_however_it_is_cut(
@@ -496,7 +502,23 @@ def test_any_body_decodes_alike_however_it_is_cut(
         assert decoded(name, cut(draw, body)) == whole
 
 
-@pytest.mark.parametrize("name", ALL)
+@given(line=st.binary(max_size=LIMIT // 3).map(lambda line: line.translate(None, b"\r\n")))
+def test_what_cannot_be_stored_of_a_line_is_replaced_and_all_else_stays(line: bytes) -> None:
+    result = decoded("bad=replace", [b"first\n", line + b"\n"])
+    text = line.decode(errors="replace").replace("\0", "�").replace("\x0b", "�")
+    assert result.error == ""
+    assert result.rows.decode() == f"\tlog\tfirst\n\tlog\t{text}\n"
+
+
+def test_the_limit_of_an_event_counts_what_was_put_in() -> None:
+    assert decoded("bad=replace", [b"\xff" * (LIMIT // 3)]).kind is None
+    result = decoded("bad=replace", [b"good\n" + b"\xff" * (LIMIT // 3 + 1) + b"\nmore\n"])
+    assert result.rows == b"\tlog\tgood\n"
+    assert result.kind is TooLarge
+    assert result.error.startswith("line 2: ")
+
+
+@pytest.mark.parametrize("name", [*ALL, "bad=replace"])
 @given(body=bodies, draw=st.data())
 def test_what_is_returned_is_whole_rows_that_the_hub_can_keep(
     name: str, body: bytes, draw: st.DataObject

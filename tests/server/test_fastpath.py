@@ -177,6 +177,7 @@ REQUESTS = [
     (b"?id=%C3%A4&event=", "ä".encode(), [b"Content-Type: text/plain; charset=utf-8"]),
     (b"?id=1#2", b"fragment", []),
     (b"?", b"", []),
+    (b"?id=j", b"", [b"Accept: application/json"]),
     (b"?id=l", "ä".encode("latin-1"), [b"Content-Type: text/plain; charset=latin-1"]),
     (b"?id=a&id=b", b"", []),
     (b"?bad=1", b"", []),
@@ -219,7 +220,8 @@ def test_an_answer_is_the_one_that_gunicorn_gives(
             request = publish(b"/" + channel + query, body, *fields, *more, version=version)
             status, headers, text = client.send(request).answer()
             del headers[b"Date"]
-            assert headers.pop(b"Last-Event-ID", text[:-1]) == text[:-1]
+            id = headers.pop(b"Last-Event-ID", text[:-1])
+            assert id == text[:-1] or text.startswith(b"{")
             # Gunicorn's way ends the connection after a body that it has not read: here it was.
             if status.split()[1] not in (b"201", b"200"):
                 headers.pop(b"Connection")

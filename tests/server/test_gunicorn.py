@@ -90,10 +90,6 @@ def test_a_second_hub_on_the_folder_is_refused_and_told_who_holds_it(own_hub: Hu
     own_hub.publish("/still", "works")
 
 
-def test_two_workers_are_refused(tmp_path: Path) -> None:
-    assert "--workers 2" in refused(Hub(tmp_path), "--workers", "2")
-
-
 def test_a_second_worker_by_signal_is_taken_back(own_hub: Hub) -> None:
     assert own_hub.process
     own_hub.process.send_signal(signal.SIGTTIN)
@@ -135,18 +131,6 @@ def test_a_bad_setting_is_refused_by_name(tmp_path: Path, option: list[str]) -> 
 def test_a_misspelt_setting_is_warned_of(tmp_path: Path) -> None:
     with running_hub(tmp_path, ESOURCE_FSNC="never") as hub:
         assert "ESOURCE_FSNC is not a setting" in hub.log
-
-
-@pytest.mark.parametrize("how", ["option", "setting"])
-def test_an_application_that_is_loaded_in_the_master_is_refused(tmp_path: Path, how: str) -> None:
-    hub = Hub(tmp_path)
-    if how == "option":
-        line = refused(hub, "--preload")
-    else:
-        hub.environ["GUNICORN_CMD_ARGS"] = "--preload"
-        line = refused(hub)
-    assert "--preload" in line
-    assert "start it without" in line
 
 
 # What another gunicorn may lack, and what the refusal names.

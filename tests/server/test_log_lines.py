@@ -12,7 +12,8 @@ from typing import TextIO
 
 import pytest
 
-from esource.server.log_lines import Few, formatter
+from esource.config import Config
+from esource.server.log_lines import Few, formatter, mask
 from tests.harness import PATIENCE_SECONDS, Hub, eventually, running_hub
 
 
@@ -120,6 +121,88 @@ def test_bad_requests_are_a_few_lines(tmp_path: Path) -> None:
     assert 1 < len(lines) < 10
     assert "left out" in lines[-1]
     assert "\x1b" not in hub.log
+
+
+# Texts with a secret, and what is logged of them.
+SECRETS = {
+    "GET /orders?access_token=SECRET HTTP/1.1": "GET /orders?access_token=*** HTTP/1.1",
+    "/x?tail=1&access_token=SE\"CR'ET&follow=1": "/x?tail=1&access_token=***&follow=1",
+    'access_token=SECRET&id=1 "http://p/?a=1&_=SECRET" "curl"': (
+        'access_token=***&id=1 "http://p/?a=1&_=***" "curl"'
+    ),
+    "line: 'GET /?access%5Ftoke%6E=SECRET' bad": "line: 'GET /?access%5Ftoke%6E=***' bad",
+    "GET /?access_token=SE#CRET\x85\xa0\x0bSECRET": "GET /?access_token=***",
+    "GET /?schl\xc3\xbcssel=SECRET&Key=SECRET": "GET /?schl\xc3\xbcssel=***&Key=***",
+    "?access_token=": "?access_token=***",
+    "?access_tokens=1&my_access_token=2&x=access_token=3&key=4": (
+        "?access_tokens=1&my_access_token=2&x=access_token=3&key=4"
+    ),
+}
+
+
+@pytest.fixture
+def masked() -> Iterator[None]:
+    """Mask as a worker does."""
+    names = {"ESOURCE_IGNORE_PARAMETERS": "access_token, _ schlüssel Key"}
+    mask(Config.from_env(names).ignore_parameters)
+    yield
+    logging.setLogRecordFactory(logging.LogRecord)
+
+
+@pytest.mark.usefixtures("masked")
+@pytest.mark.parametrize("text", SECRETS)
+def test_the_value_of_an_ignored_parameter_is_in_no_record(
+    caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    logging.error("%s of %d", text, 1)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logging.exception("it failed")
+    for line in (caplog.messages[0], formatter(sys.stderr, {}).format(caplog.records[1])):
+        assert SECRETS[text] in line
+        assert "SECRET" not in line
+    with_json = formatter(sys.stderr, {"ESOURCE_LOG_FORMAT": "json"})
+    assert SECRETS[text] in json.loads(with_json.format(caplog.records[1]))["traceback"]
+
+
+@pytest.mark.usefixtures("masked")
+def test_a_record_whose_arguments_do_not_fit_is_made_all_the_same() -> None:
+    made = logging.getLogRecordFactory()("a", 10, "", 0, "%d", ("x",), None)
+    assert made.args == ("x",)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_token_in_a_query_is_in_no_log_of_a_hub(tmp_path: Path, form: str) -> None:
+    (tmp_path / "defect.py").write_text(
+        "from esource import server\n"
+        "from esource.server import *\n"
+        "def post_worker_init(worker):\n"
+        "    server.post_worker_init(worker)\n"
+        "    hub, channel = server._connections.hub, server._connections.hub.channel\n"
+        "    def broken(name):\n"
+        "        if name == 'orders': raise ValueError('?_=SECRET')\n"
+        "        return channel(name)\n"
+        "    hub.channel = broken\n"
+    )
+    log = tmp_path / "access.log"
+    form_of_line = '%(r)s|%(q)s|"%(f)s"|%({raw_uri}e)s|%({x-original-uri}i)s'
+    options = [f"--access-logfile={log}", f"--access-logformat={form_of_line}"]
+    # That parser says which request line is none.
+    options += ["--log-level=debug", "--http-parser=python", "-c", "defect.py"]
+    with running_hub(tmp_path, *options, ESOURCE_LOG_FORMAT=form) as hub:
+        target = b"/orders?follow&access_token=SECRET&_=SECRET"
+        fields = b"Host: h\r\nConnection: close\r\n"
+        fields += b"Referer: http://p%b\r\nX-Original-URI: %b\r\n\r\n" % (target, target)
+        hub.raw(b"GET %b HTTP/1.1\r\n%b" % (target, fields))
+        hub.raw(b"GET %b\r\n%b" % (target, fields))
+        hub.raw(b"POST %b&evnt=1 HTTP/1.1\r\n%b" % (target, fields))
+        eventually(lambda: log.read_text().count("evnt=1") == 3)
+        lines = log.read_text()
+    assert "SECRET" not in lines + hub.log
+    assert lines.count("access_token=***&_=***") == 2 * 5
+    assert "ValueError: ?_=***" in hub.log
+    assert "'GET /orders?follow&access_token=***&_=***'" in hub.log
 
 
 def test_json_is_one_line_with_everything(tmp_path: Path) -> None:

@@ -106,6 +106,32 @@ def test_every_line_of_a_plain_body_is_an_event(hub: Hub, way: str) -> None:
     assert result_of(answer) == {"count": 6, "first": ids[0].decode(), "last": ids[-1].decode()}
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_what_cannot_be_stored_of_a_line_is_replaced_if_asked_for(hub: Hub, way: str) -> None:
+    body = b"good\n\xff\xc3\nnul \0 and vt \x0b\ngr\xc3\xbcn\n"
+    path = f"/replaced-{way}?each=line"
+    answer = WAYS[way](hub, path, "each=line", body)
+    assert (answer.status, hub.data(f"replaced-{way}")) == (400, [b"good"] * (way == "chunked"))
+    answer = WAYS[way](hub, f"{path}&bad=replace", "each=line", body)
+    assert result_of(answer)["count"] == 4
+    texts = [data.decode() for data in hub.data(f"replaced-{way}")[-4:]]
+    assert texts == ["good", "��", "nul � and vt �", "grün"]
+
+
+@pytest.mark.parametrize(
+    ("query", "content_type"),
+    [
+        ("bad=replace", "text/plain"), ("bad=replace", "application/x-ndjson"),
+        ("each=line&bad=", "text/plain"), ("each=line&bad", "text/plain"),
+        ("each=line&bad=drop", "text/plain"),
+    ],
+)  # fmt: skip
+def test_bad_replace_is_for_lines_and_the_only_way(hub: Hub, query: str, content_type: str) -> None:
+    answer = hub.post(f"/only-way?{query}", b'{"data":""}\n', Content_Type=content_type)
+    assert answer.status == 400
+    assert answer.text.startswith("bad is ")
+
+
 def test_the_events_of_lines_can_have_a_type(hub: Hub) -> None:
     assert hub.post("/typed?each=line&event=log", "a\nb\n").status == 201
     assert [row.split(b"\t", 1)[1] for row in hub.rows("typed")] == [b"log\ta", b"log\tb"]

@@ -1,5 +1,6 @@
 """`POST /<channel>`: SPEC, section 2, through a real server."""
 
+import json
 import re
 import threading
 from contextlib import ExitStack
@@ -32,6 +33,43 @@ def test_the_answer_is_201_and_the_id_on_a_line_of_its_own(hub: Hub) -> None:
     assert hub.rows("answer") == [id.encode() + b"\t\thello"]
     answer = hub.post("/answer?id=caf%C3%A9", "hello")
     assert answer.headers["Last-Event-ID"].encode("latin-1").decode() == "café"
+
+
+# What a client accepts, and whether that is JSON rather than text.
+ACCEPTS = {
+    "application/json": True, "*/*": False, "": False, "text/plain": False,
+    "application/json, text/plain, */*": False,  # axios
+    "application/json, */*": False, "application/json, */*;q=0.9": True,
+    "application/json;q=0.5, text/*;q=0.4": True, "application/json;q=0.4, text/*;q=0.5": False,
+    "application/*": True, "text/plain;q=0, */*": True, "application/json;q=0": False,
+    "APPLICATION/JSON; charset=utf-8": True, "text/html,application/xhtml+xml": False,
+    "application/json;q=much, text/plain;q=0.1": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+@pytest.mark.parametrize("accept", ACCEPTS)
+def test_a_client_that_prefers_json_to_text_gets_the_answer_of_a_batch(
+    hub: Hub, accept: str, is_plain: bool
+) -> None:
+    more = {} if is_plain else {"X_Other": "1"}  # which the fast path does not know
+    answer = hub.post("/as_json", "x", Accept=accept, **more)
+    id = hub.rows("as_json")[-1].split(b"\t")[0].decode()
+    assert (answer.status, answer.headers["Last-Event-ID"]) == (201, id)
+    if ACCEPTS[accept]:
+        assert answer.headers["Content-Type"] == "application/json"
+        assert json.loads(answer.text) == {"count": 1, "first": id, "last": id}
+    else:
+        assert answer.text == f"{id}\n"
+
+
+def test_an_event_that_is_there_already_is_so_in_json(hub: Hub) -> None:
+    for status, first in ((201, "a"), (200, None)):
+        answer = hub.post("/as_json_twice?id=a&unique=1", "x", Accept="application/json")
+        expected = {"count": int(status == 201), "first": first, "last": first}
+        expected |= {"skipped": 1} if status == 200 else {}
+        assert (answer.status, json.loads(answer.text)) == (status, expected)
+        assert answer.headers["Last-Event-ID"] == "a"
 
 
 def test_id_and_event_are_the_publishers_own_if_given(hub: Hub) -> None:
