@@ -275,6 +275,13 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
         ("POST", "/orders?id=" + 1025 * "a", b"", {}),
         ("POST", "/orders?event=" + 257 * "a", b"", {}),
     ],
+    "an id that has the form of a place, such as `@71e2d0c4a8f3-28`": [
+        ("POST", "/orders?id=@71e2d0c4a8f3-28", b"", {}),
+        ("POST", "/orders", b"@0-0\t\tx\n", {"Content_Type": "text/tab-separated-values"}),
+    ],
+    "the first id of a channel, if it begins with a byte order mark": [
+        ("POST", "/orders?id=%EF%BB%BF1", b"", {}),
+    ],
     "a NUL or VT character in the data": [
         ("POST", "/orders", b"a\0", {}), ("POST", "/orders", b"a\x0b", {}),
     ],
@@ -313,11 +320,13 @@ BAD_INPUT: dict[str, list[bytes | tuple[str, str, bytes, dict[str, str]]]] = {
     "a `Range` beyond the end of the channel": [
         ("GET", "/orders", b"", {"Range": "bytes=9-"}),
     ],
-    "a line of a batch that is none of its format": [
+    "a line of a batch that is none of its format, or has another key than the three": [
+        ("POST", "/orders", b'{"data":"x","kind":"y"}\n', {"Content_Type": "application/x-ndjson"}),
         ("POST", "/orders", b"no tabs\n", {"Content_Type": "text/tab-separated-values"}),
         ("POST", "/orders", b"{}\n{\n", {"Content_Type": "application/x-ndjson"}),
         ("POST", "/orders?each=line", b"good\nb\0d\n", {}),
     ],
+    "`before=` an event that is not there": [("GET", "/orders?before=unknown", b"", {})],
     "a `POST` by a page of another origin than the hub's and those of `ESOURCE_CORS_ORIGINS`": [
         ("POST", "/orders", b"", {"Origin": "https://example.org"}),
         ("POST", "/orders", b"", {"Sec_Fetch_Site": "cross-site"}),
