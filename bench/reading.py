@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ WARM = 50  # searches, of which the median counts
 MAPPED_SECONDS = 0.005  # in which nobody can have searched much of a file
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 30
+CROWD = 20  # readers at once
 NEAR_THE_END = 10  # events before it
 
 
@@ -105,7 +107,8 @@ def resume(bench: Bench) -> Cases:
     """Find a place near the end of a channel of so many MB: milliseconds to the first event.
 
     `id`: an event stream with the `Last-Event-ID` of ten events before the end; `time`: a read
-    `since=` a time that is no event's id; `tail`: the last ten events. Cold is the first search
+    `since=` a time that is no event's id; `tail`: the last ten events; `type`: all events of a type
+    that is not there, for one reader and for twenty at once. Cold is the first search
     after the hub's start, after which the hub maps the file in the background; `s mapping` is how
     long that takes, and warm the median of fifty searches then. `ms others` is how long a small
     request of somebody else took during the cold one, at worst.
@@ -119,6 +122,12 @@ def resume(bench: Bench) -> Cases:
         if kind == "id":
             headers = f"Accept: text/event-stream\r\nLast-Event-ID: {near}\r\n"
             return first_event(server, channel, headers)
+        if kind.startswith("type"):
+            with ThreadPoolExecutor(CROWD) as readers:
+                paths = [f"{channel}?event=none&format=raw"] * (CROWD if "at once" in kind else 1)
+                began = time.perf_counter()
+                list(readers.map(partial(get, server), paths))
+                return time.perf_counter() - began
         between = near[:-2] + "5Z"
         query = f"?since={between}&limit=5" if kind == "time" else "?tail=10"
         return get(server, channel + query)[1]
@@ -130,7 +139,10 @@ def resume(bench: Bench) -> Cases:
                 with Others(server) as others:
                     cold = search(server, kind, megabytes)
                 began = time.monotonic()
-                while search(server, kind, megabytes) > max(cold / 20, MAPPED_SECONDS):
+                # A filter maps what it reads.
+                while not kind.startswith("type") and (
+                    search(server, kind, megabytes) > max(cold / 20, MAPPED_SECONDS)
+                ):
                     time.sleep(POLL_SECONDS)
                     if time.monotonic() - began > PATIENCE_SECONDS:
                         break
@@ -146,7 +158,7 @@ def resume(bench: Bench) -> Cases:
 
     for megabytes in bench.scale.megabytes:
         put_channel(bench, home / "events", megabytes)
-        for kind in ("id", "time", "tail"):
+        for kind in ("id", "time", "tail", "type", f"type, {CROWD} at once"):
             name = f"{kind}, {megabytes} MB"
             yield Case(name, megabytes, {HUB.name: partial(take, kind, megabytes)})
 
