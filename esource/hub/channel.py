@@ -222,11 +222,11 @@ class Channel:
             del log  # which may be replaced while this goes on for days
             while not self.draining:
                 view = self.view
-                if self.has_more(follower):
+                if end := self.more(follower):
                     if timeout and silence.left() is None:
                         yield Place(follower.log, follower.offset)
                         return
-                    stretch = self.take(follower, types, work)
+                    stretch = self.take(follower, end, types, work)
                     if stretch.rows:
                         yield stretch
                         work.heard()
@@ -246,33 +246,30 @@ class Channel:
                 yield Place(follower.log, follower.offset)
                 silence.end()
 
-    def has_more(self, follower: Follower) -> bool:
-        """Whether `take` would return rows at once. A follower goes on in a log that is newer.
+    def more(self, follower: Follower) -> int:
+        """Return the end of the rows that a follower has not seen; 0 if it has seen all of them.
 
-        No greenlet switches.
+        One that has seen all of a log that was replaced is moved to the next. No greenlet switches.
         """
-        while follower.offset >= self._end(follower.log):
-            moved = self.followers.moved(follower.log)
+        while True:
+            log, view = follower.log, self.view
+            end = view.end if log is view.log else log.end  # an old one is read to its own end
+            if follower.offset < end:
+                return end
+            moved = self.followers.moved(log)
             if not moved:
-                return False
+                return 0
             follower.log, follower.offset = moved
-        return True
 
-    def take(self, follower: Follower, types: frozenset[bytes], work: Work) -> Stretch:
-        """Return the next of the rows that a follower has not seen, and move it on. Blocks.
+    def take(self, follower: Follower, end: int, types: frozenset[bytes], work: Work) -> Stretch:
+        """Return the next of the rows up to an end, of which there are some; move a follower on.
 
-        There must be more. With `types`, there may be none of them in the stretch.
+        With `types`, there may be none of them in the stretch. Blocks.
         """
-        end = self._end(follower.log)
         stretch = self._stretch(follower.log, follower.offset, end, types, work)
         is_cut = not stretch.rows and not stretch.is_selected
         follower.offset = end if is_cut else stretch.end
         return stretch
-
-    def _end(self, log: Log) -> int:
-        """Return where readers of a log stop: one that was replaced is read to its own end."""
-        view = self.view
-        return view.end if log is view.log else log.end
 
     def _stretch(
         self, log: Log, offset: int, end: int, types: frozenset[bytes], work: Work

@@ -267,8 +267,9 @@ class Follower:
         cohort = self.cohort
         assert cohort
         assert not self._rest
-        cohorts = [cohort, *[other.cohort for other in others if other.cohort]]
-        for each in cohorts:
+        also = [other.cohort for other in others if other.cohort] if others else ()
+        cohort.waiting += 1
+        for each in also:
             each.waiting += 1
         self._waits = True
         if self.push:
@@ -278,15 +279,17 @@ class Follower:
                 # As gevent's Timeout does with a timer.
                 self._readable.start(gevent.getcurrent().throw, _Readable)
             woken: bool | None
-            if others:
-                woken = bool(gevent.wait([each.signal for each in cohorts], seconds, 1))
+            if also:
+                signals = [cohort.signal, *[each.signal for each in also]]
+                woken = bool(gevent.wait(signals, seconds, 1))
             else:
                 woken = bool(cohort.signal.wait(seconds))
         except _Readable:
             self._forget_client()
             woken = None
         finally:
-            for each in cohorts:
+            cohort.waiting -= 1
+            for each in also:
                 each.waiting -= 1
             self._waits = False
             cohort.pushable.discard(self)

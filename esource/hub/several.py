@@ -59,13 +59,14 @@ def follow(
         while not any(channel.draining for channel in channels):
             is_quiet = True
             for number, (channel, follower) in enumerate(zip(channels, followers, strict=True)):
-                if not channel.has_more(follower):
+                end = channel.more(follower)
+                if not end:
                     places[number] = Place(follower.log, follower.offset)
                     continue
                 is_quiet = False
                 if timeout and silence.left() is None:
                     return
-                stretch = channel.take(follower, frozenset(), work)
+                stretch = channel.take(follower, end, frozenset(), work)
                 places[number] = Place(follower.log, follower.offset)
                 if stretch.rows:
                     yield number, stretch
