@@ -120,6 +120,7 @@ ASKS = [
     Ask("GET", "/-/page/page.js", 200),
     Ask("GET", "/-/page/page.js", 304, {"If-None-Match": "*"}),
     *[Ask("GET", f"/-/{name}", 200) for name in ("", "health", "ready", "metrics", "channels")],
+    Ask("GET", "/-/openapi.json", 200),
     *[Ask("GET", f"/-/{name}?format=json", 200) for name in ("", "health", "ready", "channels")],
 ]  # fmt: skip
 # While there are as many followers as there may be.

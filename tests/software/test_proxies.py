@@ -44,6 +44,7 @@ def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Prox
             name: stack.enter_context(make(tmp_path_factory.mktemp(name), hub))
             for name, make in PROXIES.items()
         }
+        hub.stop()  # first: a stop of Apache waits for streams that are open, for ten seconds
 
 
 @pytest.fixture(params=PROXIES)
