@@ -3,7 +3,6 @@
 import getpass
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from tests.harness.hub import children
 from tests.harness.machine import needs
-from tests.harness.waiting import PATIENCE_SECONDS, eventually
+from tests.harness.program import running
+from tests.harness.waiting import eventually
 
 # What the machine's own nginx.conf is to a site.
 FRAME = """\
@@ -65,20 +65,5 @@ def running_nginx(home: Path, site: str, port: int) -> Iterator[Nginx]:
     config = home / "nginx.conf"
     config.write_text(FRAME.format(home=home, user=user, site=site))
     command = [nginx, "-p", str(home), "-c", str(config), "-e", str(home / "error.log")]
-    with open(home / "stderr", "wb") as stderr:
-        process = subprocess.Popen(command, stderr=stderr)
-
-    def up() -> bool:
-        assert process.poll() is None, (home / "stderr").read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            return False
-        return True
-
-    try:
-        eventually(up)
+    with running(home, port, *command) as process:
         yield Nginx(process, home)
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)

@@ -10,8 +10,8 @@ from tests.harness.waiting import PATIENCE_SECONDS, eventually
 
 
 @contextmanager
-def running(home: Path, port: int, *command: str | Path) -> Iterator[None]:
-    """A program that listens at a port of loopback, ended at the end.
+def running(home: Path, port: int, *command: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The process of a program that listens at a port of loopback, ended at the end.
 
     What it prints is in `home / "log"`.
     """
@@ -30,7 +30,7 @@ def running(home: Path, port: int, *command: str | Path) -> Iterator[None]:
 
     try:
         eventually(up)
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(PATIENCE_SECONDS)
