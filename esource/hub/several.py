@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from socket import socket
 
-from esource.hub.channel import Channel, Silence
+from esource.hub.channel import EVERY, Channel, Silence
 from esource.hub.followers import Follower
 from esource.hub.tail import Stretch
 from esource.hub.view import Place, View
@@ -19,14 +19,16 @@ from esource.hub.work import Work
 
 
 def read(
-    channels: Sequence[Channel], views: Sequence[View], offsets: Sequence[int], work: Work
-) -> Iterator[tuple[int, Stretch]]:
+    channels: Sequence[Channel], views: Sequence[View], offsets: Sequence[int], work: Work,
+    types: frozenset[bytes] = EVERY,
+) -> Iterator[tuple[int, Stretch]]:  # fmt: skip
     """Yield the rows of each channel's view from an offset on, a stretch of each in turn.
 
-    Blocks; raises `StorageError`, and `ClientLeft`: see `Channel.read`.
+    With `types`, such events at least, without their offsets. Blocks; raises `StorageError`, and
+    `ClientLeft`: see `Channel.read`.
     """
     readers = {
-        number: channel.read(view, offset, work=work)
+        number: channel.read(view, offset, types, work)
         for number, (channel, view, offset) in enumerate(zip(channels, views, offsets, strict=True))
     }
     while readers:
@@ -40,7 +42,7 @@ def read(
 
 def follow(
     channels: Sequence[Channel], places: list[Place], heartbeat: float, client: socket | None,
-    timeout: float | None,
+    timeout: float | None, types: frozenset[bytes] = EVERY,
 ) -> Iterator[tuple[int, Stretch] | None]:  # fmt: skip
     """Yield the rows of each channel from a place on, as they are committed; None for silence.
 
@@ -66,7 +68,7 @@ def follow(
                 is_quiet = False
                 if timeout and silence.left() is None:
                     return
-                stretch = channel.take(follower, end, frozenset(), work)
+                stretch = channel.take(follower, end, types, work)
                 places[number] = Place(follower.log, follower.offset)
                 if stretch.rows:
                     yield number, stretch

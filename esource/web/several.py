@@ -220,7 +220,7 @@ def _wait(
     hub.admit_subscribers(len(channels))
     hub.subscribers += len(channels)
     try:
-        for _, stretch in several.read(channels, views, offsets, work):
+        for _, stretch in several.read(channels, views, offsets, work, wanted.types):
             if stream.has_event(stretch, wanted.types):
                 return views, offsets
         if client is not None:
@@ -228,7 +228,7 @@ def _wait(
         places = [Place(view.log, view.end) for view in views]
         ends: list[int | None] = []
         for each in several.follow(
-            channels, places, hub.config.heartbeat_seconds, client, wanted.wait
+            channels, places, hub.config.heartbeat_seconds, client, wanted.wait, wanted.types
         ):
             if each is None:
                 stream.check_waits(client)
