@@ -53,11 +53,14 @@ def send(
 
 
 def _send_for_a_while(log: Log, fd: int, offset: int, end: int) -> tuple[int, bool]:
-    """Send to a non-blocking socket; return how many bytes went, and whether it is full."""
+    """Send to a non-blocking socket; return how many bytes went, and whether it is full.
+
+    If neither, there are no bytes at the offset: something is tried, however late it has become.
+    """
     start, stop = offset, time.monotonic() + SEND_SECONDS
     writable = _poll()
     writable.register(fd, select.POLLOUT)
-    while offset < end and time.monotonic() < stop:
+    while offset < end:
         try:
             sent = log.sendfile(fd, offset, min(SEND_BYTES, end - offset))
         except BlockingIOError:
@@ -67,4 +70,6 @@ def _send_for_a_while(log: Log, fd: int, offset: int, end: int) -> tuple[int, bo
         if not sent:
             break
         offset += sent
+        if time.monotonic() > stop:
+            break
     return offset - start, False

@@ -56,3 +56,22 @@ def test_without_a_socket_the_bytes_are_handed_over(log: FileLog) -> None:
     pieces = list(download.send(Clients(), None, log, 0, log.end))
     assert b"".join(pieces) == ROWS
     assert max(map(len, pieces)) <= download.PIECE_BYTES
+
+
+def test_a_thread_that_comes_too_late_sends_something_all_the_same(
+    log: FileLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SEND_SECONDS", -1.0)  # over before it has begun
+    ours, theirs = gevent.socket.socketpair()
+    received = bytearray()
+
+    def receive() -> None:
+        while piece := theirs.recv(1 << 16):
+            received.extend(piece)
+
+    with theirs:
+        reader = gevent.spawn(receive)
+        with ours:
+            assert list(download.send(Clients(), ours, log, 0, log.end)) == [b""]
+        reader.get(timeout=20)
+    assert bytes(received) == ROWS
