@@ -19,7 +19,7 @@ from esource.hub.tail import TAIL_BYTES
 from esource.hub.view import View
 from esource.log import MARK_BYTES, Appended, Moved, mark
 from esource.rows import tsv
-from esource.rows.dedup import Dedup, digests
+from esource.rows.dedup import Dedup, Fresh, digests
 from esource.rows.tsv import Draft
 
 TRIES = 100  # while other programs append again and again
@@ -127,7 +127,7 @@ class Receipt:
         if self.wish.is_exact:  # a refusal, too, is of just this moment
             moment = moment._replace(is_exact=True)
         newest, least = moment.newest, moment.least
-        fresh: dict[bytes, bytes] = {}
+        fresh = Fresh()
         blocks = []
         try:
             if self._after and self._after.was_refused:
@@ -144,7 +144,7 @@ class Receipt:
                     rows, events = moment.dedup.new(rows, fresh, moment.fresh)
                     self.skipped += draft.events - events
                 elif moment.dedup:
-                    fresh.update(digests(rows))
+                    fresh.latest = moment.dedup.last({**fresh.latest, **digests(rows)})
                 self.appended += events
                 if rows:
                     blocks.append(rows)
@@ -166,8 +166,11 @@ class Receipt:
         for block in blocks:
             last = (last + block[-MARK_BYTES:])[-MARK_BYTES:]
         self.view = View(moment.view.log, end, self.last, zlib.crc32(last))
-        moment.fresh.update(fresh)
-        return blocks, moment._replace(view=self.view, newest=newest, least=least, last=last)
+        moment.fresh.update(fresh.latest)
+        known = moment.dedup.last(moment.fresh) if moment.dedup else moment.fresh
+        return blocks, moment._replace(
+            view=self.view, newest=newest, fresh=known, least=least, last=last
+        )
 
 
 class Done(NamedTuple):

@@ -9,6 +9,7 @@ from esource.event import Event
 from esource.hub.channel import Channel
 from esource.hub.commit import Receipt, Wish
 from esource.hub.view import View
+from esource.log.file import FileLog
 from esource.rows import tsv
 from tests.harness.channels import append_by_hand, channel_of, publish
 
@@ -119,6 +120,16 @@ def test_an_id_is_there_once_though_it_comes_twice_in_a_commit(path: Path) -> No
     with pytest.raises(Conflict):
         other.wait()
     assert path.read_bytes() == b"1\t\tone\n"
+
+
+def looking_back(path: Path, events: int) -> Channel:
+    return Channel(path.stem, lambda: FileLog(path), events).open()
+
+
+def test_no_more_ids_are_kept_of_a_commit_than_are_looked_back_for(path: Path) -> None:
+    channel = looking_back(path, 2)
+    receipts = [queued(channel, b"%d" % id, b"x", UNIQUE) for id in (*range(9), 8, 0)]
+    assert [receipt.wait().skipped for receipt in receipts] == [0] * 9 + [1, 0]
 
 
 def test_what_is_published_otherwise_is_known_to_the_next_one_of_its_commit(path: Path) -> None:

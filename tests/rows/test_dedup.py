@@ -8,23 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esource.errors import Conflict
-from esource.rows.dedup import DIGEST_BYTES, Dedup, digests
+from esource.rows.dedup import DIGEST_BYTES, PARTS, Dedup, Fresh, digests
 
 
 def test_what_is_there_is_left_out_and_what_is_new_comes_back() -> None:
     dedup = Dedup(10, b"1\ta\tx\nno event\n\t\tno id\n")
-    assert dedup.new(b"1\ta\tx\n2\ta\tx\n", {}, {}) == (b"2\ta\tx\n", 1)
+    assert dedup.new(b"1\ta\tx\n2\ta\tx\n", Fresh(), {}) == (b"2\ta\tx\n", 1)
 
 
 def test_what_is_new_is_not_there_before_it_is_added() -> None:
     dedup = Dedup(10)
-    assert dedup.new(b"1\t\tx\n", {}, {}) == dedup.new(b"1\t\tx\n", {}, {}) == (b"1\t\tx\n", 1)
+    assert (
+        dedup.new(b"1\t\tx\n", Fresh(), {})
+        == dedup.new(b"1\t\tx\n", Fresh(), {})
+        == (b"1\t\tx\n", 1)
+    )
     dedup.add(digests(b"1\t\tx\n"))
-    assert dedup.new(b"1\t\tx\n", {}, {}) == (b"", 0)
+    assert dedup.new(b"1\t\tx\n", Fresh(), {}) == (b"", 0)
 
 
 def test_one_that_comes_twice_in_blocks_of_a_batch_is_new_once() -> None:
-    dedup, seen = Dedup(10), dict[bytes, bytes]()
+    dedup, seen = Dedup(10), Fresh()
     assert dedup.new(b"1\t\tx\n1\t\tx\n", seen, {}) == (b"1\t\tx\n", 1)
     assert dedup.new(b"1\t\tx\n", seen, {}) == (b"", 0)
     with pytest.raises(Conflict):
@@ -34,7 +38,7 @@ def test_one_that_comes_twice_in_blocks_of_a_batch_is_new_once() -> None:
 @pytest.mark.parametrize("row", [b"1\ta\ty\n", b"1\tb\tx\n", b"1\ta\tx \n"])
 def test_another_type_or_data_under_an_id_is_a_conflict(row: bytes) -> None:
     with pytest.raises(Conflict, match="'1'"):
-        Dedup(10, b"1\ta\tx\n").new(row, {}, {})
+        Dedup(10, b"1\ta\tx\n").new(row, Fresh(), {})
 
 
 def test_what_looks_like_the_digest_of_another_is_not_the_other() -> None:
@@ -46,13 +50,22 @@ def test_what_looks_like_the_digest_of_another_is_not_the_other() -> None:
         and b"\n" not in digest
     )
     with pytest.raises(Conflict):
-        Dedup(10, b"1\t%b\n" % content).new(b"1\t%b\n" % alike, {}, {})
+        Dedup(10, b"1\t%b\n" % content).new(b"1\t%b\n" % alike, Fresh(), {})
 
 
 def test_of_more_than_are_kept_the_last_are_kept() -> None:
     dedup = Dedup(2, b"1\t\tx\n")
     dedup.add({b"%d" % id: b"\tx" for id in range(1, 6)})
-    assert dedup.new(b"3\t\tx\n4\t\tx\n5\t\tx\n", {}, {}) == (b"3\t\tx\n", 1)
+    assert dedup.new(b"3\t\tx\n4\t\tx\n5\t\tx\n", Fresh(), {}) == (b"3\t\tx\n", 1)
+
+
+def test_of_a_batch_all_are_known_though_only_the_last_are_kept_in_order() -> None:
+    dedup, fresh = Dedup(2), Fresh()
+    rows = b"".join(b"%d\t\tx\n" % id for id in range(1000 * PARTS))
+    assert dedup.new(rows, fresh, {}) == (rows, 1000 * PARTS)
+    assert dedup.new(rows, fresh, {}) == (b"", 0)
+    assert len(fresh.latest) == 2
+    assert max(map(len, fresh.parts)) < 2000  # about 1000
 
 
 @given(
@@ -65,5 +78,5 @@ def test_it_remembers_the_last_ids_as_a_plain_list_would(
     newest_first = dict.fromkeys(reversed(old))
     known = set(list(newest_first)[:limit])
     expected = [id for id in dict.fromkeys(sent) if id not in known]
-    rows, count = dedup.new(b"".join(b"%d\t\tx\n" % id for id in sent), {}, {})
+    rows, count = dedup.new(b"".join(b"%d\t\tx\n" % id for id in sent), Fresh(), {})
     assert (rows, count) == (b"".join(b"%d\t\tx\n" % id for id in expected), len(expected))
