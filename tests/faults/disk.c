@@ -1,35 +1,43 @@
 /*
- * A disk that fails at the n-th call, for LD_PRELOAD.
+ * A disk that fails at the n-th call, or takes long for it, for LD_PRELOAD.
  *
- * The file named by FAULTS_CONTROL is shared with the test: a rule for each kind of call,
- * then a trace of the calls. A rule lets `left` calls pass, and then `times` calls fail with
- * `error`; 0 makes a write short by half, and so does a negative one, which the next write
- * then fails with. Only channel files (".tsv") and their folder (FAULTS_FOLDER) count.
+ * The file named by FAULTS_CONTROL is shared with the test: two rules for each kind of call,
+ * then a trace of the calls. A rule lets `left` calls pass, and then is about `times` ones; a
+ * negative number of them is all. A fault has an errno; 0 makes a write short by half, and so
+ * does a negative one, which the next write then fails with. A delay has microseconds, which
+ * end early when the disk heals. Only channel files (".tsv") and their folder (FAULTS_FOLDER)
+ * count, and a `syncfs` of the file system that the folder is on.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { WRITE, SYNC, SYNC_FOLDER, TRUNCATE, OPEN, READ, KINDS };
-static const char letters[] = "wsdtor"; /* in the trace; in capitals where it failed */
+enum { WRITE, SYNC, SYNC_ALL, SYNC_FOLDER, TRUNCATE, OPEN, READ, KINDS };
+static const char letters[] = "wsadtor"; /* in the trace; in capitals where it failed */
 
 #define TRACE 65000
 
+struct rule { int left, times, value; };
+
 struct control {
-    struct { int left, times, error, calls; } rules[KINDS];
+    struct rule faults[KINDS], delays[KINDS];
+    int heals; /* how often the disk was healed */
     int traced;
     char trace[TRACE];
 };
 
 static struct control *control;
 static const char *folder;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* while rules are asked */
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -46,23 +54,54 @@ __attribute__((constructor)) static void begin(void)
     close(fd);
 }
 
-/* Return the errno with which this call fails; 0: not at all; -1: it is short. */
+/* Return whether a rule is about this call. */
+static int concerns(struct rule *rule)
+{
+    if (!rule->times || rule->left-- > 0)
+        return 0;
+    if (rule->times > 0)
+        rule->times--;
+    return 1;
+}
+
+/* Return after so many microseconds, or when the disk was healed since. */
+static void delay(int microseconds, int heals)
+{
+    struct timespec now, end, step = {0, 1000000};
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += microseconds / 1000000;
+    end.tv_nsec += microseconds % 1000000 * 1000;
+    for (;;) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        long left = (end.tv_sec - now.tv_sec) * 1000000000 + end.tv_nsec - now.tv_nsec;
+        if (left <= 0 || __atomic_load_n(&control->heals, __ATOMIC_SEQ_CST) != heals)
+            return;
+        step.tv_nsec = left < 1000000 ? left : 1000000;
+        nanosleep(&step, 0);
+    }
+}
+
+/* Return the errno with which this call fails; 0: not at all; -1: it is short. May take long. */
 static int fault(int kind)
 {
-    __typeof__(control->rules[0]) *rule = &control->rules[kind];
-    __atomic_add_fetch(&rule->calls, 1, __ATOMIC_SEQ_CST);
-    int failed = 0;
-    if (rule->times > 0 && rule->left-- <= 0) {
-        rule->times--;
-        failed = rule->error > 0 ? rule->error : -1;
-        if (rule->error < 0) {
-            rule->error = -rule->error;
+    struct rule *rule = &control->faults[kind];
+    int failed = 0, microseconds = 0;
+    pthread_mutex_lock(&lock);
+    int heals = control->heals;
+    if (concerns(rule)) {
+        failed = rule->value > 0 ? rule->value : -1;
+        if (rule->value < 0) {
+            rule->value = -rule->value;
             rule->times++;
         }
     }
-    int place = __atomic_fetch_add(&control->traced, 1, __ATOMIC_SEQ_CST);
-    if (place < TRACE)
-        control->trace[place] = failed ? letters[kind] - 32 : letters[kind];
+    if (concerns(&control->delays[kind]))
+        microseconds = control->delays[kind].value;
+    if (control->traced < TRACE)
+        control->trace[control->traced++] = failed ? letters[kind] - 32 : letters[kind];
+    pthread_mutex_unlock(&lock);
+    if (microseconds)
+        delay(microseconds, heals);
     return failed;
 }
 
@@ -119,6 +158,18 @@ static int sync_or_fail(int call, int fd)
         return -1;
     }
     return syscall(call, fd);
+}
+
+int syncfs(int fd)
+{
+    struct stat status, own;
+    int is_own = control && !fstat(fd, &status) && !stat(folder, &own) && status.st_dev == own.st_dev;
+    int failed = is_own ? fault(SYNC_ALL) : 0;
+    if (failed) {
+        errno = failed;
+        return -1;
+    }
+    return syscall(SYS_syncfs, fd);
 }
 
 int fsync(int fd) { return sync_or_fail(SYS_fsync, fd); }

@@ -40,16 +40,16 @@ class Power:
             if folder.exists():
                 paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
                 entries = [f"{path.name} {path.stat().st_ino}" for path in paths]
-                lines.append(" ".join(["D", str(folder.stat().st_ino), *entries]))
-                lines += [f"F {path.stat().st_ino} {path.stat().st_size}" for path in paths]
+                lines.append(" ".join(["0 D", str(folder.stat().st_ino), *entries]))
+                lines += [f"0 F {path.stat().st_ino} {path.stat().st_size}" for path in paths]
         self.journal.write_text("".join(line + "\n" for line in lines))
 
     def synced(self) -> tuple[dict[int, int], dict[int, dict[str, int]]]:
         """Return the sizes of files by inode, and the entries of folders by inode."""
         sizes = {}
         folders = {}
-        for line in self.journal.read_text().split("\n")[:-1]:
-            kind, inode, *rest = line.split()
+        lines = [line.split() for line in self.journal.read_text().split("\n")[:-1]]
+        for _, kind, inode, *rest in sorted(lines, key=lambda line: int(line[0])):
             if kind == "F":
                 sizes[int(inode)] = int(rest[0])
             else:

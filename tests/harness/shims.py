@@ -1,6 +1,6 @@
-"""Shims under a hub: in C, a disk that fails, a clock that jumps; in Python, a disk that hangs.
+"""Shims under a hub: a disk that fails or is slow, a power cut's journal, a clock that jumps.
 
-The sources in C are in `tests/faults`.
+These are in C, and their sources in `tests/faults`. In Python: a disk that hangs.
 """
 
 import mmap
@@ -35,49 +35,67 @@ def preload(hub: Hub, library: Path, **variables: str) -> Hub:
 class Disk:
     """The test's end of `disk.c`: says which call fails, and sees which were made."""
 
-    KINDS = ("write", "sync", "sync_folder", "truncate", "open", "read")
-    _TRACE_AT = len(KINDS) * 16
+    KINDS = ("write", "sync", "sync_all", "sync_folder", "truncate", "open", "read")
+    _RULE = struct.Struct("iii")  # calls to let pass, how often then, errno or microseconds
+    _DELAYS_AT = len(KINDS) * _RULE.size
+    _HEALS_AT = 2 * _DELAYS_AT
+    _TRACED_AT = _HEALS_AT + 4
+    _TRACE_AT = _TRACED_AT + 4
     _TRACE_BYTES = 65000
 
     def __init__(self, hub: Hub, library: Path) -> None:
         """Put the shim under a hub that is not started yet."""
         path = hub.home / "faults"
-        path.write_bytes(bytes(self._TRACE_AT + 4 + self._TRACE_BYTES + 12))
+        path.write_bytes(bytes(self._TRACE_AT + self._TRACE_BYTES + 3))
         with path.open("r+b") as file:
             self._control = mmap.mmap(file.fileno(), 0)
         preload(hub, library, FAULTS_CONTROL=str(path), FAULTS_FOLDER=str(hub.folder))
 
     def fail(self, kind: str, left: int, error: int, times: int = 1) -> None:
-        """Let `left` calls pass, then fail `times` ones.
+        """Let `left` calls pass, then fail `times` ones; -1: all.
 
         With `error` 0 a write is short; with a negative one it is, and the next one fails.
         """
-        at = self.KINDS.index(kind) * 16
-        struct.pack_into("iii", self._control, at, left, 0, error)
+        self._rule(self._fault_at(kind), left, times, error)
+
+    def slow(self, kind: str, left: int, seconds: float, times: int = -1) -> None:
+        """Let `left` calls pass, then have `times` ones take so much longer; -1: all.
+
+        They are in the trace when they begin. `heal` ends those that are under way.
+        """
+        self._rule(self._DELAYS_AT + self._fault_at(kind), left, times, round(seconds * 1e6))
+
+    def _fault_at(self, kind: str) -> int:
+        return self.KINDS.index(kind) * self._RULE.size
+
+    def _rule(self, at: int, left: int, times: int, value: int) -> None:
+        self._RULE.pack_into(self._control, at, left, 0, value)
         struct.pack_into("i", self._control, at + 4, times)
 
     def heal(self) -> None:
-        """Let every call pass."""
+        """Let every call pass, and at once."""
         for kind in self.KINDS:
             self.fail(kind, 0, 0, times=0)
+            self.slow(kind, 0, 0, times=0)
+        heals: int = struct.unpack_from("i", self._control, self._HEALS_AT)[0]
+        struct.pack_into("i", self._control, self._HEALS_AT, heals + 1)
 
     def pending(self, kind: str) -> int:
         """Return how many calls of a kind are still to fail."""
-        pending: int = struct.unpack_from("i", self._control, self.KINDS.index(kind) * 16 + 4)[0]
+        pending: int = self._RULE.unpack_from(self._control, self._fault_at(kind))[1]
         return pending
 
     def trace(self) -> str:
         """Return the calls since the last `forget`: a letter each, a capital if it failed.
 
-        w(rite), s(ync), d (the folder's sync), t(runcate), o(pen), r(ead).
+        w(rite), s(ync), a (the sync of all), d (the folder's sync), t(runcate), o(pen), r(ead).
         """
-        count = min(struct.unpack_from("i", self._control, self._TRACE_AT)[0], self._TRACE_BYTES)
-        at = self._TRACE_AT + 4
-        return self._control[at : at + count].decode()
+        count: int = struct.unpack_from("i", self._control, self._TRACED_AT)[0]
+        return self._control[self._TRACE_AT : self._TRACE_AT + count].decode()
 
     def forget(self) -> None:
         """Begin a new trace."""
-        struct.pack_into("i", self._control, self._TRACE_AT, 0)
+        struct.pack_into("i", self._control, self._TRACED_AT, 0)
 
 
 # What reaches the disk waits while a file is there.
