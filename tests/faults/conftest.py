@@ -1,10 +1,12 @@
 """What every test of faults may ask for."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import shims
+from tests.harness import QUIET, Hub, shims
+from tests.harness.shims import Disk
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,20 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> shims.Build:
         return shims.build(name, folder)
 
     return build
+
+
+@pytest.fixture(scope="module")
+def broken(
+    tmp_path_factory: pytest.TempPathFactory, shim: shims.Build
+) -> Iterator[tuple[Hub, Disk]]:
+    """A hub on a disk that fails, or is slow, when it is told to."""
+    hub = Hub(tmp_path_factory.mktemp("broken"), **QUIET)
+    hub.folder.mkdir()
+    disk = Disk(hub, shim("disk"))
+    try:
+        hub.start()
+        yield hub, disk
+    finally:
+        disk.heal()
+        if hub.process:
+            hub.stop()

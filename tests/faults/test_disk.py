@@ -6,23 +6,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from tests.harness import QUIET, Hub, Publisher, Stream, Wire, eventually, increases, numbers, size
+from tests.harness import Hub, Publisher, Stream, Wire, eventually, numbers, size
 from tests.harness.channels import age
+from tests.harness.faults import Fault, check_a_fault
 from tests.harness.machine import mounted
-from tests.harness.shims import Build, Disk
+from tests.harness.shims import Disk
 
 PLACES = range(size(16, 60))  # n
-
-
-class Fault(NamedTuple):
-    """What fails, with which status publishers are told, and where the sequence begins."""
-
-    rules: tuple[tuple[str, int, int], ...]  # kind of call, errno, how often
-    statuses: frozenset[int]
 
 
 FAULTS = {
@@ -57,72 +50,6 @@ FIRST_FAULTS = {  # of calls that are made for a new file, or for none but the f
 }
 
 
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory, shim: Build) -> Iterator[tuple[Hub, Disk]]:
-    """A hub on a disk that fails when it is told to."""
-    hub = Hub(tmp_path_factory.mktemp("broken"), **QUIET)
-    hub.folder.mkdir()
-    disk = Disk(hub, shim("disk"))
-    try:
-        hub.start()
-        yield hub, disk
-    finally:
-        if hub.process:
-            hub.stop()
-
-
-def check_a_fault(hub: Hub, disk: Disk, fault: Fault, channel: str, place: int) -> str:
-    """Publish through a fault; return the trace of the calls.
-
-    Every answer is compared with the file, the file with the subscriber, and all downloads
-    meanwhile with the file.
-    """
-    disk.heal()
-    disk.forget()
-    publishers = [Publisher(hub, f"p{n}", channel) for n in range(3)]
-    downloads = []
-    with Stream(hub, f"/{channel}") as stream:
-        for kind, error, times in fault.rules:
-            disk.fail(kind, place if kind == fault.rules[0][0] else 0, error, times)
-        for publisher in publishers:
-            publisher.start()
-
-        def over() -> bool:
-            if not any(kind == "truncate" for kind, *_ in fault.rules):  # see below
-                downloads.append(hub.get(f"/{channel}").body)
-            return not any(disk.pending(kind) for kind, *_ in fault.rules)
-
-        eventually(over)
-        counts = [len(publisher.acknowledged) for publisher in publishers]
-        eventually(
-            lambda: all(
-                len(publisher.acknowledged) > count + 3
-                for publisher, count in zip(publishers, counts, strict=True)
-            )
-        )
-        for publisher in publishers:
-            publisher.stop()
-        rows = hub.rows(channel)
-        assert hub.file(channel).read_bytes().endswith(b"\n")
-        for publisher in publishers:
-            found = numbers(rows, publisher.name)
-            assert found == publisher.acknowledged  # in order, once, and nothing that was refused
-            assert increases(found)
-        assert len(rows) == sum(len(publisher.acknowledged) for publisher in publishers)
-        statuses = {status for publisher in publishers for _, status in publisher.refused}
-        assert statuses <= fault.statuses
-        assert bool(statuses) == bool(fault.statuses)
-        events = stream.read(len(rows))
-        assert [event.data for event in events] == [row.split(b"\t", 2)[2] for row in rows]
-    whole = hub.file(channel).read_bytes()
-    downloads.append(hub.get(f"/{channel}").body)
-    for download in downloads:
-        assert whole.startswith(download)
-        assert download.endswith(b"\n") or not download
-    assert downloads[-1] == whole
-    return disk.trace()
-
-
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_at_the_nth_call_is_told_to_its_publishers_and_hurts_nobody_else(
     broken: tuple[Hub, Disk], name: str
@@ -130,7 +57,7 @@ def test_a_fault_at_the_nth_call_is_told_to_its_publishers_and_hurts_nobody_else
     hub, disk = broken
     channel = re.sub("[^a-z]+", "-", name.lower())
     for place in PLACES:
-        check_a_fault(hub, disk, FAULTS[name], f"{channel}-{place}", place)
+        check_a_fault(hub, disk, FAULTS[name], place, [f"{channel}-{place}"] * 3)
     assert "Traceback" not in hub.log
 
 
@@ -140,7 +67,7 @@ def test_a_fault_in_making_the_file_is_told_and_the_next_event_makes_it(
 ) -> None:
     hub, disk = broken
     channel = re.sub("[^a-z]+", "-", name.lower())
-    trace = check_a_fault(hub, disk, FIRST_FAULTS[name], channel, 0)
+    trace = check_a_fault(hub, disk, FIRST_FAULTS[name], 0, [channel] * 3)
     assert "D" not in trace or "d" in trace[trace.rindex("D") :], "its name is not on disk"
     assert "Traceback" not in hub.log
 
