@@ -53,8 +53,11 @@ def test_kills_under_load_lose_no_acknowledged_event_and_repeat_and_tear_none(
     shared = [Publisher(hub, f"p{n}", "shared") for n in range(4)]
     piped = [Publisher(hub, f"piped{n}", "piped", batch=20) for n in range(2)]
     again = [Publisher(hub, f"again{n}", "again", retry=True) for n in range(2)]
+    several = [Publisher(hub, f"several{n}", f"several-{n}") for n in range(4)]
+    steady = [*shared, *piped, *again, *several]
     books = [
         Book(hub, "shared", shared), Book(hub, "piped", piped), Book(hub, "again", again),
+        *(Book(hub, publisher.channel, [publisher]) for publisher in several),
     ]  # fmt: skip
     follower = Follower(hub, "shared").start()
     acknowledged = 0
@@ -66,7 +69,7 @@ def test_kills_under_load_lose_no_acknowledged_event_and_repeat_and_tear_none(
                 book.check()
             # Large rows are torn more often than small ones; their file is new each time.
             large = Publisher(hub, "large", f"large-{cycle}", padding=lambda _: LARGE)
-            publishers = [*shared, *piped, *again, large]
+            publishers = [*steady, large]
             for publisher in publishers:
                 publisher.start()
 
@@ -101,7 +104,7 @@ def test_kills_under_load_lose_no_acknowledged_event_and_repeat_and_tear_none(
         follower.stop()
         if hub.process:
             hub.stop()
-    acknowledged += sum(len(publisher.acknowledged) for publisher in [*shared, *piped, *again])
+    acknowledged += sum(len(publisher.acknowledged) for publisher in steady)
     assert acknowledged > CYCLES * 20
     assert "Traceback" not in hub.log
     print(f"{CYCLES} kills, {acknowledged} acknowledged events")

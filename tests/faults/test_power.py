@@ -21,6 +21,7 @@ from tests.harness.machine import command, mounted
 from tests.harness.shims import Build, preload
 
 CYCLES = size(8, 60)
+CHANNELS = 6
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
 WITHOUT_FLUSHING_THE_LOG = 2
 
@@ -110,15 +111,18 @@ class Watcher:
 
 
 def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
-    """Publish, cut the power and start again; yield how many events were acknowledged and lost."""
-    publishers = [Publisher(hub, f"p{n}", "shared") for n in range(3)]
+    """Publish, cut the power and start again; yield how many events were acknowledged and lost.
+
+    There are publishers of several channels, one of which has more than one, and of new ones.
+    """
+    publishers = [Publisher(hub, f"p{n}", f"shared-{n % CHANNELS}") for n in range(CHANNELS + 2)]
     shown_and_lost = 0
     for cycle in range(cycles):
         if hub.folder.exists():
             power.begin()
         hub.start()
         fresh = [Publisher(hub, f"f{n}", f"fresh-{cycle}-{n}") for n in range(3)]
-        watcher = Watcher(hub, "shared")
+        watchers = {name: Watcher(hub, name) for name in {p.channel for p in publishers}}
         before = {publisher.name: len(publisher.acknowledged) for publisher in publishers}
         for publisher in [*publishers, *fresh]:
             publisher.start()
@@ -131,7 +135,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
         hub.kill()
         for publisher in [*publishers, *fresh]:
             publisher.join()
-        seen = watcher.join()
+        seen = {name: watcher.join() for name, watcher in watchers.items()}
         power.cut(Choice(nothing=cycle % 2 == 0))
         power.begin()
         hub.start()
@@ -144,8 +148,9 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
             answered = publisher.acknowledged[before.get(publisher.name, 0) :]
             acknowledged += len(answered)
             lost += len(set(answered) - set(found))
-        rows = {row.split(b"\t", 2)[2] for row in hub.get("/shared").body.split(b"\n")[:-1]}
-        shown_and_lost += len(seen - rows)
+        for name, events in seen.items():
+            served = hub.get(f"/{name}").body.split(b"\n")[:-1]
+            shown_and_lost += len(events - {row.split(b"\t", 2)[2] for row in served})
         hub.kill()
         yield acknowledged, lost
     if hub.environ["ESOURCE_FSYNC"] == "always":
@@ -230,7 +235,9 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
     lost = acknowledged = 0
     before: list[int] = []
     for cycle in range(size(3, 20) if fsync == "always" else 1):
-        publishers = [Publisher(hub, f"p{n}", f"orders-{cycle}-{n % 2}") for n in range(4)]
+        publishers = [
+            Publisher(hub, f"p{n}", f"orders-{cycle}-{n % CHANNELS}") for n in range(CHANNELS + 2)
+        ]
         try:
             with mounted(tmp_path / f"mnt-{2 * cycle}", "-o", "loop", image) as mount:
                 hub.folder = mount / "events"

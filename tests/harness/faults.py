@@ -19,9 +19,7 @@ class Fault(NamedTuple):
     statuses: frozenset[int]
 
 
-def check_a_fault(
-    hub: Hub, disk: Disk, fault: Fault, place: int, channels: Sequence[str]
-) -> str:
+def check_a_fault(hub: Hub, disk: Disk, fault: Fault, place: int, channels: Sequence[str]) -> str:
     """Publish through a fault at the n-th call; return the trace of the calls.
 
     There is a publisher for each of `channels`, in which one may stand more than once. Every answer
