@@ -130,7 +130,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
         def done(fresh: list[Publisher] = fresh) -> int:
             return min(len(publisher.acknowledged) for publisher in fresh)
 
-        wanted = random.randrange(1, 40)
+        wanted = random.randrange(1, 30)
         eventually(lambda wanted=wanted, done=done: done() >= wanted)  # type: ignore[misc]
         hub.kill()
         for publisher in [*publishers, *fresh]:
@@ -248,7 +248,7 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
                 hub.start()
                 for publisher in publishers:
                     publisher.start()
-                wanted = random.randrange(20, 200)
+                wanted = random.randrange(10, 100)
                 eventually(lambda p=publishers, n=wanted: min(len(a.acknowledged) for a in p) > n)  # type: ignore[misc]
                 fd = os.open(mount, os.O_RDONLY)
                 try:
