@@ -35,7 +35,7 @@ from esource.config import Config, unknown
 from esource.errors import StartError
 from esource.server import addresses, gunicorn, options
 from esource.server.gunicorn import Arbiter, Request, Worker
-from esource.server.log_lines import Few, last_line, mask
+from esource.server.log_lines import Few, last_line, let_threads_log, mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +172,7 @@ def post_worker_init(worker: Worker) -> None:
     from esource.server.fastpath import fast_path
 
     global _connections
+    let_threads_log(worker.log.error_log)
     extensions: dict[str, Any] = worker.app.wsgi().extensions
     hub: Hub = extensions["esource"]
     hub.open(waiting=partial(_wait, worker))

@@ -67,6 +67,19 @@ def mask(names: Collection[str]) -> None:
     logging.setLogRecordFactory(lambda *about, **more: masked_in(logging.LogRecord(*about, **more)))
 
 
+def let_threads_log(log: logging.Logger) -> None:
+    """Let several threads log at once, from now on; call it once gevent has patched Python.
+
+    gevent's locks are for greenlets. Of threads that wait for one, which have no loop, not all are
+    ever told that it is free: a folder with many torn rows, and the hub was still. No handler of
+    ours switches greenlets, so a thread's own lock does.
+    """
+    from gevent.monkey import get_original
+
+    for handler in log.handlers:
+        handler.lock = get_original("_thread", "RLock")()
+
+
 class Few(logging.Filter):
     """Lets through a few warnings and errors of one place in the code a minute, with a count."""
 

@@ -14,7 +14,9 @@ import pytest
 
 from esource.config import Config
 from esource.server.log_lines import Few, formatter, mask
-from tests.harness import PATIENCE_SECONDS, Hub, eventually, running_hub
+from tests.harness import PATIENCE_SECONDS, Hub, Wire, eventually, running_hub, started
+from tests.harness.channels import age
+from tests.harness.waiting import together
 
 
 def record(text: str, level: int = logging.WARNING) -> logging.LogRecord:
@@ -308,3 +310,21 @@ def test_a_defect_that_ends_a_greenlet_is_one_line_of_the_log(tmp_path: Path) ->
         lines = [json.loads(line) for line in hub.log.splitlines()]
     [defect] = [line for line in lines if "traceback" in line]
     assert defect["level"] == "critical"
+
+
+def test_threads_that_log_at_the_same_time_hold_nobody_up(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    hub.folder.mkdir()
+    names = [f"torn-{n}" for n in range(320)]
+    for name in names:
+        hub.file(name).write_bytes(b"1\t\twhole\n2\t\ttorn")
+        age(hub.file(name))
+    with started(hub):
+
+        def open_some(number: int) -> None:
+            with Wire(hub) as wire:
+                for name in names[number::32]:
+                    assert wire.post(f"/{name}", b"x").status == 201
+
+        together(32, open_some)
+        assert hub.log.count("torn write") == len(names)
