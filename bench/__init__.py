@@ -7,10 +7,14 @@ Low to high, as the hub's own house:
     cpu          who was busy
     machine      where it ran, and with which versions
     uncounted    the settings of a hub that counts nothing
+    message      where a request or an answer ends
+    bare, constant
+                 the least that gunicorn can do, and gevent
     servers      the hub and its baselines, each on a port of its own
     publishers   who sends: ab, wrk, redis-benchmark, and two of this process
+    connections  who sends: many connections of this process
     subscribers  who listens: `sse_clients.c`
-    publishing, fanout, counting, reading, growing, ingest, hostile
+    publishing, behind, pipelined, beside, fanout, counting, reading, growing, ingest, hostile
                  the workloads
     plots        pictures of a run
     __main__     the command line

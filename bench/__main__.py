@@ -16,7 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import counting, fanout, growing, hostile, ingest, publishing, reading, servers
+from bench import (
+    behind,
+    beside,
+    counting,
+    fanout,
+    growing,
+    hostile,
+    ingest,
+    pipelined,
+    publishing,
+    reading,
+    servers,
+)
 from bench.figures import HEAD, Cases, Line, growth, measure, row
 from bench.machine import commit, machine, versions
 from bench.plots import draw
@@ -30,7 +42,11 @@ PROGRAMS = [("apache2-utils", "ab"), ("wrk", "wrk"), ("gcc", "cc")]  # Debian's 
 WORKLOADS: dict[str, Workload] = {
     "seed": publishing.seed,
     "publish": publishing.publish,
+    "crowd": publishing.crowd,
     "channels": publishing.channels,
+    "nginx": behind.behind,
+    "pipelined": pipelined.pipelined,
+    "beside": beside.beside,
     "fan-out": fanout.fan_out,
     "latency": fanout.latency,
     "tail": fanout.tail,

@@ -115,7 +115,7 @@ def measure(workload: str, case: Case, rounds: int) -> tuple[list[Line], list[st
 
 
 HEAD = (
-    f"{'':26}{'':18}{'median':>12} {'unit':18}{'spread':>7}{'hub is ×':>10}{'server':>8}{'load':>6}"
+    f"{'':26}{'':20}{'median':>12} {'unit':18}{'spread':>7}{'hub is ×':>10}{'server':>8}{'load':>6}"
 )
 
 
@@ -125,7 +125,7 @@ def row(line: Line, first: bool) -> str:
     digits = 0 if line.median >= 1000 else 1 if line.median >= 10 else 2
     ratio = "" if line.hub_ratio is None else f"{line.hub_ratio:.2f}"
     text = (
-        f"{name:26}{line.subject:18}{line.median:12,.{digits}f} {line.unit:18}"
+        f"{name:26}{line.subject:20}{line.median:12,.{digits}f} {line.unit:18}"
         f"{line.spread:7.0%}{ratio:>10}{line.server:8.0%}{line.generator:6.0%}"
     )
     if line.generator > 0.9 and line.server < 0.9:

@@ -13,6 +13,7 @@ COLOURS = {
     "hub, POST each": "#e59866",
     "hub, fsync never": "#f1b6ad",
     "bare gunicorn": "#7f8c8d",
+    "bare gevent": "#34495e",
     "nchan, 1 worker": "#2e86c1",
     "nchan, 2 workers": "#85c1e9",
     "redis": "#27ae60",

@@ -108,6 +108,14 @@ def events(first: int, count: int, stamp: int, size: int) -> list[bytes]:
     return [(b"#%d %d " % (n, stamp)).ljust(size, b"x") for n in range(first, first + count)]
 
 
+def request(path: str, data: bytes) -> bytes:
+    """Return a plain `POST` of an event, as it is sent."""
+    return (
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (path.encode(), len(data), data)
+    )
+
+
 class _Connection:
     """One connection for publishing, for a `with`."""
 
@@ -136,13 +144,7 @@ class Posts(_Connection):
 
     def send(self, data: list[bytes]) -> None:
         """Send events; do not wait for the answers, but take those that are there."""
-        self._socket.sendall(
-            b"".join(
-                b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (self.path.encode(), len(event), event)
-                for event in data
-            )
-        )
+        self._socket.sendall(b"".join(request(self.path, event) for event in data))
         self._unanswered += len(data)
         self._socket.setblocking(False)
         try:
@@ -166,9 +168,9 @@ class Posts(_Connection):
         # A status line may be torn; a whole one must not be counted again.
         self._received = received[max(len(received) - 11, answers[-1].end() if answers else 0) :]
 
-    def end(self) -> None:
-        """Wait until every event is answered."""
-        while self._unanswered:
+    def end(self, ahead: int = 0) -> None:
+        """Wait until every event is answered, or all but `ahead`."""
+        while self._unanswered > ahead:
             self._take()
 
     def __enter__(self) -> "Posts":

@@ -1,13 +1,27 @@
 """Workloads: many publishers, an event in each request."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 
+from bench.connections import Connections
 from bench.cpu import Busy
 from bench.figures import Case, Cases, Sample, Take
-from bench.publishers import Sent, ab, redis_benchmark, wrk
+from bench.publishers import Sent, ab, redis_benchmark, request, wrk
 from bench.scale import Bench, fresh
-from bench.servers import BARE, HUB, HUB_WITHOUT_FSYNC, NCHAN, REDIS, Server, started
+from bench.servers import (
+    BARE,
+    GEVENT,
+    HUB,
+    HUB_WITHOUT_FSYNC,
+    NCHAN,
+    REDIS,
+    Kind,
+    Server,
+    installed,
+    place,
+    started,
+)
 from bench.subscribers import Subscribers
 
 SEED_CONNECTIONS = 100
@@ -66,7 +80,7 @@ def publish(bench: Bench) -> Cases:
         path = fresh("publish")
         return timed(server, partial(wrk, server, path, connections, scale.seconds, 128))
 
-    with started(bench.home, HUB, BARE, NCHAN, REDIS, HUB_WITHOUT_FSYNC) as servers:
+    with started(bench.home, HUB, BARE, GEVENT, NCHAN, REDIS, HUB_WITHOUT_FSYNC) as servers:
         for server in servers:
             if server.name != REDIS.name:
                 wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 128)
@@ -75,16 +89,66 @@ def publish(bench: Bench) -> Cases:
             yield Case(name, connections, takes(servers, partial(send, connections)))
 
 
+def crowd(bench: Bench) -> Cases:
+    """Publish over 1000 connections at once to a new channel: milliseconds to the first answers.
+
+    The connections are open and accepted before, and silent until then. `slowest` is when the
+    last connection has its first 201, `p50` when half of them have it. `once each`: each sends one
+    event of 128 bytes; crowd after crowd, on new connections and another channel, of which the
+    median one is shown. `going on`: who is answered sends the next, so that it stands in the way
+    of others; the first crowd of a server that has just started.
+    """
+    scale = bench.scale
+    count = scale.crowd
+
+    def gather(going_on: bool, server: Server) -> Sample:
+        post = request(fresh("crowd"), b"x" * 128)
+        with Connections(server, count) as connections, Busy(server.process.pid) as busy:
+            times = connections.post_on(post) if going_on else connections.post([post] * count)
+        figures = {"ms slowest": times[-1] * 1e3, "ms p50": times[count // 2] * 1e3}
+        return Sample(figures, busy.server, busy.generator)
+
+    def crowds(server: Server) -> Sample:
+        until = time.monotonic() + scale.seconds
+        samples = [gather(False, server)]
+        while time.monotonic() < until:
+            samples.append(gather(False, server))
+        return sorted(samples, key=lambda sample: sample.figures["ms slowest"])[len(samples) // 2]
+
+    def first(kind: Kind) -> Sample:
+        with kind.start(place(bench.home)) as server:
+            return gather(True, server)
+
+    kinds = installed(HUB, BARE, GEVENT)
+    with started(bench.home, *kinds) as servers:
+        for server in servers:
+            wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 128)
+        yield Case(f"{count}, once each", count, takes(servers, crowds))
+    yield Case(f"{count}, going on", count, {kind.name: partial(first, kind) for kind in kinds})
+
+
 def channels(bench: Bench) -> Cases:
-    """Publish to so many channels at once, in turn: 1000 connections, events of 128 bytes."""
+    """Publish to so many channels at once, in turn: 1000 connections, events of 128 bytes.
+
+    To each of them an event was published before, so that making the files is not counted.
+    `events/s, new` is the rate of that: to channels that were not there, each once.
+    """
     scale = bench.scale
     connections = min(1000, 10 * max(scale.channels))
 
     def send(count: int, server: Server) -> Sample:
         path = fresh("many")
-        return timed(server, partial(wrk, server, path, connections, scale.seconds, 128, count))
+        new = 0.0
+        if count > 1:
+            with Connections(server, min(connections, count)) as each:
+                first = [request(f"{path}{n}", b"x" * 128) for n in range(1, count + 1)]
+                new = count / each.post(first)[-1]
+        sample = timed(server, partial(wrk, server, path, connections, scale.seconds, 128, count))
+        if count > 1:
+            sample.figures["events/s, new"] = new
+        return sample
 
-    with started(bench.home, HUB, BARE, NCHAN, HUB_WITHOUT_FSYNC) as servers:
+    with started(bench.home, HUB, BARE, GEVENT, NCHAN, HUB_WITHOUT_FSYNC) as servers:
         for server in servers:
             wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 128)
         for count in scale.channels:

@@ -14,6 +14,7 @@ class Scale:
     warm_up_seconds: float
     requests: int  # of `ab`
     connections: tuple[int, ...]  # of publishers
+    crowd: int  # connections that publish for the first time at once
     subscribers: tuple[int, ...]  # of the fan-out
     sizes: tuple[int, ...]  # bytes of an event
     listeners: tuple[int, ...]  # of the latencies
@@ -22,6 +23,8 @@ class Scale:
     megabytes: tuple[int, ...]  # of a channel that is read
     files: tuple[int, ...]  # in the folder at the start
     channels: tuple[int, ...]  # written at once
+    beside: tuple[int, int]  # busy channels, and bytes of a batch, beside a lone publisher
+    behind: int  # connections of publishers to nginx
     counting: tuple[int, int]  # publishers, and subscribers, with and without counters
     upload: tuple[int, ...]  # megabytes of one chunked body
     ingest: tuple[int, ...]  # bytes of an event
@@ -36,6 +39,7 @@ FULL = Scale(
     warm_up_seconds=0.5,
     requests=20_000,
     connections=(1, 10, 100, 1000),
+    crowd=1000,
     subscribers=(1, 100, 1000, 10_000),
     sizes=(128, 692),
     listeners=(1, 100, 1000),
@@ -43,7 +47,9 @@ FULL = Scale(
     idle=(100, 1000, 10_000),
     megabytes=(10, 100, 1000),
     files=(100, 1000, 10_000),
-    channels=(1, 100, 1000),
+    channels=(1, 100, 1000, 10_000),
+    beside=(1000, 60 << 20),
+    behind=100,
     counting=(100, 1000),
     upload=(100, 1000),
     ingest=(100, 1000),
@@ -57,6 +63,7 @@ QUICK = Scale(
     warm_up_seconds=0.2,
     requests=4000,
     connections=(1, 100, 1000),
+    crowd=1000,
     subscribers=(1, 1000),
     sizes=(128, 692),
     listeners=(1, 1000),
@@ -65,6 +72,8 @@ QUICK = Scale(
     megabytes=(50,),
     files=(1000,),
     channels=(1, 1000),
+    beside=(1000, 60 << 20),
+    behind=100,
     counting=(100, 1000),
     upload=(100,),
     ingest=(100,),
@@ -79,6 +88,7 @@ TINY = Scale(
     warm_up_seconds=0.3,
     requests=200,
     connections=(5,),
+    crowd=20,
     subscribers=(5,),
     sizes=(128,),
     listeners=(5,),
@@ -87,6 +97,8 @@ TINY = Scale(
     megabytes=(1,),
     files=(20,),
     channels=(10,),
+    beside=(10, 1 << 20),
+    behind=5,
     counting=(5, 5),
     upload=(2,),
     ingest=(100,),

@@ -29,7 +29,7 @@ NCHAN_MODULES = [
     Path("/usr/lib64/nginx/modules/ngx_nchan_module.so"),
     Path("/usr/share/nginx/modules/ngx_nchan_module.so"),
 ]
-BASELINES = ("bare", "nchan", "nginx", "redis")
+BASELINES = ("bare", "gevent", "nchan", "nginx", "redis")
 STOP_SECONDS = 20.0
 
 against: set[str] = set(BASELINES)  # the baselines that are wanted
@@ -44,6 +44,7 @@ class Server:
     port: int
     process: "subprocess.Popen[bytes]"
     folder: Path  # its files
+    scheme: str = "http"
 
     @property
     def pids(self) -> list[int]:
@@ -52,7 +53,7 @@ class Server:
 
     def url(self, path: str) -> str:
         """Return the address of a path."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,15 @@ def bare(home: Path) -> Iterator[Server]:
         yield server
 
 
+@contextmanager
+def constant(home: Path) -> Iterator[Server]:
+    """Start gevent's own server, with a constant answer."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.constant", str(port)]
+    with running(GEVENT.name, home, port, command) as server:
+        yield server
+
+
 def nchan_module() -> Path | None:
     """Return where nchan is."""
     return next((path for path in NCHAN_MODULES if path.exists()), None)
@@ -209,10 +219,10 @@ def nginx_files(home: Path, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def nginx(
-    name: str, home: Path, workers: int, settings: str, modules: str = ""
+    name: str, home: Path, workers: int, settings: str, modules: str = "", port: int = 0
 ) -> Iterator[Server]:
-    """Start nginx with what differs from one use to the other."""
-    port = free_port()
+    """Start nginx with what differs from one use to the other, at a free port unless it says."""
+    port = port or free_port()
     # As root, its workers would be somebody who may not read the hub's files.
     user = "user root;" if os.geteuid() == 0 else ""
     temporary = "".join(
@@ -289,6 +299,7 @@ HUB = hub_kind("hub")
 HUB_WITHOUT_FSYNC = hub_kind("hub, fsync never", fsync="never")
 HUB_WITHOUT_COUNTING = hub_kind("hub, not counting", options=("-c", "python:bench.uncounted"))
 BARE = Kind("bare gunicorn", bare, "bare")
+GEVENT = Kind("bare gevent", constant, "gevent")
 NCHAN = nchan_kind(1)
 NCHAN_TWO = nchan_kind(2)
 REDIS = Kind(

@@ -18,7 +18,10 @@ from bench.servers import HUB, HUB_WITHOUT_COUNTING, place
 from tests.harness import ROOT, do_without, needs
 
 PATIENCE_SECONDS = 120
-FIRST = ("seed", "publish", "channels", "fan-out", "tail", "idle", "counting")
+FIRST = (
+    "seed", "publish", "crowd", "channels", "nginx", "pipelined", "beside", "fan-out", "tail",
+    "idle", "counting",
+)  # fmt: skip
 SECOND = ("latency", "replay", "download", "resume", "start", "upload", "ingest", "hostile")
 
 
@@ -32,7 +35,7 @@ def bench(*arguments: str) -> "subprocess.Popen[str]":
 def test_every_workload_runs_and_loses_nothing(tmp_path: Path) -> None:
     needs("ab", "wrk", "cc")
     runs = [
-        bench(*FIRST, "--scale", "tiny", "--json", str(tmp_path / "0.json"), "--against"),
+        bench(*FIRST, "--scale", "tiny", "--json", str(tmp_path / "0.json"), "--against", "gevent"),
         bench(*SECOND, "--scale", "tiny", "--json", str(tmp_path / "1.json")),
     ]
     results: list[dict[str, Any]] = []

@@ -1,0 +1,85 @@
+"""Workloads: one connection, and requests that do not wait for answers, or are torn."""
+
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+
+from bench.cpu import Busy
+from bench.figures import Case, Cases, Sample
+from bench.message import whole
+from bench.publishers import TIMEOUT_SECONDS, Posts, events, request, wrk
+from bench.publishing import takes
+from bench.scale import Bench, fresh
+from bench.servers import BARE, HUB, NCHAN, Server, started
+
+SIZE = 128
+AHEAD_BYTES = 1 << 16
+TORN_SIZE = 5000
+CUTS = {"head": 40, "body": TORN_SIZE // 2}  # where in a request: in its fields, in its data
+
+
+def pipelined(bench: Bench) -> Cases:
+    """Publish over one connection, several requests in a packet or one in two: events/s.
+
+    `64 KiB ahead`: events of 128 bytes, sent without waiting, while less than that is unanswered.
+    `torn in the head`, `torn in the body`: events of 5000 bytes, each sent when the one before is
+    answered, but cut in two: a packet is the rest of a request and the beginning of the next one.
+    So none ends where a request ends.
+    """
+    ways: list[tuple[str, int, Callable[[Server, float], int]]] = [
+        (f"{SIZE} B, {AHEAD_BYTES >> 10} KiB ahead", SIZE, ahead)
+    ]
+    for part, cut in CUTS.items():
+        ways.append((f"torn in the {part}, {TORN_SIZE} B", TORN_SIZE, partial(torn, cut)))
+
+    def take(way: Callable[[Server, float], int], server: Server) -> Sample:
+        with Busy(server.process.pid) as busy:
+            count = way(server, bench.scale.seconds)
+        return Sample({"events/s": count / busy.seconds}, busy.server, busy.generator)
+
+    with started(bench.home, HUB, BARE, NCHAN) as servers:
+        for server in servers:
+            wrk(server, fresh("warm"), 10, bench.scale.warm_up_seconds, SIZE)
+        for name, size, way in ways:
+            yield Case(name, size, takes(servers, partial(take, way)))
+
+
+def ahead(server: Server, seconds: float) -> int:
+    """Send events without waiting, for so many seconds; return how many, all answered."""
+    path = fresh("ahead")
+    most = AHEAD_BYTES // len(request(path, b"x" * SIZE))
+    some = events(0, most // 4, 0, SIZE)
+    sent = 0
+    with Posts(server, path) as posts:
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            posts.end(most - len(some))
+            posts.send(some)
+            sent += len(some)
+        posts.end()
+    return sent
+
+
+def torn(cut: int, server: Server, seconds: float) -> int:
+    """Send events in torn requests, for so many seconds; return how many, all answered.
+
+    `cut` is where the second packet of a request begins, in bytes. The last request is not ended.
+    """
+    whole_one = request(fresh("torn"), b"x" * TORN_SIZE)
+    packet = whole_one[cut:] + whole_one[:cut]
+    sent = 0
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(whole_one[:cut])
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            client.sendall(packet)
+            answer = b""
+            while not whole(answer):
+                piece = client.recv(1 << 16)
+                answer += piece
+                if not piece or (len(answer) > 9 and answer[9:10] != b"2"):
+                    raise RuntimeError(f"{server.name}: {answer.decode()}")
+            sent += 1
+    return sent
