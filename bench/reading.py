@@ -27,7 +27,7 @@ REDIS_EVENTS = 1_000_000  # as many as Redis is given: they stay in its memory
 WARM = 50  # searches, of which the median counts
 MAPPED_SECONDS = 0.005  # in which nobody can have searched much of a file
 POLL_SECONDS = 0.1
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 30  # for a large file; a second for each MB, and one more
 CROWD = 20  # readers at once
 NEAR_THE_END = 10  # events before it
 
@@ -144,7 +144,7 @@ def resume(bench: Bench) -> Cases:
                     search(server, kind, megabytes) > max(cold / 20, MAPPED_SECONDS)
                 ):
                     time.sleep(POLL_SECONDS)
-                    if time.monotonic() - began > PATIENCE_SECONDS:
+                    if time.monotonic() - began > min(PATIENCE_SECONDS, 1 + megabytes):
                         break
                 mapping = time.monotonic() - began
                 warm = [search(server, kind, megabytes) for _ in range(WARM)]

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from bench.servers import HUB, HUB_WITHOUT_COUNTING, place
+from bench.connections import Connections
+from bench.message import whole
+from bench.publishers import request
+from bench.servers import GEVENT, HUB, HUB_WITHOUT_COUNTING, Server, place
 from tests.harness import ROOT, do_without, needs
 
 PATIENCE_SECONDS = 120
@@ -59,7 +62,7 @@ def test_every_workload_runs_and_loses_nothing(tmp_path: Path) -> None:
     counted = {line["workload"] for line in results if line["received"]}
     assert counted == {"seed", "fan-out", "tail", "counting", "latency", "replay"}
     ratios = {line["subject"] for line in results if line["hub_ratio"]}
-    assert "bare gunicorn" in ratios
+    assert {"bare gunicorn", "bare gevent"} < ratios
     if missing:  # all the rest held
         do_without("; ".join(missing))
 
@@ -82,6 +85,41 @@ def test_the_hub_that_does_not_count_publishes_and_does_not_count(tmp_path: Path
             connection.close()
             for name in ("published_events_total", "publish_duration_seconds_count"):
                 assert f"\nesource_{name} {counted}.0\n" in metrics, kind.name
+
+
+# -- connections of this process -------------------------------------------------------------
+
+
+def test_a_message_ends_where_its_declared_length_does() -> None:
+    for message in (b"POST /x HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", b"GET / HTTP/1.1\r\n\r\n"):
+        assert [whole(message[:n]) for n in range(len(message))] == [0] * len(message)
+        assert whole(message + message) == len(message)
+
+
+def test_each_request_is_sent_once_or_until_each_connection_has_an_answer(tmp_path: Path) -> None:
+    with GEVENT.start(place(tmp_path)) as server, Connections(server, 10) as connections:
+        times = connections.post([request("/some", b"x")] * 25)
+        assert (len(times), sorted(times)) == (25, times)
+        assert len(connections.post_on(request("/some", b"x"))) == 10
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", b""])
+def test_a_connection_that_gets_no_2xx_fails_the_run(tmp_path: Path, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as client:
+                client.recv(4096)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        here = subprocess.Popen(["true"])  # stands for the server's process
+        server = Server("some", listener.getsockname()[1], here, tmp_path)
+        with Connections(server, 1) as connections, pytest.raises(RuntimeError, match="some"):
+            connections.post([request("/some", b"x")])
+        thread.join()
+        here.wait()
 
 
 # -- sse_clients.c -------------------------------------------------------------------------
