@@ -91,9 +91,11 @@ def test_the_hub_that_does_not_count_publishes_and_does_not_count(tmp_path: Path
 
 
 def test_a_message_ends_where_its_declared_length_does() -> None:
-    for message in (b"POST /x HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", b"GET / HTTP/1.1\r\n\r\n"):
+    long, short = b"POST /x HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", b"GET / HTTP/1.1\r\n\r\n"
+    for message in (long, short):
         assert [whole(message[:n]) for n in range(len(message))] == [0] * len(message)
-        assert whole(message + message) == len(message)
+        for behind in (b"", b"P", long):
+            assert whole(message + behind) == len(message)
 
 
 def test_each_request_is_sent_once_or_until_each_connection_has_an_answer(tmp_path: Path) -> None:
@@ -105,7 +107,8 @@ def test_each_request_is_sent_once_or_until_each_connection_has_an_answer(tmp_pa
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", b""])
 def test_a_connection_that_gets_no_2xx_fails_the_run(tmp_path: Path, answer: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    some = subprocess.Popen(["true"])  # instead of a server's process
+    with some, socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             with listener.accept()[0] as client:
@@ -114,12 +117,10 @@ def test_a_connection_that_gets_no_2xx_fails_the_run(tmp_path: Path, answer: byt
 
         thread = threading.Thread(target=serve)
         thread.start()
-        here = subprocess.Popen(["true"])  # stands for the server's process
-        server = Server("some", listener.getsockname()[1], here, tmp_path)
+        server = Server("some", listener.getsockname()[1], some, tmp_path)
         with Connections(server, 1) as connections, pytest.raises(RuntimeError, match="some"):
             connections.post([request("/some", b"x")])
         thread.join()
-        here.wait()
 
 
 # -- sse_clients.c -------------------------------------------------------------------------
