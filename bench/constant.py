@@ -28,7 +28,7 @@ def serve(client: socket.socket, _: object) -> None:
             received += piece
             while size := whole(received):
                 received = received[size:]
-                client.sendall(ANSWER)
+                client.send(ANSWER)  # all of it fits; `sendall` would ask for the buffer's size
 
 
 if __name__ == "__main__":
