@@ -30,7 +30,7 @@ def beside(bench: Bench) -> Cases:
 
     One connection; an event that is due waits until the one before is answered. `alone`; beside
     so many busy channels, to each of which something was published before (`wrk`, as many
-    connections as channels); beside a batch of 60 MiB (64 MiB of rows: lines of 1000 bytes), sent
+    connections as channels); beside a batch of 62 MiB (64 MiB of rows: lines of 1000 bytes), sent
     again and again to one other channel. What the others get stored meanwhile is there, too.
     """
     scale = bench.scale
