@@ -16,6 +16,7 @@ from socket import socket
 
 from esource.hub.clients import Clients
 from esource.hub.commit import PLAIN, Receipt, Wish
+from esource.hub.committer import Committer
 from esource.hub.followers import Follower, Followers
 from esource.hub.head import Head
 from esource.hub.known import Known
@@ -80,8 +81,12 @@ class Channel:
     def __init__(
         self, name: str, open_log: Callable[[], Log], dedup_events: int = 10_000,
         stats: Stats | None = None, clients: Clients | None = None,
+        committer: Committer | None = None,
     ) -> None:  # fmt: skip
-        """Name a channel. Nothing is opened yet: `open_log` blocks, and raises `StorageError`."""
+        """Name a channel. Nothing is opened yet: `open_log` blocks, and raises `StorageError`.
+
+        It has a part in what is given, or else it is a hub of its own.
+        """
         self.name = name
         self.stats = stats or Stats()
         self.draining = False
@@ -91,7 +96,8 @@ class Channel:
         self.followers = Followers(self.clients, self.stats, self._tail)
         known = Known(dedup_events)
         self._head = Head(open_log, self.followers, known)
-        self._writer = Writer(name, self._head, self.followers, known, self.stats)
+        committer = committer or Committer()
+        self._writer = Writer(name, self._head, self.followers, known, self.stats, committer)
 
     def open(self) -> "Channel":
         """Open and repair the log if that was not done yet. Blocks; raises `StorageError`."""

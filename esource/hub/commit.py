@@ -8,7 +8,8 @@ other programs have appended ──┘
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from enum import Enum
+from typing import Literal, NamedTuple, TypeAlias
 
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
@@ -17,11 +18,12 @@ from esource.event import default_id
 from esource.hub.known import Known
 from esource.hub.tail import TAIL_BYTES
 from esource.hub.view import View
-from esource.log import MARK_BYTES, Appended, Moved, mark
+from esource.log import MARK_BYTES, Appended, Moved, Written, mark
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, Fresh, digests
 from esource.rows.tsv import Draft
 
+SOON_BYTES = 1 << 18  # of rows that are written in the loop
 TRIES = 100  # while other programs append again and again
 
 Precondition = Callable[[View], None]  # raises `PreconditionFailed`
@@ -168,9 +170,18 @@ class Receipt:
         self.view = View(moment.view.log, end, self.last, zlib.crc32(last))
         moment.fresh.update(fresh.latest)
         known = moment.dedup.last(moment.fresh) if moment.dedup else moment.fresh
-        return blocks, moment._replace(
-            view=self.view, newest=newest, fresh=known, least=least, last=last
+        return blocks, Moment(
+            self.view, newest, moment.now, moment.dedup, known, last, least, moment.is_exact
         )
+
+
+class Staged(NamedTuple):
+    """Rows of a commit that are written, and what is true once they are settled."""
+
+    view: View  # up to and with them
+    rows: bytes  # these, if they are few enough for the tail in memory
+    written: Written
+    moment: Moment | None  # behind them; None if rows of others came in between
 
 
 class Done(NamedTuple):
@@ -179,6 +190,16 @@ class Done(NamedTuple):
     view: View  # up to and with its rows
     rows: bytes  # these, if they are few enough for the tail in memory
     appended: Appended
+
+
+class Later(Enum):
+    """That a commit takes a thread."""
+
+    LATER = "later"
+
+
+LATER = Later.LATER
+Decided: TypeAlias = Literal[Later.LATER] | None
 
 
 class Commit:
@@ -220,43 +241,89 @@ class Commit:
             self._done.wait()
 
     def append_to(self, view: View, known: Known) -> Done | Moved | None:
-        """Ask the receipts, and append the rows of those that are not refused.
+        """Write the rows, sync them, and settle them: of one commit alone. Blocks, as `write`."""
+        staged = self.write(view, known)
+        if not isinstance(staged, Staged):
+            return staged
+        log, written = staged.view.log, staged.written
+        try:
+            seconds, failure = log.sync() if written.to_sync else 0.0, None
+        except OSError as error:
+            seconds, failure = 0.0, error
+        return self.settle(staged, known, seconds, failure)
+
+    def write(self, view: View, known: Known) -> Staged | Moved | None:
+        """Ask the receipts, and write the rows of those that are not refused.
 
         Return None if there are none, and `Moved` if the log has other rows now. Rows that other
         programs append meanwhile are asked about, and come first. Blocks: runs in a thread, since
         it may be tens of megabytes, of which no step is more than one. Raises `StorageError`.
         """
         log, expected = view.log, None
-        with_dedup = any(receipt.wish.unique for receipt in self.receipts)
         for _ in range(TRIES):
-            known.catch_up(view, with_dedup)
-            now, size = time.time_ns() // 1000, min(view.end, MARK_BYTES)
-            last = log.pread(view.end - size, size)
-            moment = Moment(view, known.newest, now, known.dedup, {}, last)
-            blocks: list[bytes] = []
-            for receipt in self.receipts:
-                rows, moment = receipt.ask(moment)
-                blocks += rows
-            if moment.view.end - view.end <= TAIL_BYTES:
-                blocks = [b"".join(blocks)] if blocks else []
+            known.catch_up(view, self._is_unique)
+            size = min(view.end, MARK_BYTES)
+            blocks, moment = self._ask(view, known, log.pread(view.end - size, size))
             # Without rows, too: a refusal must be decided on all that is there.
             expected = view.end if moment.is_exact else expected
-            appended = log.append(expected, blocks, moment.least)
-            if isinstance(appended, Appended):
+            written = log.write(expected, blocks, moment.least)
+            if not isinstance(written, Moved):
                 break
-            if appended.end is None:
-                return appended
-            view, expected = View.of(log, appended.end), appended.end
+            if written.end is None:
+                return written
+            view, expected = View.of(log, written.end), written.end
         else:
             raise StorageError(f"{log.name} has changed, again and again")
-        if not blocks:
+        if not isinstance(written, Written):
             return None
-        ahead = appended.start - view.end  # rows that others have appended right before
-        made = moment.view
-        if ahead:
-            made = View.of(log, made.end + ahead)
-            for receipt in self.receipts:
-                receipt.move(ahead)
-        else:
-            known.advance(made, moment.newest, moment.fresh)
-        return Done(made, blocks[0] if len(blocks) == 1 else b"", appended)
+        ahead = written.start - view.end  # rows that others have appended right before
+        if not ahead:
+            return Staged(moment.view, _few(blocks), written, moment)
+        for receipt in self.receipts:
+            receipt.move(ahead)
+        return Staged(View.of(log, moment.view.end + ahead), _few(blocks), written, None)
+
+    def write_soon(self, view: View, known: Known) -> Staged | Decided:
+        """Do the same at once, in the loop, if others have left the log alone.
+
+        None if there are no rows to write; `LATER` if it takes a thread, and nothing is done.
+        """
+        if self.size > SOON_BYTES or not known.is_of(view, self._is_unique):
+            return LATER
+        blocks, moment = self._ask(view, known, known.last)
+        if not blocks:
+            return None if view.log.is_current() else LATER
+        written = view.log.write_soon(blocks)
+        return Staged(moment.view, _few(blocks), written, moment) if written else LATER
+
+    def settle(
+        self, staged: Staged, known: Known, seconds: float, failure: OSError | None = None
+    ) -> Done:
+        """Let the rows be the log's, which were synced in so many seconds, or had not to be.
+
+        Raises `StorageError` if that has failed.
+        """
+        appended = staged.view.log.settle(staged.written, seconds, failure)
+        if moment := staged.moment:
+            known.advance(staged.view, moment.newest, moment.fresh, moment.last)
+        return Done(staged.view, staged.rows, appended)
+
+    @property
+    def _is_unique(self) -> bool:
+        return any(receipt.wish.unique for receipt in self.receipts)
+
+    def _ask(self, view: View, known: Known, last: bytes) -> tuple[list[bytes], Moment]:
+        """Return the rows of all receipts, in one block if they are few, and the moment behind."""
+        now = time.time_ns() // 1000
+        moment = Moment(view, known.newest, now, known.dedup, {}, last)
+        blocks: list[bytes] = []
+        for receipt in self.receipts:
+            rows, moment = receipt.ask(moment)
+            blocks += rows
+        if len(blocks) > 1 and moment.view.end - view.end <= TAIL_BYTES:
+            blocks = [b"".join(blocks)]
+        return blocks, moment
+
+
+def _few(blocks: list[bytes]) -> bytes:
+    return blocks[0] if len(blocks) == 1 else b""

@@ -35,7 +35,9 @@ class Head:
 
     def __init__(self, open_log: Callable[[], Log], followers: Followers, known: Known) -> None:
         """Nothing is opened yet. Of changes that others make, both are told."""
-        self.lock = BoundedSemaphore(1)  # held while the log is opened, appended to or refreshed
+        self.lock = BoundedSemaphore(1)  # held while the log is appended to or refreshed
+        # Held while it is opened. Not the same: who waits for that would wait for commits, too.
+        self._opening = BoundedSemaphore(1)
         self._open_log = open_log
         self._followers = followers
         self._known = known
@@ -61,10 +63,9 @@ class Head:
         """Open the log if that was not done yet. Blocks; raises `StorageError`."""
         if self._view is not None:
             return
-        with self.lock:
+        with self._opening:
             if self._view is None:
-                log = in_thread(reads(), self._open_log)
-                self._view = in_thread(reads(), View.of, log)
+                self._view = in_thread(reads(), lambda: View.of(self._open_log()))
 
     def search(self, log: Log) -> Search:
         """Return what finds places in a log, and has learned of it if it is the newest."""

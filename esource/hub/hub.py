@@ -16,6 +16,7 @@ from esource.config import Config
 from esource.errors import BadInput
 from esource.hub.channel import Channel
 from esource.hub.clients import Clients
+from esource.hub.committer import Committer
 from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
@@ -26,7 +27,7 @@ from esource.log import Logs
 from esource.log.folder import Folder
 from esource.log.lock import prepare_folder
 
-KEEP_OPEN = 1024  # channels used last, if that is not too large a part of all descriptors
+KEEP_OPEN = 10_000  # channels used last, if that is not more than half of all descriptors
 TURN_CHANNELS = 1000  # looked at, before others get a turn
 COUNT_SECONDS = 10.0  # between counts of the channels, once there are too many
 
@@ -48,6 +49,7 @@ class Hub:
         self.stats = Stats(config.metrics_channels)
         self.draining = False
         self.logs: Logs = Folder(config.dir, config.fsync)
+        self._committer = Committer(self.logs.sync_all)
         self.meter = Meter(self.logs, config.metrics_channels)
         self.clients = Clients()
         # Plain publishes have a part of their own: what is large keeps none of them out.
@@ -57,7 +59,7 @@ class Hub:
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._recent: OrderedDict[str, Channel] = OrderedDict()
         self.subscribers = 0
-        self.keep_open = min(KEEP_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self.keep_open = min(KEEP_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._max_subscribers = Limit("max_subscribers", config.max_subscribers)
         self._max_channels = Limit("max_channels", config.max_channels)
         self._counted: float | None = None  # when the channels with rows were last counted
@@ -86,7 +88,7 @@ class Hub:
                 self.open()
             channel = Channel(
                 name, partial(self.logs.open, name), self.config.dedup_events, self.stats,
-                self.clients,
+                self.clients, self._committer,
             )  # fmt: skip
             self._channels[name] = channel
             channel.draining = self.draining

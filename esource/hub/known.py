@@ -6,6 +6,7 @@ rows of other programs count, and rows that were refused do not.
 """
 
 from esource.hub.view import View
+from esource.log import MARK_BYTES
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 
@@ -20,8 +21,19 @@ class Known:
         """Know nothing; `dedup_events` is how many events back a repeated id is looked for."""
         self.newest = 0  # microseconds of the greatest default id, of earlier logs of the name too
         self.dedup: Dedup | None = None  # of the last rows, from when it is first asked for
+        self.last = b""  # of the rows, as many bytes as a mark is made of
         self._dedup_events = dedup_events
         self._view: View | None = None
+
+    def is_of(self, view: View, with_dedup: bool) -> bool:
+        """Return whether just this view is known, so that there is nothing to catch up with."""
+        known = self._view
+        return (
+            known is not None
+            and known.log is view.log
+            and known.end == view.end
+            and not (with_dedup and self.dedup is None)
+        )
 
     def catch_up(self, view: View, with_dedup: bool) -> None:
         """Know all of a view. Blocks if it is not known yet; raises `StorageError`."""
@@ -36,6 +48,8 @@ class Known:
                 self.dedup = None
             elif self.dedup:
                 self._look_back(self.dedup, view, known.end)
+            size = min(view.end, MARK_BYTES)
+            self.last = view.log.pread(view.end - size, size)
             self._view = view
         if with_dedup and self.dedup is None:
             dedup = Dedup(self._dedup_events)
@@ -58,9 +72,9 @@ class Known:
         for each in reversed(found):
             dedup.add(each)
 
-    def advance(self, view: View, newest: int, fresh: dict[bytes, bytes]) -> None:
+    def advance(self, view: View, newest: int, fresh: dict[bytes, bytes], last: bytes) -> None:
         """Know that a view goes on behind what is known by rows of a commit."""
-        self.newest = newest
+        self.newest, self.last = newest, last
         if self.dedup:
             self.dedup.add(fresh)
         self._view = view
@@ -70,6 +84,7 @@ class Known:
         if self._view:
             self.catch_up(view, with_dedup=False)
             self._view = self.dedup = None
+            self.last = b""
 
 
 def _newest_micros(view: View) -> int | None:

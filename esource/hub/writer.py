@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import gevent
-from gevent.queue import Empty, SimpleQueue
+from gevent.queue import SimpleQueue
 
 from esource.errors import EsourceError, StorageError
 from esource.hub.commit import Commit, Done, Receipt, Wish
+from esource.hub.committer import Committer
 from esource.hub.followers import Followers
 from esource.hub.head import Head
 from esource.hub.known import Known
-from esource.hub.loop import commits, in_thread, unswitched
+from esource.hub.loop import commits, give_way, in_thread, unswitched
 from esource.hub.stats import Stats
 from esource.log import Moved
 from esource.rows.tsv import Draft
@@ -29,8 +30,9 @@ from esource.rows.tsv import Draft
 logger = logging.getLogger(__name__)
 
 COMMIT_BYTES = 1 << 22  # of rows after which the next publisher begins another commit
-IDLE_SECONDS = 0.1  # after which the greenlet ends
+IDLE_SECONDS = 0.1  # after which the last commits need not be in memory
 SYNC_SECONDS = 1.0  # between syncs under ESOURCE_FSYNC=interval
+TURN_ANSWERS = 64  # that are sent, before others have a turn: about two milliseconds
 TRIES = 8  # for a commit, while the log is replaced again and again
 
 
@@ -38,17 +40,21 @@ class Writer:
     """The queue of one channel, and the greenlet that drains it while there is something in it."""
 
     def __init__(
-        self, name: str, head: Head, followers: Followers, known: Known, stats: Stats
-    ) -> None:
+        self, name: str, head: Head, followers: Followers, known: Known, stats: Stats,
+        committer: Committer,
+    ) -> None:  # fmt: skip
         """Begin with nothing queued."""
         self._name = name
         self._head = head
         self._followers = followers
         self._known = known
         self._stats = stats
+        self._committer = committer
         self._queue: SimpleQueue[Commit] = SimpleQueue()
         self._open: Commit | None = None  # the last in the queue, which takes more rows
         self._greenlet: gevent.Greenlet | None = None
+        self._committed = 0.0  # when the last commit was, by the monotonic clock
+        self._is_quiet_due = False
         self._sync_is_due = False
         self.unfinished: Commit | None = None  # the last that was begun, until it is done
 
@@ -71,21 +77,27 @@ class Writer:
 
     def _run(self, owner: object) -> None:
         """Be the writer greenlet: commit what is queued, until the channel is idle."""
-        while True:
-            try:
-                commit = self._queue.get(timeout=IDLE_SECONDS)
-            except Empty:
-                with unswitched():  # the next publisher must find no writer
-                    if not self._queue.qsize():
-                        self._greenlet = None
-                        self._followers.be_quiet()
-                        return
-                continue
+        while self._queue.qsize():
+            commit = self._queue.get()
             if commit is self._open:
                 self._open = None  # it takes no more
             self._write(commit, owner)
             del commit  # its rows need not stay in memory while the writer waits
             self._head.give_way()
+        self._greenlet = None  # at once: the next publisher needs another
+        if self._followers and not self._is_quiet_due:
+            self._is_quiet_due = True
+            gevent.spawn_later(IDLE_SECONDS, self._be_quiet)
+
+    def _be_quiet(self) -> None:
+        """Let what is in memory go, if nothing has been written for a while."""
+        self._is_quiet_due = False
+        left = self._committed + IDLE_SECONDS - time.monotonic()
+        if self._greenlet is None and left <= 0:
+            self._followers.be_quiet()
+        elif self._greenlet is None:
+            self._is_quiet_due = True
+            gevent.spawn_later(left, self._be_quiet)
 
     def _write(self, commit: Commit, owner: object) -> None:
         """Commit, answer the publishers, and tell the followers."""
@@ -102,16 +114,22 @@ class Writer:
         with unswitched():
             if commit is self.unfinished:
                 self.unfinished = None
-            # First the publishers, then the followers: both are callbacks of the loop, which runs
-            # them in this order.
             receipts = commit.answer()
-            if done:
-                self._followers.show(done.view, done.appended.start, done.rows)
-            self._count(receipts, done, time.monotonic() - began)
-            self._stats.failed_commits += commit.error is not None
-            if done and done.appended.is_due and not self._sync_is_due:
-                self._sync_is_due = True
-                gevent.spawn_later(SYNC_SECONDS, self.sync, owner)
+        # It is stored. Now it is answered, and then it is shown.
+        for count, receipt in enumerate(receipts, 1):
+            try:
+                receipt.forget()
+            except Exception:
+                logger.exception("%s: a publisher is not told", name)
+            if not count % TURN_ANSWERS:
+                give_way()
+        if done:
+            self._followers.show(done.view, done.appended.start, done.rows)
+        self._count(receipts, done, time.monotonic() - began)
+        self._stats.failed_commits += commit.error is not None
+        if done and done.appended.is_due and not self._sync_is_due:
+            self._sync_is_due = True
+            gevent.spawn_later(SYNC_SECONDS, self.sync, owner)
 
     def _commit(self, commit: Commit) -> Done | None:
         """Append what is queued, and make the next view; None if all is refused or there already.
@@ -121,7 +139,7 @@ class Writer:
         tries = TRIES
         while True:
             with self._head.lock:
-                done = in_thread(commits(), commit.append_to, self._head.view, self._known)
+                done = self._committer.append(commit, self._head.view, self._known)
                 if not isinstance(done, Moved):
                     if done:
                         self._head.advance(done.view)
@@ -135,8 +153,8 @@ class Writer:
     def _count(self, receipts: list[Receipt], done: Done | None, seconds: float) -> None:
         """Count a commit that took so many seconds."""
         stats, now, events = self._stats, time.monotonic(), 0
+        self._committed = now
         for receipt in receipts:
-            receipt.forget()
             events += receipt.appended
             stats.publish_seconds.observe(now - receipt.queued)
         if done:

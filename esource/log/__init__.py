@@ -36,6 +36,14 @@ class Appended(NamedTuple):
     is_due: bool  # whether `flush` is to be called within a second or so
 
 
+class Written(NamedTuple):
+    """Rows stand in the log from an offset on; they are not its own before `settle`."""
+
+    start: int
+    to_sync: bool  # whether they are to be synced first
+    about: object = None  # the log's own business
+
+
 class Moved(NamedTuple):
     """Nothing was appended: other programs have changed the log. Ask again, of what is there."""
 
@@ -89,6 +97,36 @@ class Log(Protocol):
         disk if the log was asked to sync. If it raises, none of them is in the log. Without rows it
         says whether they could be appended. At a place that was told by `Moved` right before, rows
         of others that came since need not be in the way.
+        """
+
+    # An append in parts, so that many logs are synced at once:
+    #
+    #     written = log.write(log.end, [b"1\t\tone coffee\n"])
+    #     if isinstance(written, Written):
+    #         appended = log.settle(written, log.sync() if written.to_sync else 0.0)
+
+    def write(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Written | Appended | Moved:
+        """Do the first part of `append`; without rows there is no other.
+
+        After `Written` comes `settle`. Until then other appends and refreshes wait.
+        """
+
+    def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
+        """Write rows at the end, if others have left the log alone and nothing is to be mended.
+
+        Else None, and nothing is done. A few calls to the system, which wait for no disk unless
+        the system has too much to write already.
+        """
+
+    def sync(self) -> float:
+        """Put what was written on disk; return how many seconds it took. Raises `OSError`."""
+
+    def settle(self, written: Written, seconds: float, failure: OSError | None = None) -> Appended:
+        """Do the last part of `append`: make rows the log's own, which were synced, or had not to.
+
+        With the `failure` of a sync, take them away; raises that as a `StorageError`.
         """
 
     def is_current(self) -> bool:
@@ -171,6 +209,12 @@ class Logs(Protocol):
 
     def free(self) -> int | None:
         """Return how many bytes can still be kept; None if that is not known."""
+
+    def sync_all(self, written: Sequence[Written]) -> Callable[[], float] | None:
+        """Return what syncs rows of several logs at once; None: these are to be synced one by one.
+
+        What is returned is as `Log.sync`. Does not block.
+        """
 
     def problems(self) -> list[str]:
         """Return why nothing can be appended now, a line each; empty if something can."""

@@ -32,14 +32,15 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import MARK_BYTES, Appended, Moved, Replaced, disk, mark
+from esource.log import MARK_BYTES, Appended, Moved, Replaced, Written, disk, mark
 from esource.log.disk import CHUNK, FILE_MODE, FLAGS
 from esource.rows import tsv
 
@@ -56,6 +57,21 @@ POLL_SECONDS = 0.01  # between looks at one that may grow
 def _size_and_time(status: os.stat_result | None) -> tuple[int, int]:
     """Return what shows that a file was changed; (0, 0) if there is none."""
     return (status.st_size, status.st_mtime_ns) if status else (0, 0)
+
+
+class _Tail(NamedTuple):
+    """What an append has left behind `end`, until it is settled."""
+
+    stop: int  # where its rows end
+    written: int  # where those of others end that came meanwhile, and are behind them now
+    theirs: bytes
+    modified: int  # ns since 1970
+    device: int
+
+
+def devices(written: Iterable[Written]) -> set[int]:
+    """Return the devices that rows were written to."""
+    return {each.about.device for each in written if isinstance(each.about, _Tail)}
 
 
 class FileLog:
@@ -183,38 +199,88 @@ class FileLog:
 
         Creates the file. Raises `StorageFull` or `StorageError` with the file as it was.
         """
-        with self._lock:
-            self._is_busy = True
+        written = self.write(expected, blocks, least)
+        if not isinstance(written, Written):
+            return written
+        try:
+            seconds = self.sync() if written.to_sync else 0.0
+        except OSError as error:
+            return self.settle(written, 0.0, error)
+        return self.settle(written, seconds)
+
+    def write(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Written | Appended | Moved:
+        """Do what comes before the sync; with `Written`, the lock is held until `settle`."""
+        self._begin()
+        written: Written | Appended | Moved | None = None
+        try:
+            written = self._write(expected, blocks, least)
+            return written
+        except OSError as error:
+            raise disk.storage_error("write", self.path, error) from error
+        finally:
+            if not isinstance(written, Written):
+                self._end()
+
+    def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
+        """Write rows if the file is as it was left, whole; else None, and `write` finds out why."""
+        if self.refusal or self._is_read_only or self._half[0]:
+            return None
+        self._begin()
+        written: Written | Moved | None = None
+        try:
             try:
-                if self.refusal or self._is_read_only:
-                    self._mend()
-                status, why = self._look()
-                if why:
-                    return Moved(why, None)
-                size = _size_and_time(status)[0]
-                told, self._told = self._told, None
-                if expected is not None and expected == told and size - told <= SHIFT_BYTES:
-                    end = told
-                else:
-                    end = disk.whole_rows(self._fd, self.end, size)
-                    if why := self._missed(end, expected, least):
-                        self._told = end if end > self.end else None
-                        return Moved(why, end)
-                if not blocks:
-                    return Appended(end, 0.0, is_due=False)
-                whole, before = disk.whole_rows(self._fd, end, size), self._half[0]
-                if status is None or whole == size:
-                    self._half = 0, 0.0
-                elif self._has_settled(status):
-                    if not self._cut(whole, size, TORN):
-                        return Moved(f"{self.name} is being written to", None, POLL_SECONDS)
-                elif before in (0, size):  # it has not grown yet: nobody may be writing to it
-                    return Moved(f"{self.name} ends with half a row", None, POLL_SECONDS)
-                return self._append_at(end, blocks)
-            except OSError as error:
-                raise disk.storage_error("write", self.path, error) from error
-            finally:
-                self._is_busy = False
+                status = os.stat(self.path, follow_symlinks=False)
+                is_same = (status.st_dev, status.st_ino) == self._identity
+                is_same &= _size_and_time(status) == self._seen
+            except FileNotFoundError:
+                is_same = self._fd < 0
+            if is_same and self._seen[0] == self.end:
+                written = self._append_at(self.end, blocks)
+            return written if isinstance(written, Written) else None
+        except OSError as error:
+            raise disk.storage_error("write", self.path, error) from error
+        finally:
+            if not isinstance(written, Written):
+                self._end()
+
+    def _begin(self) -> None:
+        self._lock.acquire()
+        self._is_busy = True
+
+    def _end(self) -> None:
+        self._is_busy = False
+        self._lock.release()
+
+    def _write(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes
+    ) -> Written | Appended | Moved:
+        if self.refusal or self._is_read_only:
+            self._mend()
+        status, why = self._look()
+        if why:
+            return Moved(why, None)
+        size = _size_and_time(status)[0]
+        told, self._told = self._told, None
+        if expected is not None and expected == told and size - told <= SHIFT_BYTES:
+            end = told
+        else:
+            end = disk.whole_rows(self._fd, self.end, size)
+            if why := self._missed(end, expected, least):
+                self._told = end if end > self.end else None
+                return Moved(why, end)
+        if not blocks:
+            return Appended(end, 0.0, is_due=False)
+        whole, before = disk.whole_rows(self._fd, end, size), self._half[0]
+        if status is None or whole == size:
+            self._half = 0, 0.0
+        elif self._has_settled(status):
+            if not self._cut(whole, size, TORN):
+                return Moved(f"{self.name} is being written to", None, POLL_SECONDS)
+        elif before in (0, size):  # it has not grown yet: nobody may be writing to it
+            return Moved(f"{self.name} ends with half a row", None, POLL_SECONDS)
+        return self._append_at(end, blocks)
 
     def _missed(self, end: int, expected: int | None, least: bytes) -> str:
         """Return why rows may not be appended at `end`, because of those that came before it."""
@@ -228,7 +294,7 @@ class FileLog:
         is_passed = newest is not None and default_id(newest) >= least
         return f"{self.name} has grown by rows of a later time" if is_passed else ""
 
-    def _append_at(self, end: int, blocks: Sequence[bytes]) -> Appended | Moved:
+    def _append_at(self, end: int, blocks: Sequence[bytes]) -> Written | Moved:
         """Put rows at `end`, where whole rows end, and what others have behind that behind them."""
         try:
             if self._fd < 0:
@@ -258,19 +324,28 @@ class FileLog:
         status = os.fstat(self._fd)
         if not status.st_nlink:
             return Moved(f"{self.name} was removed", None)
-        seconds = 0.0
-        if self._fsync == "always":
-            try:
-                seconds = self.flush()
-            except StorageError as error:
-                self._cut_back(end, written, theirs, error.__cause__)
-                raise
-        self._leftover = None
-        self._seen = stop, status.st_mtime_ns
-        if theirs[-1:] not in (b"", b"\n"):
-            self._half = written, time.monotonic()
-        self._move_end(stop, time.time())  # not when it was written: that is before it was shown
-        return Appended(end, seconds, is_due=self._fsync == "interval")
+        about = _Tail(stop, written, theirs, status.st_mtime_ns, status.st_dev)
+        return Written(end, self._fsync == "always", about)
+
+    def settle(self, written: Written, seconds: float, failure: OSError | None = None) -> Appended:
+        """Show the rows, which are synced as far as they have to be; or take them away."""
+        tail = written.about
+        assert isinstance(tail, _Tail)
+        try:
+            if failure:
+                error = self._unsynced(failure)
+                self._cut_back(written.start, tail.written, tail.theirs, failure)
+                raise error from failure
+            self._folder_is_synced |= written.to_sync
+            self._leftover = None
+            self._seen = tail.stop, tail.modified
+            if tail.theirs[-1:] not in (b"", b"\n"):
+                self._half = tail.written, time.monotonic()
+            # Not when it was written: that is before it was shown.
+            self._move_end(tail.stop, time.time())
+            return Appended(written.start, seconds, is_due=self._fsync == "interval")
+        finally:
+            self._end()
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
@@ -289,18 +364,25 @@ class FileLog:
             self.refusal = f"{self.name} holds an unfinished write: {error.strerror}"
             logger.critical("%s (after: %s)", self.refusal, cause)
 
+    def sync(self) -> float:
+        """Put everything written on disk, the file's name included; return how long it took."""
+        began = time.monotonic()
+        self._sync()
+        return time.monotonic() - began
+
     def flush(self) -> float:
         """Put everything written on disk; return how long it took. A failure is a `refusal`."""
         if self._fd < 0 or self._fsync == "never":
             return 0.0
-        began = time.monotonic()
         try:
-            self._sync()
+            return self.sync()
         except OSError as error:
-            self.refusal = f"{self.name} could not be synced: {error.strerror}"
-            logger.critical("%s; no more writes until it is opened again", self.refusal)
-            raise StorageError(self.refusal) from error
-        return time.monotonic() - began
+            raise self._unsynced(error) from error
+
+    def _unsynced(self, error: OSError) -> StorageError:
+        self.refusal = f"{self.name} could not be synced: {error.strerror}"
+        logger.critical("%s; no more writes until it is opened again", self.refusal)
+        return StorageError(self.refusal)
 
     def _mend(self) -> None:
         """After a fault, open the file again, and save aside and cut off what an append has left.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from esource.event import default_id
-from esource.log import Appended, Kept, Moved, Replaced, Summary
+from esource.log import Appended, Kept, Moved, Replaced, Summary, Written
 from esource.rows import tsv
 
 
@@ -41,6 +41,12 @@ class MemoryLog:
     def append(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Appended | Moved:
+        written = self.write(expected, blocks, least)
+        return self.settle(written, 0.0) if isinstance(written, Written) else written
+
+    def write(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Written | Appended | Moved:
         if self._logs.rows.get(self.name) is not self._rows:
             return Moved(f"{self.name} was replaced", None)
         start = len(self._rows.content)
@@ -51,8 +57,20 @@ class MemoryLog:
             return Moved(f"{self.name} has grown by rows of a later time", start)
         self._rows.content += b"".join(blocks)
         self._rows.modified = time.time()
-        self.end = len(self._rows.content)
-        return Appended(start, 0.0, is_due=False)
+        written = Written(start, to_sync=False, about=len(self._rows.content))
+        return written if blocks else self.settle(written, 0.0)
+
+    def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
+        written = self.write(self.end, blocks) if self.is_current() else None
+        return written if isinstance(written, Written) else None
+
+    def sync(self) -> float:
+        return 0.0
+
+    def settle(self, written: Written, seconds: float, failure: OSError | None = None) -> Appended:
+        assert isinstance(written.about, int)
+        self.end = written.about
+        return Appended(written.start, seconds, is_due=False)
 
     def is_current(self) -> bool:
         rows = self._logs.rows.get(self.name)
@@ -120,6 +138,9 @@ class MemoryLogs:
             yield Kept(name, len(self.rows[name].content), self.rows[name].modified)
 
     def free(self) -> int | None:
+        return None
+
+    def sync_all(self, written: Sequence[Written]) -> Callable[[], float] | None:
         return None
 
     def problems(self) -> list[str]:

@@ -15,8 +15,8 @@ from esource.event import MAX_ID_BYTES
 from esource.rows import tsv
 
 DIGEST_BYTES = 16
-# Of a dictionary with two million ids one step of growth holds the interpreter for 0.1 s. (With more
-# parts each is so small that malloc keeps it: 40 MiB more were left after such a batch.)
+# Of a dictionary with two million ids one step of growth holds the interpreter for 0.1 s. (With
+# more parts each is so small that malloc keeps it: 40 MiB more were left after such a batch.)
 PARTS = 4
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from esource.hub.hub import KEEP_OPEN
 from tests.harness import PATIENCE_SECONDS, Hub, Wire, eventually, running_hub, size
 from tests.harness.measures import memory, p99
 from tests.harness.waiting import together
@@ -20,6 +19,7 @@ from tests.harness.waiting import together
 SLOW = size(500, 3000)  # in headers, and as many in bodies
 IDLE = size(1000, 6000)  # connections that say nothing, and as many that have said something
 CHANNELS = size(3000, 50_000)
+KEEP_OPEN = 1024  # which is half of the descriptors here
 TYPICAL_CHANNELS = 2 * KEEP_OPEN
 
 
@@ -82,7 +82,9 @@ def files_open(hub: Hub) -> int:
 def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_were(
     tmp_path: Path, method: str
 ) -> None:
-    with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub, Wire(hub) as wire:
+    with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub, ExitStack() as stack:
+        hub.limit_descriptors(2 * KEEP_OPEN)
+        wire = stack.enter_context(Wire(hub))
 
         def touch(first: int, last: int) -> int:
             most = 0

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from esource.hub.hub import KEEP_OPEN
 from esource.rows import sse
 from tests.harness import PATIENCE_SECONDS, Hub, Stream, eventually, free_port, running_hub
 from tests.harness.measures import cpu_seconds, memory, unread
@@ -898,8 +897,12 @@ def test_a_refused_event_does_not_take_a_channels_place(tmp_path: Path) -> None:
 # -- what costs nothing ------------------------------------------------------------------------
 
 
+KEEP_OPEN = 1024  # which is half of the descriptors here
+
+
 def test_idle_channels_are_closed_and_cost_nothing(tmp_path: Path) -> None:
     with running_hub(tmp_path) as hub:
+        hub.limit_descriptors(2 * KEEP_OPEN)
         for n in range(3 * KEEP_OPEN):
             hub.file(f"idle{n:04}").write_bytes(b"1\t\tx\n")
         before = hub.descriptors()

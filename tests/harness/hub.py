@@ -6,6 +6,7 @@ subclass that has another `command`; one that is reached in another way has anot
 
 import http.client
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -140,6 +141,15 @@ class Hub:
         """The worker's process id."""
         assert self.process is not None
         return children(self.process.pid)[0]
+
+    def limit_descriptors(self, count: int) -> None:
+        """Let the hub have no more than `count` descriptors, from its next worker on: a new one."""
+        assert self.process is not None
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (count, count))
+        before = self.worker
+        self.process.send_signal(signal.SIGHUP)
+        eventually(lambda: before not in children(self.process.pid) if self.process else True)
+        self.wait_until_up()
 
     @property
     def log(self) -> str:

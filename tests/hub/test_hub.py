@@ -29,6 +29,7 @@ def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_there_is_one_channel_of_a_name_for_as_long_as_anybody_holds_it(tmp_path: Path) -> None:
     hub = Hub(Config(dir=tmp_path))
+    hub.keep_open = 100
     held = hub.channel("held")
     for n in range(hub.keep_open + 10):
         hub.channel(f"other{n}")
@@ -37,6 +38,7 @@ def test_there_is_one_channel_of_a_name_for_as_long_as_anybody_holds_it(tmp_path
 
 def test_channels_that_nobody_uses_are_closed(tmp_path: Path) -> None:
     hub = Hub(Config(dir=tmp_path))
+    hub.keep_open = 100
     for n in range(hub.keep_open * 2):
         (tmp_path / f"channel{n}.tsv").write_text("1\t\tx\n")
     before = len(os.listdir("/proc/self/fd"))

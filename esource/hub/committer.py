@@ -1,0 +1,229 @@
+"""The committer of a hub: the commits of all channels, in rounds of one sync.
+
+    writers ──► round: each is written ──► one sync for all ──► each is settled ──► writers go on
+
+A thousand channels that are published to would else wait for a thousand syncs. What comes while a
+round is at the disk is the next round.
+
+What the disk takes at once is done in the loop: a hop to a thread and back, and the wait for the
+interpreter behind it, cost more. So small commits are written in the loop, which takes some
+microseconds each; and they are synced there, as long as that takes less than a millisecond. The
+first call that waits for long ends it for a while (`Pace`).
+A commit that is large, or whose log others have changed, is alone: nobody waits for somebody
+else's batch.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import gevent
+from gevent.hub import Waiter
+
+from esource.hub.commit import LATER, Commit, Done, Later, Staged
+from esource.hub.known import Known
+from esource.hub.loop import commits, give_way, in_thread
+from esource.hub.view import View
+from esource.log import Moved, Written
+
+QUICK_SECONDS = 0.0007  # of a sync: a hop to a thread and back takes as long
+STEADY = 16  # syncs that must have been quick, one after the other, before one is made in the loop
+SLOW_SECONDS = 0.01  # of a write or a sync in the loop; then there is none for a while
+PAUSE_SECONDS = 1.0, 256.0  # which is longer each time, less the time that went well
+TURN_SECONDS = 0.002  # of writes, before others have a turn
+
+SyncOf: TypeAlias = Callable[[Sequence[Written]], Callable[[], float] | None]
+
+
+class Pace:
+    """Whether a call that waits for the disk is made in the loop: as long as it takes no time."""
+
+    def __init__(self, steady: int = 0) -> None:
+        """Begin with a call that must have been quick so often in a row before it is believed."""
+        self._steady = steady
+        self._left = steady
+        self._until = self._pause = 0.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is made in the loop now."""
+        return not self._left and time.monotonic() >= self._until
+
+    def note(self, seconds: float) -> None:
+        """Note how long one took in a thread, or quickly in the loop."""
+        self._left = max(self._left - 1, 0) if seconds < QUICK_SECONDS else self._steady
+
+    def was_slow(self) -> None:
+        """Note one in the loop that was slow: there is none for a while."""
+        now = time.monotonic()
+        least, most = PAUSE_SECONDS
+        self._pause = min(max(self._pause * 4 - (now - self._until), least), most)
+        self._until = now + self._pause
+
+
+class _Part:
+    """A commit's part in a round."""
+
+    __slots__ = ("_is_over", "_outcome", "_waiter", "commit", "known", "seconds", "staged", "view")
+
+    def __init__(self, commit: Commit, view: View, known: Known) -> None:
+        self.commit, self.view, self.known = commit, view, known
+        self.staged: Staged | Later | None = LATER
+        self.seconds: float | OSError = 0.0  # of its sync
+        self._outcome: Done | Later | Exception | None = None
+        self._is_over = False
+        self._waiter = Waiter()
+
+    def wait(self) -> Done | Later | None:
+        """Block until the round is over. Raises what has failed."""
+        self._waiter.get()
+        outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def write(self) -> None:
+        """Write the rows, or find that it takes a thread."""
+        try:
+            self.staged = self.commit.write_soon(self.view, self.known)
+        except Exception as error:
+            self._end(error)
+
+    @property
+    def to_sync(self) -> bool:
+        """Whether there is something to sync."""
+        return isinstance(self.staged, Staged) and self.staged.written.to_sync
+
+    def sync(self) -> None:
+        """Sync its rows alone."""
+        try:
+            self.seconds = self.view.log.sync()
+        except OSError as error:
+            self.seconds = error
+
+    def settle(self) -> None:
+        """Settle the rows; let the writer go on."""
+        if not self._is_over:
+            try:
+                outcome: Done | Later | None
+                if not isinstance(self.staged, Staged):
+                    outcome = self.staged
+                elif isinstance(self.seconds, OSError):
+                    outcome = self.commit.settle(self.staged, self.known, 0.0, self.seconds)
+                else:
+                    outcome = self.commit.settle(self.staged, self.known, self.seconds)
+                self._end(outcome)
+            except Exception as error:
+                self._end(error)
+        gevent.get_hub().loop.run_callback(self._waiter.switch, None)
+
+    def _end(self, outcome: Done | Later | Exception | None) -> None:
+        self._outcome, self._is_over = outcome, True
+
+
+class Committer:
+    """What writes and syncs for all writers of a hub."""
+
+    def __init__(self, sync_of: SyncOf = lambda written: None) -> None:
+        """Begin with nothing to do. `sync_of` is `Logs.sync_all`; without it there is none."""
+        self._sync_of = sync_of
+        self._parts: list[_Part] = []  # of the next round
+        self._greenlet: gevent.Greenlet | None = None
+        self._alone = 0  # commits that are on their way by themselves
+        self._writes = Pace()
+        self._syncs = Pace(STEADY)  # of one log
+        self._sync_alls = Pace(STEADY)
+
+    def append(self, commit: Commit, view: View, known: Known) -> Done | Moved | None:
+        """Append what was queued in a commit to the log of a view (see `Commit.append_to`).
+
+        Blocks until it is committed. Nobody else may append to the log, or refresh it, meanwhile.
+        """
+        part = _Part(commit, view, known)
+        self._parts.append(part)
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._run)
+        outcome = part.wait()
+        del part
+        if not isinstance(outcome, Later):
+            return outcome
+        self._alone += 1
+        try:
+            return in_thread(commits(), commit.append_to, view, known)
+        finally:
+            self._alone -= 1
+
+    def _run(self) -> None:
+        """Be the greenlet of the rounds, while there are any."""
+        while self._parts:
+            parts, self._parts = self._parts, []
+            try:
+                self._write(parts)
+                self._sync([part for part in parts if part.to_sync])
+            finally:
+                for part in parts:
+                    part.settle()
+            del parts
+        self._greenlet = None
+
+    def _write(self, parts: list[_Part]) -> None:
+        if not self._writes.is_quick:
+            in_thread(commits(), _write_all, parts)
+            return
+        waits, now = _waits(), time.monotonic()
+        turn = now
+        for part in parts:
+            began = now
+            part.write()
+            now = time.monotonic()
+            if now - began > SLOW_SECONDS and _waits() > waits:  # else another program had its turn
+                self._writes.was_slow()
+            if now - turn > TURN_SECONDS:
+                give_way()
+                waits, now = _waits(), time.monotonic()
+                turn = now
+
+    def _sync(self, parts: list[_Part]) -> None:
+        if not parts:
+            return
+        written = [part.staged.written for part in parts if isinstance(part.staged, Staged)]
+        sync_all = None if self._alone else self._sync_of(written)
+        if not sync_all and len(parts) > 1:
+            commits().map(_Part.sync, parts)
+            return
+        call: Callable[[], object]
+        call = (lambda: _sync_all(sync_all, parts)) if sync_all else parts[0].sync
+        pace = self._sync_alls if sync_all else self._syncs
+        in_loop = pace.is_quick
+        seconds = _timed(call) if in_loop else in_thread(commits(), _timed, call)
+        pace.note(seconds)
+        if in_loop and seconds > SLOW_SECONDS:
+            pace.was_slow()
+
+
+def _waits() -> int:
+    """Return how often this thread has waited for something: to lose its turn is not counted."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def _write_all(parts: list[_Part]) -> None:
+    for part in parts:
+        part.write()
+
+
+def _sync_all(sync: Callable[[], float], parts: list[_Part]) -> None:
+    """Sync all parts at once: each of them is told how it went."""
+    try:
+        seconds: float | OSError = sync()
+    except OSError as error:
+        seconds = error
+    for part in parts:
+        part.seconds = seconds
+
+
+def _timed(call: Callable[..., object], *args: object) -> float:
+    """Return how many seconds a call took."""
+    began = time.monotonic()
+    call(*args)
+    return time.monotonic() - began
