@@ -56,27 +56,33 @@ class Connections:
         self._fast_path = fast_path
         self._open: set[socket.socket] = set()
         self._idle: set[socket.socket] = set()  # between two requests
+        self._received: dict[socket.socket, bytes] = {}  # before gunicorn reads
         self._reading: dict[socket.socket, gevent.Greenlet] = {}  # what serves a GET
         self._draining = False
         self._serve = worker.handle
         self._explain = worker.handle_error
-        make_requests(lambda: worker.alive)
+        make_requests(lambda: worker.alive, self._received)
 
     def handle(self, listener: socket.socket, client: socket.socket, address: Address) -> None:
         """Serve one connection (gunicorn's `Worker.handle`)."""
         self._open.add(client)
-        self._idle.add(client)
         try:
             if not self._shakes_hands(client):
                 client.close()
-            elif self._fast_path is None or self._publishes(self._fast_path, client):
-                # Gunicorn asks the listener for its address, which a stop may have closed by now.
-                self._serve(client, client, address)
-            else:
-                linger(client)
+                return
+            if self._fast_path:
+                received = self._fast_path.serve(client)
+                if received is None:
+                    linger(client)
+                    return
+                self._received[client] = received
+            self._idle.add(client)
+            # Gunicorn asks the listener for its address, which a stop may have closed by now.
+            self._serve(client, client, address)
         finally:
             self._open.discard(client)
             self._idle.discard(client)
+            self._received.pop(client, None)
 
     def _shakes_hands(self, client: socket.socket) -> bool:
         """Return whether a connection can be used; one with TLS, if its handshake ends in time."""
@@ -86,20 +92,6 @@ class Connections:
                 return True
             return False
         return True
-
-    def _publishes(self, fast_path: FastPath, client: socket.socket) -> bool:
-        """Answer plain publishes; return whether anything else has come, which is gunicorn's."""
-        try:
-            while request := fast_path.next(client):
-                self._idle.discard(client)
-                if not request.answer(lambda: self._worker.alive):
-                    return False
-                self._idle.add(client)
-                if request.was_refused:
-                    give_way()
-            return True
-        except OSError:  # silent for too long, or gone
-            return False
 
     def begin_request(self, request: Request) -> None:
         """Before gunicorn's request: its connection is busy, its body is the hub's."""
@@ -168,7 +160,8 @@ class Connections:
         # take a search of minutes. Now that is not worth the doubt.
         self._end_reads([client for client in self._reading if is_gone(client)])
         gevent.sleep(IDLE_SECONDS)
-        for client in list(self._idle):
+        between = list(self._fast_path.idle) if self._fast_path else []
+        for client in [*self._idle, *between]:
             shut(client, socket.SHUT_RD)  # a request that has already arrived is still served
         gevent.sleep(UPLOAD_SECONDS)
         self._end_reads(list(self._reading))

@@ -1,11 +1,14 @@
 """The fast path: plain publishes, answered without the framework.
 
-Most publishers send the same small `POST` all day, whole in one packet. For those, parsing
-in general, an environment in general and dispatch in general cost several times what the
-publish does. So before gunicorn reads from a connection, this looks at what has arrived
-(`MSG_PEEK`), and if that is a plain publish, whole, takes it and answers it by the same code
-as the view does, to which it gives the same `Post`. At the first request that is anything else
-the connection is gunicorn's, to its end, and nothing of that request has been taken.
+    received ──► whole requests ──► queued, together ──► answered, together (`owed`)
+       │                                  └─► meanwhile the next are received
+       └─► of one that is not whole the rest is waited for
+
+Most publishers send the same small `POST` all day. For those, parsing in general, an environment
+in general and dispatch in general cost several times what the publish does. So what arrives on a
+connection is looked at here first. The plain publishes in it are queued by the same code as the
+view's, and answered when they are committed. At the first request that is anything else the
+connection is gunicorn's, to its end, with all that was received of that request.
 
 A plain publish is strictly this, and a doubt is a no:
 
@@ -22,15 +25,29 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
 from functools import lru_cache
 from typing import NamedTuple
 
-from esource.server.gunicorn import DEFAULTS, Worker
-from esource.web.post import Post, Publish
+import gevent
 
-PEEK_BYTES = 1 << 16
+from esource.hub.clients import shut
+from esource.hub.loop import give_way
+from esource.hub.memory import BodyMemory
+from esource.server.gunicorn import DEFAULTS, Worker
+from esource.server.owed import Owed
+from esource.web.post import Plan, Post, Publishing
+
+RECEIVE_BYTES = 1 << 16  # at a time, and of a body that is waited for here
 HEAD_BYTES = 4000
+REQUESTS = 256  # that are queued before others have a turn: about three milliseconds
+PLANS = 2048  # heads that are remembered: a publisher sends the same one again and again
+PLAN_BYTES = 1 << 10  # of a head that is remembered
+SWEEP_SECONDS = 0.5  # between two looks for connections that are silent for too long
+SWEEP_CLIENTS = 1000  # looked at, before others have a turn
+REST_SECONDS = 1.0  # for the rest of a request; gunicorn's way has more patience
+# Of what was received and is not queued, on all connections. With more, each receives no more than
+# a head at a time, and the rest of a request is waited for in gunicorn's way, where it is counted.
+HELD_BYTES = 1 << 24
 # Not with a `#`: what stands behind it is no part of a query.
 _LINE = re.compile(rb"POST /([A-Za-z0-9_-]{4,64})(?:\?([!\x22$-~]*))? HTTP/1\.([01])")
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[ -~]*[!-~])?)")
@@ -38,7 +55,8 @@ _LENGTH = re.compile(r"[0-9]{1,6}")
 # The fields that a publish may have here; of the others the views and gunicorn know.
 FIELDS = {
     "host", "content-length", "content-type", "connection", "user-agent", "accept",
-    "accept-encoding", "accept-language", "x-forwarded-for", "x-real-ip", "x-request-id",
+    "accept-encoding", "accept-language", "x-forwarded-for", "x-forwarded-proto", "x-real-ip",
+    "x-request-id",
 }  # fmt: skip
 
 
@@ -46,16 +64,17 @@ FIELDS = {
 assert DEFAULTS.limit_request_line > HEAD_BYTES
 assert DEFAULTS.limit_request_field_size > HEAD_BYTES
 assert DEFAULTS.limit_request_fields >= len(FIELDS)
-assert PEEK_BYTES > HEAD_BYTES
+assert RECEIVE_BYTES > HEAD_BYTES
 
 
-class _Head(NamedTuple):
-    """What a request's head says."""
+class Head(NamedTuple):
+    """What the head of a plain publish says."""
 
     post: Post
     size: int  # of the body, in bytes
     is_last: bool  # on its connection
     version: bytes  # of HTTP, behind the point
+    plan: Plan | None = None  # of one event; without it the request is answered alone
 
 
 class _Whole:
@@ -79,29 +98,145 @@ class _Whole:
 class FastPath:
     """Plain publishes on the connections of a worker."""
 
-    def __init__(self, publish: Publish, keepalive: float) -> None:
-        """`publish` answers a POST; a connection may be silent for `keepalive` seconds."""
-        self.keepalive = keepalive
-        self._publish = publish
+    def __init__(
+        self, publishing: Publishing, memory: BodyMemory, keepalive: float,
+        goes_on: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Have POSTs answered by `publishing`, and their bodies counted in `memory`.
 
-    def next(self, client: socket.socket) -> "Request | None":
-        """Take the next request of a connection if it is a plain publish, else leave it there.
-
-        Blocks until something has arrived. Raises `TimeoutError` if nothing does, and `OSError`.
+        A connection may be silent for `keepalive` seconds, and ends once `goes_on` says no.
         """
-        client.settimeout(self.keepalive)
-        arrived = client.recv(PEEK_BYTES, socket.MSG_PEEK)
-        end = arrived.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4
-        if end < 4:
+        self.keepalive = keepalive
+        # Connections between two requests, and since when, by the monotonic clock.
+        self.idle: dict[socket.socket, float] = {}
+        self._sweeper: gevent.Greenlet | None = None
+        self._publishing = publishing
+        self._memory = memory
+        self._goes_on = goes_on
+        self._held = 0  # bytes that were received and are not queued
+        self._known = lru_cache(PLANS)(self._planned)
+
+    def serve(self, client: socket.socket) -> bytes | None:
+        """Answer plain publishes; return all that was received of the first other request.
+
+        None at the end of the connection, which is to be closed. Blocks until then.
+        """
+        owed = Owed(client, self._memory, self._publishing, self._goes_on)
+        received, deadline = b"", None
+        try:
+            while True:
+                requests, size, may_be_plain = self._look(received)
+                if requests:
+                    owed.wait()
+                    if owed.is_over:
+                        return None
+                    self._queue(owed, requests)
+                    received, deadline = self._hold(received, received[size:]), None
+                    if requests[-1][0].is_last:
+                        owed.wait()
+                        return None
+                    if not owed.is_pending:  # nothing was waited for
+                        give_way()
+                    continue
+                if received and deadline is None:
+                    deadline = time.monotonic() + REST_SECONDS
+                more = self._receive(client, deadline) if may_be_plain else b""
+                if not more:
+                    owed.wait()
+                if owed.is_over:
+                    return None
+                if not more:
+                    return received or None
+                received = self._hold(received, received + more)
+        except OSError:  # it has gone
             return None
-        head = parse(arrived[:end])
-        if head is None or len(arrived) < end + head.size:
-            return None
-        client.recv(end + head.size)  # what has been seen is there, so this is all of it
-        return Request(self._publish, client, head, arrived[end : end + head.size])
+        finally:
+            self._hold(received, b"")
+
+    def _look(self, received: bytes) -> tuple[list[tuple[Head, bytes]], int, bool]:
+        """Return the whole plain publishes that come first, and the size of all of them.
+
+        And whether what comes next may be one once the rest of it is there.
+        """
+        found: list[tuple[Head, bytes]] = []
+        at = 0
+        while len(found) < REQUESTS:
+            end = received.find(b"\r\n\r\n", at, at + HEAD_BYTES) + 4
+            if end < 4:
+                is_post = b"POST /".startswith(received[at : at + 6])
+                return found, at, is_post and len(received) - at < HEAD_BYTES
+            text = received[at:end]
+            head = self._known(text) if end - at <= PLAN_BYTES else self._planned(text)
+            if head is None or head.size > RECEIVE_BYTES:
+                return found, at, False
+            if len(received) < end + head.size:
+                break
+            found.append((head, received[end : end + head.size]))
+            at = end + head.size
+            if head.is_last:
+                break
+        return found, at, True
+
+    def _planned(self, text: bytes) -> Head | None:
+        head = parse(text)
+        return head and head._replace(plan=self._publishing.plan(head.post))
+
+    def _queue(self, owed: Owed, requests: list[tuple[Head, bytes]]) -> None:
+        """Begin requests; those of one event are not waited for. Blocks for others."""
+        for head, content in requests:
+            if head.plan:
+                owed.begin(head.plan, content, head.version, head.is_last)
+                continue
+            owed.send()
+            owed.wait()
+            if owed.is_over:
+                return
+            answer = self._publishing.whole(head.post, _Whole(content))
+            owed.add(answer, head.version, head.is_last)
+        owed.send()
+
+    def _receive(self, client: socket.socket, deadline: float | None) -> bytes:
+        """Return what comes next; nothing if the client is silent for too long, or has ended.
+
+        Until a `deadline`, if something was received already. Blocks; raises `OSError`.
+        """
+        size = RECEIVE_BYTES if self._held < HELD_BYTES else HEAD_BYTES
+        if deadline is None:
+            client.settimeout(None)  # a timer for each request would cost as much as its parsing
+            self.idle[client] = time.monotonic()
+            if self._sweeper is None:
+                self._sweeper = gevent.spawn(self._sweep)
+        elif size < RECEIVE_BYTES or (seconds := deadline - time.monotonic()) <= 0:
+            return b""
+        else:
+            client.settimeout(seconds)
+        try:
+            return client.recv(size)
+        except TimeoutError:
+            return b""
+        finally:
+            self.idle.pop(client, None)
+
+    def _sweep(self) -> None:
+        """Be the greenlet that ends connections that are silent for too long."""
+        while self.idle:
+            gevent.sleep(SWEEP_SECONDS)
+            latest = time.monotonic() - self.keepalive
+            for count, (client, since) in enumerate(list(self.idle.items()), 1):
+                if since < latest and client in self.idle:
+                    shut(client, socket.SHUT_RD)
+                if not count % SWEEP_CLIENTS:
+                    give_way()
+        self._sweeper = None
+
+    def _hold(self, before: bytes, now: bytes) -> bytes:
+        self._held += len(now) - len(before)
+        return now
 
 
-def fast_path(worker: Worker, publish: Publish) -> FastPath | None:
+def fast_path(
+    worker: Worker, publishing: Publishing, memory: BodyMemory
+) -> FastPath | None:  # fmt: skip
     """Return the fast path; None where an option wants to see, count or encrypt every request.
 
     Nor where a connection is for one request, or where gunicorn is told to take less of one
@@ -120,52 +255,13 @@ def fast_path(worker: Worker, publish: Publish) -> FastPath | None:
         or 0 < cfg.limit_request_fields < len(FIELDS)
     ):
         return None
-    return FastPath(publish, cfg.keepalive)
+    return FastPath(publishing, memory, cfg.keepalive, lambda: worker.alive)
 
 
-class Request:
-    """A plain publish that was taken from its connection, and must be answered."""
-
-    __slots__ = ("_body", "_client", "_head", "_publish", "was_refused")
-
-    def __init__(
-        self, publish: Publish, client: socket.socket, head: _Head, content: bytes
-    ) -> None:
-        self._publish = publish
-        self._client = client
-        self._head = head
-        self._body = _Whole(content)
-        self.was_refused = False  # and so nothing was waited for
-
-    def answer(self, goes_on: Callable[[], bool]) -> bool:
-        """Publish and answer; return whether the connection goes on. Blocks.
-
-        `goes_on` is asked once it is stored, which may take long. Raises `OSError` if the client
-        has gone.
-        """
-        answer = self._publish(self._head.post, self._body)
-        self.was_refused = answer.status >= "4"
-        is_last = self._head.is_last or not goes_on()
-        # The length is among them, since the content is whole.
-        fields = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
-        self._client.settimeout(None)
-        # In one packet: for gunicorn, head and body are two.
-        self._client.sendall(
-            b"HTTP/1.%b %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b\r\n%b"
-            b"\r\n%b" % (
-                self._head.version, answer.status.encode("latin-1"), _date(int(time.time())),
-                b"close" if is_last else b"keep-alive", fields.encode("latin-1"),
-                answer.content,
-            )
-        )  # fmt: skip
-        return not is_last
-
-
-@lru_cache(maxsize=64)
-def parse(head: bytes) -> _Head | None:
+def parse(head: bytes) -> Head | None:
     """Return what the head of a plain publish says; None for any other.
 
-    `head` ends with its empty line. (A publisher sends the same one again and again.)
+    `head` ends with its empty line.
     """
     first, *lines = head[:-4].split(b"\r\n")
     line = _LINE.fullmatch(first)
@@ -194,9 +290,4 @@ def parse(head: bytes) -> _Head | None:
         content_type=fields.get("content-type", ""),
     )
     is_last = connection == "close" or (line[3] == b"0" and connection != "keep-alive")
-    return _Head(post, int(size), is_last, line[3])
-
-
-@lru_cache(maxsize=1)
-def _date(seconds: int) -> bytes:
-    return formatdate(seconds, usegmt=True).encode()
+    return Head(post, int(size), is_last, line[3])

@@ -149,15 +149,23 @@ class Request(http.Request):  # type: ignore[misc]
     path: str
     unreader: Any  # with the connection, `sock`, and `take_buffered` and `unread`
 
-    def __init__(self, goes_on: Callable[[], bool], *about: object) -> None:
-        """`goes_on` is asked when the answer's head leaves; `about` is gunicorn's."""
+    def __init__(
+        self, goes_on: Callable[[], bool], received: dict[socket.socket, bytes], *about: object
+    ) -> None:
+        """`goes_on` is asked when the answer's head leaves; `about` is gunicorn's.
+
+        What was `received` of a connection before gunicorn read from it, comes first.
+        """
         self._goes_on = goes_on
+        self._received = received
         self._closes: bool | None = None
         super().__init__(*about)
 
-    def parse(self, unreader: object) -> bytes:
+    def parse(self, unreader: Any) -> bytes:  # noqa: ANN401 -- gunicorn's
         """Parse a head; return what is behind it. Raises gunicorn's `ParseException`."""
         self.max_buffer_headers = HEAD_BYTES  # of a head that does not end
+        if received := self._received.pop(unreader.sock, b""):
+            unreader.unread(received)
         rest: bytes = super().parse(unreader)
         sizes = Counter({"": len(self.uri)})
         for name, value in self.headers:
@@ -217,9 +225,9 @@ class Request(http.Request):  # type: ignore[misc]
         return self._closes
 
 
-def make_requests(goes_on: Callable[[], bool]) -> None:
+def make_requests(goes_on: Callable[[], bool], received: dict[socket.socket, bytes]) -> None:
     """Have gunicorn make the hub's `Request`s from now on."""
-    http.RequestParser.mesg_class = partial(Request, goes_on)
+    http.RequestParser.mesg_class = partial(Request, goes_on, received)
 
 
 # -- connections ---------------------------------------------------------------------------
@@ -354,7 +362,7 @@ def _check_requests() -> None:
         theirs.sendall(_CHUNKED + _DECLARED + _CHUNKED + _DECLARED)
         theirs.shutdown(socket.SHUT_WR)
         requests = http.get_parser(config, ours, ("127.0.0.1", 1))
-        requests.mesg_class = partial(Request, lambda: True)
+        requests.mesg_class = partial(Request, lambda: True, {})
         for kind, size in (("chunked", None), ("length", 3)):
             request = next(requests)
             _require(request, "request", "force_close", "headers", "must_close", "path", "uri")

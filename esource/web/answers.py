@@ -12,8 +12,11 @@ from werkzeug.datastructures import ETags, Headers
 from werkzeug.http import parse_etags, quote_etag
 
 from esource.errors import Versioned
+from esource.web.post import Answer
 
 TEXT = "text/plain; charset=utf-8"
+# The status lines; Werkzeug's are in capitals.
+STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 WISH = re.compile(r"([a-z*][a-z0-9_.*-]*)=(-?[0-9]{1,15})")
 WISHES = re.compile(f" *{WISH.pattern}(?:[ \t]*,[ \t]*{WISH.pattern})* *")
 QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?")
@@ -23,11 +26,31 @@ def answer(
     text: str | bytes, status: int, more: dict[str, str] | None = None, content_type: str = TEXT
 ) -> Response:
     """Return an answer for a person: one line, LF-terminated."""
-    line = f"{status} {HTTPStatus(status).phrase}"  # Werkzeug's are in capitals
     fields = headers(content_type, more)
     if status >= 400:  # a cache may keep a 404 (RFC 9111, 4.2.2), and so hide what is there later
         fields["Cache-Control"] = "no-store"
-    return Response(text, line, fields)
+    return Response(text, STATUS[status], fields)
+
+
+def told(
+    content: bytes, status: int, more: list[tuple[str, str]], content_type: str = TEXT
+) -> Answer:
+    """Return the answer to a publisher who is told what was stored."""
+    return Answer(STATUS[status], [*_fixed(content_type), *more], content)
+
+
+def response(answer: Answer) -> Response:
+    """Return an answer as the framework's."""
+    return Response(answer.content, answer.status, Headers(list(answer.headers)))
+
+
+def plain(response: Response) -> Answer:
+    """Return the framework's answer as the server's."""
+    return Answer(response.status, _without_length(response.headers), response.get_data())
+
+
+def _without_length(headers: Headers) -> list[tuple[str, str]]:
+    return [field for field in headers if field[0] != "Content-Length"]
 
 
 def accepted(accept: str) -> list[str]:
@@ -93,6 +116,9 @@ def versions(field: str) -> ETags:
 
 def headers(content_type: str, more: dict[str, str] | None = None) -> Headers:
     """Return the headers that every answer has, and some more."""
+    return Headers([*_fixed(content_type), *more.items()] if more else _fixed(content_type))
+
+
+def _fixed(content_type: str) -> list[tuple[str, str]]:
     # A browser that sniffs would take an event's data for a page.
-    fixed = [("Content-Type", content_type), ("X-Content-Type-Options", "nosniff")]
-    return Headers([*fixed, *more.items()] if more else fixed)
+    return [("Content-Type", content_type), ("X-Content-Type-Options", "nosniff")]

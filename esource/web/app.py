@@ -13,7 +13,7 @@ from esource.web.origin import Origins
 def create_app(config: Config | None = None) -> Flask:
     """Return the WSGI application; its hub is `app.extensions["esource"]`.
 
-    What answers a POST without it, a `post.Publish`, is `app.extensions["esource.post"]`.
+    What answers a POST without it, a `post.Publishing`, is `app.extensions["esource.post"]`.
 
     Nothing is opened or locked yet. `server` does it at the start of the worker, and without
     gunicorn the first request does.

@@ -58,7 +58,7 @@ def pieces(body: Body, share: Share, limit: int = sys.maxsize) -> Iterator[bytes
     size = body.size
     if size is not None and size > limit:
         body.close_afterwards()
-        raise TooLarge(f"the body is {size} bytes long, over the limit of {limit}")
+        raise too_large(size, limit)
     arrived = 0
     try:
         for piece in body.pieces():
@@ -76,6 +76,11 @@ def pieces(body: Body, share: Share, limit: int = sys.maxsize) -> Iterator[bytes
         share.take(0)
         raise BadInput(f"the body was cut off after {arrived} of {size} bytes")
     share.complete()
+
+
+def too_large(size: int, limit: int) -> TooLarge:
+    """Return what is to be raised for a body over a limit, both in bytes."""
+    return TooLarge(f"the body is {size} bytes long, over the limit of {limit}")
 
 
 def check_framing(post: Post, body: Body) -> None:

@@ -7,8 +7,12 @@ Knows neither Flask nor gunicorn: the server imports this, and nothing else of `
 
 import socket
 import sys
+from codecs import CodecInfo
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from esource.hub.commit import Receipt, Wish
+from esource.hub.memory import Share
 
 # WSGI's environment of a request (PEP 3333): text under most names, but not under all.
 Environ: TypeAlias = dict[str, Any]
@@ -52,6 +56,17 @@ class Post(NamedTuple):
         )
 
 
+class Plan(NamedTuple):
+    """What the head of a POST of one event asks for: a value, of the same head always the same."""
+
+    channel: str
+    id: bytes
+    type: bytes
+    wish: Wish
+    codec: CodecInfo  # of the body
+    as_json: bool
+
+
 @runtime_checkable
 class Body(Protocol):
     """The body of a request, which may still be on its way."""
@@ -76,15 +91,33 @@ class Body(Protocol):
 
 
 class Answer(NamedTuple):
-    """What `publish` answers, as far as the server must know."""
+    """What a POST is answered, as far as the server must know."""
 
     status: str  # the code and the phrase
-    headers: Iterable[tuple[str, str]]  # all that go with the content; its length is among them
+    headers: Iterable[tuple[str, str]]  # all that go with the content, but for its length
     content: bytes
 
 
-# Answers for everything that can happen, and raises nothing. Blocks until the events are committed.
-Publish = Callable[[Post, Body], Answer]
+class Publishing(Protocol):
+    """What answers POSTs without the framework. Nothing is raised: a refusal is an answer, too."""
+
+    def plan(self, post: Post) -> "Plan | None":
+        """Return what the head of a POST of one event asks for; None if it is any other."""
+
+    def begin(
+        self, plan: "Plan", content: bytes, share: Share, done: Callable[[], None]
+    ) -> Receipt | Answer:
+        """Queue the event; return its receipt, or why it is refused.
+
+        With a receipt, `done` is called in the loop when that is committed or refused. What the
+        event takes is taken of the `share`, and not given back. Blocks to open a channel.
+        """
+
+    def end(self, plan: "Plan", receipt: Receipt) -> Answer:
+        """Return the answer to an event whose receipt is done."""
+
+    def whole(self, post: Post, body: Body) -> Answer:
+        """Answer any POST. Blocks until its events are committed."""
 
 
 def client_of(environ: Environ) -> socket.socket | None:

@@ -6,7 +6,6 @@ is committed as it arrives, and the answer comes at the end.
 
 import sys
 import time
-from codecs import CodecInfo
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -14,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import orjson
-from flask import Response
 from werkzeug.http import parse_options_header
 
 from esource.errors import (
@@ -37,8 +35,17 @@ from esource.rows.formats import MEDIA_TYPES, Format
 from esource.rows.ingest import Decoder, LineDecoder, StreamDecoder
 from esource.rows.tsv import Draft, Gathering
 from esource.web import answers, query
-from esource.web.body import check_framing, codec_of, cut_off, decode, pieces, read, require_utf8
-from esource.web.post import Body, Post
+from esource.web.body import (
+    check_framing,
+    codec_of,
+    cut_off,
+    decode,
+    pieces,
+    read,
+    require_utf8,
+    too_large,
+)
+from esource.web.post import Answer, Body, Plan, Post
 
 PARAMETERS: dict[str, query.Kind[Any]] = {
     "id": query.ID.named("ID", "the event's id, instead of the time at which it is stored"),
@@ -73,12 +80,10 @@ BLOCK_BYTES = 1 << 18  # of rows, which are then one draft
 WITHOUT_ID = "unique=1 tells events apart by their ids; give every event one"
 
 
-def publish(hub: Hub, post: Post, body: Body) -> Response:
+def publish(hub: Hub, post: Post, body: Body) -> Answer:
     """Answer a POST. Blocks until the events are committed; raises `EsourceError`."""
     channel = hub.channel(post.channel)
-    pairs = query.pairs(post.query, hub.config.ignore_parameters)
-    parameters = query.parameters(pairs, PARAMETERS)
-    wish = Wish(_precondition(parameters, post), parameters.get("unique", False))
+    parameters, wish = _wanted(hub, post)
     decoder = _decoder(hub, parameters, post)
     hub.admit_channel(channel)
     check_framing(post, body)
@@ -91,24 +96,47 @@ def publish(hub: Hub, post: Post, body: Body) -> Response:
             else:
                 batch.append_whole()
             return batch.answer()
-    codec = codec_of(post)  # a body that cannot be decoded is not asked for
-    id, type = parameters.get("id", b""), parameters.get("event", b"")
+    plan = _plan(post, parameters, wish)  # a body that cannot be decoded is not asked for
     is_plain = body.size is not None and body.size <= PLAIN_BODY_BYTES
     with (hub.plain_bodies if is_plain else hub.bodies).share(wake) as share:
-        draft = tsv.draft(Event(id, type, _data(hub, codec, body, share)))
-        if wish.unique and not id:
-            raise BadInput(WITHOUT_ID)
-        receipt = channel.append([draft], wish).wait()
-    id = id if receipt.skipped else receipt.first
-    headers = {"ETag": answers.etag(receipt.view), "Last-Event-ID": id.decode("latin-1")}
-    if answers.prefers_json(post.accept):
-        return _summary(receipt.appended, receipt.first, receipt.last, receipt.skipped, headers)
-    return answers.answer(id + b"\n", 200 if receipt.skipped else 201, headers)
+        content = read(body, share, hub.config.max_event_bytes)
+        share.take(RECEIPT_BYTES)
+        receipt = channel.append([_draft(plan, content)], wish)
+        del content
+        return told(plan, receipt.wait())
+
+
+def plan(hub: Hub, post: Post) -> Plan | None:
+    """Return what a POST of one event asks for; None of a batch. Raises `EsourceError`."""
+    parameters, wish = _wanted(hub, post)
+    return None if _decoder(hub, parameters, post) else _plan(post, parameters, wish)
+
+
+def queue(
+    hub: Hub, plan: Plan, content: bytes, share: Share, done: Callable[[], None]
+) -> Receipt:  # fmt: skip
+    """Queue an event whose body is whole (see `Publishing.begin`). Raises `EsourceError`."""
+    channel = hub.channel(plan.channel)
+    hub.admit_channel(channel)
+    if len(content) > hub.config.max_event_bytes:
+        raise too_large(len(content), hub.config.max_event_bytes)
+    draft = _draft(plan, content)
+    share.take(len(content) + RECEIPT_BYTES)
+    return channel.append([draft], plan.wish, done=done)
+
+
+def told(plan: Plan, receipt: Receipt) -> Answer:
+    """Answer for an event that is committed, or was there already."""
+    id = plan.id if receipt.skipped else receipt.first
+    fields = [("ETag", answers.etag(receipt.view)), ("Last-Event-ID", id.decode("latin-1"))]
+    if plan.as_json:
+        return _summary(receipt.appended, receipt.first, receipt.last, receipt.skipped, fields)
+    return answers.told(id + b"\n", 200 if receipt.skipped else 201, fields)
 
 
 def _summary(
-    appended: int, first: bytes, last: bytes, skipped: int, headers: dict[str, str]
-) -> Response:
+    appended: int, first: bytes, last: bytes, skipped: int, fields: list[tuple[str, str]]
+) -> Answer:
     """Answer with how many events were appended, and which, as JSON."""
     result: dict[str, int | str | None] = {
         "count": appended, "first": first.decode() or None, "last": last.decode() or None,
@@ -116,17 +144,31 @@ def _summary(
     if skipped:
         result["skipped"] = skipped
     status = 201 if appended else 200
-    return answers.answer(orjson.dumps(result) + b"\n", status, headers, "application/json")
+    return answers.told(orjson.dumps(result) + b"\n", status, fields, "application/json")
 
 
-def _data(hub: Hub, codec: CodecInfo, body: Body, share: Share) -> bytes:
-    content = read(body, share, hub.config.max_event_bytes)
-    share.take(RECEIPT_BYTES)
-    data = check_data(decode(content, codec))
-    return data[:-1] if data.endswith(b"\n") else data
+def _draft(plan: Plan, content: bytes) -> Draft:
+    data = check_data(decode(content, plan.codec))
+    return tsv.draft(Event(plan.id, plan.type, data[:-1] if data.endswith(b"\n") else data))
 
 
 # -- what is asked for ---------------------------------------------------------------------
+
+
+def _wanted(hub: Hub, post: Post) -> tuple[dict[str, Any], Wish]:
+    pairs = query.pairs(post.query, hub.config.ignore_parameters)
+    parameters = query.parameters(pairs, PARAMETERS)
+    return parameters, Wish(_precondition(parameters, post), parameters.get("unique", False))
+
+
+def _plan(post: Post, parameters: dict[str, Any], wish: Wish) -> Plan:
+    id = parameters.get("id", b"")
+    if wish.unique and not id:
+        raise BadInput(WITHOUT_ID)
+    return Plan(
+        post.channel, id, parameters.get("event", b""), wish, codec_of(post),
+        answers.prefers_json(post.accept),
+    )  # fmt: skip
 
 
 def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None:
@@ -257,10 +299,10 @@ class _Batch:
                 stopped = StorageError("the hub is stopping; send the rest again")
             raise stopped.with_text(f"{stopped}; {self._appended} events before that are stored")
 
-    def answer(self) -> Response:
+    def answer(self) -> Answer:
         """Return the answer to a batch that was appended."""
-        headers = {"ETag": answers.etag(self._view or self._channel.view)}
-        return _summary(self._appended, self._first, self._last, self._skipped, headers)
+        fields = [("ETag", answers.etag(self._view or self._channel.view))]
+        return _summary(self._appended, self._first, self._last, self._skipped, fields)
 
     def _drafts(self, limit: int = sys.maxsize) -> Iterator[Draft]:
         """Yield the events of the body; after the good ones raise what is wrong with the next.

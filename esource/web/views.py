@@ -3,24 +3,27 @@
 `POST /<channel>` is in `publish`, `GET /<channel>` in `read`.
 """
 
+from collections.abc import Callable
+
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
 
 from esource.errors import BadInput, BadRange, Busy, EsourceError, PreconditionFailed
+from esource.hub.commit import Receipt
 from esource.hub.hub import Hub
-from esource.web.answers import answer, etag
+from esource.hub.memory import Share
+from esource.web.answers import answer, etag, plain, response
 from esource.web.ops import FOR_ANY_HOST
 from esource.web.origin import Origins
-from esource.web.post import Answer, Body, Post, Publish, body_of
-from esource.web.publish import publish
+from esource.web.post import Answer, Body, Plan, Post, Publishing, body_of
+from esource.web.publish import plan, publish, queue, told
 from esource.web.read import read
 
 
-def register(app: Flask, hub: Hub, origins: Origins) -> Publish:
+def register(app: Flask, hub: Hub, origins: Origins) -> Publishing:
     """Put the channels' routes into the app, what goes before every view, and error handlers.
 
-    Return what answers a POST to a channel as the app would, but without Flask's dispatch: for
-    the server's fast path.
+    Return what answers a POST to a channel as the app would, for the server's fast path.
     """
 
     def check() -> None:
@@ -32,24 +35,10 @@ def register(app: Flask, hub: Hub, origins: Origins) -> Publish:
         if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             raise BadInput("the hub speaks no WebSocket; follow a channel with EventSource")
 
-    def written(post: Post, body: Body) -> Response:
-        origins.check_write(post.host, post.origin, post.site)
-        return publish(hub, post, body)
-
-    def written_directly(post: Post, body: Body) -> Answer:
-        try:
-            origins.check_host(post.host)
-            response = written(post, body)
-        except EsourceError as error:
-            response = failed(error)
-        except Exception as error:
-            response = broken(error, f"POST /{post.channel}")
-        if hub.config.cors_origins:
-            response.headers.extend(origins.headers(post.origin))
-        return Answer(response.status, response.headers, response.get_data())
-
     def post(channel: str) -> Response:
-        return written(Post.from_environ(channel, request.environ), body_of(request.environ))
+        post = Post.from_environ(channel, request.environ)
+        origins.check_write(post.host, post.origin, post.site)
+        return response(publish(hub, post, body_of(request.environ)))
 
     def get(channel: str) -> Response:
         return read(hub, channel, request.environ)
@@ -85,7 +74,62 @@ def register(app: Flask, hub: Hub, origins: Origins) -> Publish:
     )
     if hub.config.cors_origins:
         app.after_request(cross_origin)
-    return written_directly
+    return _Directly(hub, origins, failed, broken)
+
+
+class _Directly:
+    """What answers POSTs without Flask's dispatch: a `post.Publishing`."""
+
+    def __init__(
+        self, hub: Hub, origins: Origins, failed: Callable[[EsourceError], Response],
+        broken: Callable[[Exception, str], Response],
+    ) -> None:  # fmt: skip
+        self._hub = hub
+        self._origins = origins
+        self._failed = failed
+        self._broken = broken
+
+    def plan(self, post: Post) -> Plan | None:
+        try:
+            self._check(post)
+            return plan(self._hub, post)
+        except EsourceError:
+            return None
+
+    def begin(
+        self, plan: Plan, content: bytes, share: Share, done: Callable[[], None]
+    ) -> Receipt | Answer:
+        try:
+            return queue(self._hub, plan, content, share, done)
+        except Exception as error:
+            return self._refusal(error, plan.channel)
+
+    def end(self, plan: Plan, receipt: Receipt) -> Answer:
+        try:
+            return self._readable(told(plan, receipt.wait()))
+        except Exception as error:
+            return self._refusal(error, plan.channel)
+
+    def whole(self, post: Post, body: Body) -> Answer:
+        try:
+            self._check(post)
+            return self._readable(publish(self._hub, post, body))
+        except Exception as error:
+            return self._refusal(error, post.channel)
+
+    def _check(self, post: Post) -> None:
+        self._origins.check_host(post.host)
+        self._origins.check_write(post.host, post.origin, post.site)
+
+    def _refusal(self, error: Exception, channel: str) -> Answer:
+        if isinstance(error, EsourceError):
+            return self._readable(plain(self._failed(error)))
+        return self._readable(plain(self._broken(error, f"POST /{channel}")))
+
+    def _readable(self, answer: Answer) -> Answer:
+        """Return an answer that caches keep apart from those to pages of other origins."""
+        more = self._origins.headers(None)
+        return answer._replace(headers=[*answer.headers, *more.items()]) if more else answer
 
 
 def _headers(error: EsourceError) -> dict[str, str]:
