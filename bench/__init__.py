@@ -6,7 +6,8 @@ Low to high, as the hub's own house:
     scale        how large and how long: full, quick, tiny
     cpu          who was busy
     machine      where it ran, and with which versions
-    uncounted    the settings of a hub that counts nothing
+    uncounted, without
+                 the settings of a hub that counts nothing, and of one with a trick less
     message      where a request or an answer ends
     bare, constant
                  the least that gunicorn can do, and gevent
@@ -14,8 +15,8 @@ Low to high, as the hub's own house:
     publishers   who sends: ab, wrk, redis-benchmark, and two of this process
     connections  who sends: many connections of this process
     subscribers  who listens: `sse_clients.c`
-    publishing, behind, pipelined, beside, fanout, counting, reading, growing, ingest, hostile
-                 the workloads
+    publishing, behind, pipelined, beside, tricks, fanout, counting, reading, growing, ingest,
+    hostile      the workloads
     plots        pictures of a run
     __main__     the command line
 """

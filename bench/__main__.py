@@ -28,6 +28,7 @@ from bench import (
     publishing,
     reading,
     servers,
+    tricks,
 )
 from bench.figures import HEAD, Cases, Line, growth, measure, row
 from bench.machine import commit, machine, versions
@@ -55,6 +56,7 @@ WORKLOADS: dict[str, Workload] = {
     "download": reading.download,
     "resume": reading.resume,
     "counting": counting.counting,
+    "tricks": tricks.tricks,
     "start": growing.start,
     "upload": growing.upload,
     "ingest": ingest.ingest,

@@ -33,16 +33,18 @@ def pipelined(bench: Bench) -> Cases:
     for part, cut in CUTS.items():
         ways.append((f"torn in the {part}, {TORN_SIZE} B", TORN_SIZE, partial(torn, cut)))
 
-    def take(way: Callable[[Server, float], int], server: Server) -> Sample:
-        with Busy(server.process.pid) as busy:
-            count = way(server, bench.scale.seconds)
-        return Sample({"events/s": count / busy.seconds}, busy.server, busy.generator)
-
     with started(bench.home, HUB, BARE, NCHAN) as servers:
         for server in servers:
             wrk(server, fresh("warm"), 10, bench.scale.warm_up_seconds, SIZE)
         for name, size, way in ways:
-            yield Case(name, size, takes(servers, partial(take, way)))
+            yield Case(name, size, takes(servers, partial(in_seconds, way, bench.scale.seconds)))
+
+
+def in_seconds(way: Callable[[Server, float], int], seconds: float, server: Server) -> Sample:
+    """Return how many events one of the ways sends in so many seconds."""
+    with Busy(server.process.pid) as busy:
+        count = way(server, seconds)
+    return Sample({"events/s": count / busy.seconds}, busy.server, busy.generator)
 
 
 def ahead(server: Server, seconds: float) -> int:

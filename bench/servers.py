@@ -144,10 +144,13 @@ def lacks(package: str, *names: str) -> str:
 
 @contextmanager
 def hub(
-    home: Path, name: str = "hub", fsync: str = "always", options: tuple[str, ...] = ()
-) -> Iterator[Server]:
-    """Start the hub, with its files in `home/events`."""
-    hub = Hub(home, ESOURCE_FSYNC=fsync, PYTHONPATH=str(ROOT))
+    home: Path, name: str = "hub", fsync: str = "always", options: tuple[str, ...] = (),
+    without: str = "",
+) -> Iterator[Server]:  # fmt: skip
+    """Start the hub, with its files in `home/events`; `without` a trick of `bench/without.py`."""
+    hub = Hub(home, ESOURCE_FSYNC=fsync, PYTHONPATH=str(ROOT), BENCH_WITHOUT=without)
+    if without:
+        options = (*options, "-c", "python:bench.without")
     try:
         hub.start(*options)
         assert hub.process is not None

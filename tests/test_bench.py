@@ -25,7 +25,17 @@ FIRST = (
     "seed", "publish", "crowd", "channels", "nginx", "pipelined", "beside", "fan-out", "tail",
     "idle", "counting",
 )  # fmt: skip
-SECOND = ("latency", "replay", "download", "resume", "start", "upload", "ingest", "hostile")
+SECOND = (
+    "latency",
+    "replay",
+    "download",
+    "resume",
+    "start",
+    "upload",
+    "ingest",
+    "tricks",
+    "hostile",
+)
 
 
 def bench(*arguments: str) -> "subprocess.Popen[str]":

@@ -149,8 +149,8 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
             acknowledged += len(answered)
             lost += len(set(answered) - set(found))
         for name, events in seen.items():
-            served = hub.get(f"/{name}").body.split(b"\n")[:-1]
-            shown_and_lost += len(events - {row.split(b"\t", 2)[2] for row in served})
+            rows = hub.get(f"/{name}").body.split(b"\n")[:-1]
+            shown_and_lost += len(events - {row.split(b"\t", 2)[2] for row in rows})
         hub.kill()
         yield acknowledged, lost
     if hub.environ["ESOURCE_FSYNC"] == "always":
