@@ -42,6 +42,7 @@ HEAD_BYTES = 4000
 REQUESTS = 256  # that are queued before others have a turn: about three milliseconds
 PLANS = 2048  # heads that are remembered: a publisher sends the same one again and again
 PLAN_BYTES = 1 << 10  # of a head that is remembered
+PIECES = 64  # that are received before others have a turn: a millisecond at most
 SWEEP_SECONDS = 0.5  # between two looks for connections that are silent for too long
 SWEEP_CLIENTS = 1000  # looked at, before others have a turn
 REST_SECONDS = 1.0  # for the rest of a request; gunicorn's way has more patience
@@ -122,7 +123,7 @@ class FastPath:
         None at the end of the connection, which is to be closed. Blocks until then.
         """
         owed = Owed(client, self._memory, self._publishing, self._goes_on)
-        received, deadline = b"", None
+        received, deadline, pieces = b"", None, 0
         try:
             while True:
                 requests, size, may_be_plain = self._look(received)
@@ -133,7 +134,6 @@ class FastPath:
                     self._queue(owed, requests)
                     received, deadline = self._hold(received, received[size:]), None
                     if requests[-1][0].is_last:
-                        owed.wait()
                         return None
                     if not owed.is_pending:  # nothing was waited for
                         give_way()
@@ -148,10 +148,14 @@ class FastPath:
                 if not more:
                     return received or None
                 received = self._hold(received, received + more)
+                pieces += 1
+                if not pieces % PIECES:  # nothing may have been waited for
+                    give_way()
         except OSError:  # it has gone
             return None
         finally:
             self._hold(received, b"")
+            owed.wait()  # or what is owed would be written to a connection that is closed
 
     def _look(self, received: bytes) -> tuple[list[tuple[Head, bytes]], int, bool]:
         """Return the whole plain publishes that come first, and the size of all of them.
@@ -193,6 +197,7 @@ class FastPath:
                 return
             answer = self._publishing.whole(head.post, _Whole(content))
             owed.add(answer, head.version, head.is_last)
+            give_way()  # a refusal takes a tenth of a millisecond, and waits for nothing
         owed.send()
 
     def _receive(self, client: socket.socket, deadline: float | None) -> bytes:
@@ -201,29 +206,28 @@ class FastPath:
         Until a `deadline`, if something was received already. Blocks; raises `OSError`.
         """
         size = RECEIVE_BYTES if self._held < HELD_BYTES else HEAD_BYTES
-        if deadline is None:
-            client.settimeout(None)  # a timer for each request would cost as much as its parsing
-            self.idle[client] = time.monotonic()
-            if self._sweeper is None:
-                self._sweeper = gevent.spawn(self._sweep)
-        elif size < RECEIVE_BYTES or (seconds := deadline - time.monotonic()) <= 0:
+        if deadline is not None:
+            if size < RECEIVE_BYTES or (seconds := deadline - time.monotonic()) <= 0:
+                return b""
+            # Not the socket's timeout, which is that of what is sent meanwhile, too.
+            with gevent.Timeout(seconds, False):
+                return client.recv(size)
             return b""
-        else:
-            client.settimeout(seconds)
+        self.idle[client] = time.monotonic()  # a timer for each would cost as much as its parsing
+        if self._sweeper is None:
+            self._sweeper = gevent.spawn(self._sweep)
         try:
             return client.recv(size)
-        except TimeoutError:
-            return b""
         finally:
-            self.idle.pop(client, None)
+            del self.idle[client]
 
     def _sweep(self) -> None:
         """Be the greenlet that ends connections that are silent for too long."""
         while self.idle:
             gevent.sleep(SWEEP_SECONDS)
             latest = time.monotonic() - self.keepalive
-            for count, (client, since) in enumerate(list(self.idle.items()), 1):
-                if since < latest and client in self.idle:
+            for count, client in enumerate(list(self.idle), 1):
+                if self.idle.get(client, latest) < latest:
                     shut(client, socket.SHUT_RD)
                 if not count % SWEEP_CLIENTS:
                     give_way()

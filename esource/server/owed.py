@@ -117,7 +117,6 @@ class Owed:
             self._rest = gevent.spawn(self._send_rest, data[sent:])
 
     def _send_rest(self, data: bytes) -> None:
-        self._client.settimeout(None)
         try:
             self._client.sendall(data)
         except OSError:

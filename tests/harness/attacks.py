@@ -279,6 +279,64 @@ def plainly(run: Run) -> Run:
     return lambda way: run(Way(way.port, way.seconds, way.fields))
 
 
+# -- plain publishes, whose answers are owed ---------------------------------------------------
+
+
+def torn(request: Make, count: int) -> Run:
+    """Send all but the last byte of a request on many connections, then that byte; read nothing."""
+
+    def run(way: Way) -> None:
+        sent = request(way)
+        held = [way.connect() for _ in range(count)]
+        while True:
+            for piece in (sent[:-1], sent[-1:]):
+                for connection in held:
+                    connection.sendall(piece)
+            for connection in held:
+                with suppress(BlockingIOError):
+                    connection.recv(1 << 16, socket.MSG_DONTWAIT)
+
+    return run
+
+
+def bytewise(request: Make) -> Run:
+    """Send a request again and again, a byte at a time; read what comes of it."""
+
+    def run(way: Way) -> None:
+        sent = request(way)
+
+        def once(connection: socket.socket) -> None:
+            apart(swallow, connection)
+            while True:
+                for at in range(len(sent)):
+                    connection.send(sent[at : at + 1])
+
+        again(way, once)
+
+    return run
+
+
+def crowd_of(count: int, run: Run) -> Run:
+    """Do the same on so many connections at once."""
+
+    def together(way: Way) -> None:
+        for _ in range(count - 1):
+            apart(run, way)
+        run(way)
+
+    return together
+
+
+def others(count: int, line: str, *fields: str) -> Make:
+    """Return what makes so many publishes, each of which has its number in `{}`."""
+    return lambda way: b"".join(
+        [whole(line.format(n), b"", *[field.format(n) for field in fields])(way)
+         for n in range(count)]
+    )  # fmt: skip
+
+
+SMALLEST = whole("POST /attacked", b"")
+
 # fmt: off
 
 # -- heads -------------------------------------------------------------------------------------
@@ -527,6 +585,34 @@ add("connections", "bad-requests", "requests without a version, a connection eac
     ask(raw(b"GET\r\n\r\n")))
 add("connections", "bad-batches", "batches whose first line is bad, pipelined",
     pipeline(whole("POST /attacked", b"{", NDJSON)))
+
+# -- owed: plain publishes ---------------------------------------------------------------------
+
+add("owed", "torn-posts", "2000 connections whose posts come in two pieces",
+    torn(whole("POST /attacked", b"x" * 100), 2000), 100, 2)
+add("owed", "torn-bodies", "500 bodies of 64 KiB that come but for a byte, and then that byte",
+    torn(whole("POST /attacked", b"x" * (1 << 16)), 500), 200, 2)
+add("owed", "held-bodies", "500 bodies of 64 KiB but for a byte, which does not come",
+    hold(lambda way: whole("POST /attacked", b"x" * (1 << 16))(way)[:-1], 500), 100, 2)
+add("owed", "bytewise", "a body of 64 KiB in packets of one byte",
+    bytewise(whole("POST /attacked", b"x" * (1 << 16))))
+add("owed", "smallest", "the smallest publishes, pipelined", pipeline(SMALLEST))
+add("owed", "smallest-20", "the smallest publishes, pipelined on 20 connections",
+    crowd_of(20, pipeline(SMALLEST)))
+add("owed", "deaf-publisher", "the smallest publishes, pipelined; no answer is read",
+    pour(raw(b""), SMALLEST(Way(0, 0.0))))
+add("owed", "deaf-publishers", "the smallest publishes, pipelined on 20 connections; no answer is read",
+    crowd_of(20, pour(raw(b""), SMALLEST(Way(0, 0.0)))))
+add("owed", "many-names", "publishes to 10 000 channels, pipelined",
+    pipeline(others(10_000, "POST /name-{}")), 150, 2)
+add("owed", "many-heads", "publishes whose heads all differ, pipelined",
+    pipeline(others(10_000, "POST /attacked", "User-Agent: {:0900}")))
+for name, about, request in (
+    ("unexpected", "that expect another newest id", whole("POST /attacked?expect=none", b"")),
+    ("refused", "with a parameter that is none", whole("POST /attacked?what=1", b"")),
+    ("nul", "of a byte that cannot be stored", whole("POST /attacked", b"\0")),
+):
+    add("owed", name, f"publishes {about}, pipelined", pipeline(request))
 
 # -- TLS: a hub with a certificate of its own --------------------------------------------------
 

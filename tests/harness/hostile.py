@@ -95,6 +95,7 @@ FAMILIES = {
     "pipelines": Family(),
     "lists": Family(many_channels, {"ESOURCE_METRICS_CHANNELS": "1"}),
     "connections": Family(),
+    "owed": Family(),
     "tls": Family(long_channel, kind=EncryptedHub),
     "followers": Family(long_channel, {"ESOURCE_MAX_SUBSCRIBERS": "200"}),
 }

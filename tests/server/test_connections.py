@@ -231,7 +231,7 @@ def test_what_an_answer_said_of_its_connection_holds_though_the_hub_stops_meanwh
     alive = [True]
     ours, theirs = socket.socketpair()
     parser = http.get_parser(GunicornConfig(), ours, None)
-    parser.mesg_class = partial(Request, lambda: alive[0])
+    parser.mesg_class = partial(Request, lambda: alive[0], {})
     with ours, theirs:
         theirs.sendall(b"GET /long HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
         for is_last in (False, True):
