@@ -40,6 +40,7 @@ from esource.web.post import Plan, Post, Publishing
 RECEIVE_BYTES = 1 << 16  # at a time, and of a body that is waited for here
 HEAD_BYTES = 4000
 REQUESTS = 256  # that are queued before others have a turn: about three milliseconds
+ROUND_REQUESTS = 1024  # of all connections together, before the loop begins another round
 PLANS = 2048  # heads that are remembered: a publisher sends the same one again and again
 PLAN_BYTES = 1 << 10  # of a head that is remembered
 PIECES = 64  # that are received before others have a turn: a millisecond at most
@@ -114,6 +115,7 @@ class FastPath:
         self._publishing = publishing
         self._memory = memory
         self._goes_on = goes_on
+        self._connections = 0  # the idle ones, too
         self._held = 0  # bytes that were received and are not queued
         self._known = lru_cache(PLANS)(self._planned)
 
@@ -124,6 +126,7 @@ class FastPath:
         """
         owed = Owed(client, self._memory, self._publishing, self._goes_on)
         received, deadline, pieces = b"", None, 0
+        self._connections += 1
         try:
             while True:
                 requests, size, may_be_plain = self._look(received)
@@ -154,6 +157,7 @@ class FastPath:
         except OSError:  # it has gone
             return None
         finally:
+            self._connections -= 1
             self._hold(received, b"")
             owed.wait()  # or what is owed would be written to a connection that is closed
 
@@ -163,8 +167,9 @@ class FastPath:
         And whether what comes next may be one once the rest of it is there.
         """
         found: list[tuple[Head, bytes]] = []
-        at = 0
-        while len(found) < REQUESTS:
+        busy = self._connections - len(self.idle)
+        at, most = 0, min(REQUESTS, ROUND_REQUESTS // busy or 1)
+        while len(found) < most:
             end = received.find(b"\r\n\r\n", at, at + HEAD_BYTES) + 4
             if end < 4:
                 is_post = b"POST /".startswith(received[at : at + 6])

@@ -335,7 +335,7 @@ def others(count: int, line: str, *fields: str) -> Make:
     )  # fmt: skip
 
 
-SMALLEST = whole("POST /attacked", b"")
+SMALLEST = b"POST /attacked HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
 
 # fmt: off
 
@@ -596,13 +596,13 @@ add("owed", "held-bodies", "500 bodies of 64 KiB but for a byte, which does not 
     hold(lambda way: whole("POST /attacked", b"x" * (1 << 16))(way)[:-1], 500), 100, 2)
 add("owed", "bytewise", "a body of 64 KiB in packets of one byte",
     bytewise(whole("POST /attacked", b"x" * (1 << 16))))
-add("owed", "smallest", "the smallest publishes, pipelined", pipeline(SMALLEST))
+add("owed", "smallest", "the smallest publishes, pipelined", pipeline(raw(SMALLEST)))
 add("owed", "smallest-20", "the smallest publishes, pipelined on 20 connections",
-    crowd_of(20, pipeline(SMALLEST)))
+    crowd_of(20, pipeline(raw(SMALLEST))))
 add("owed", "deaf-publisher", "the smallest publishes, pipelined; no answer is read",
-    pour(raw(b""), SMALLEST(Way(0, 0.0))))
-add("owed", "deaf-publishers", "the smallest publishes, pipelined on 20 connections; no answer is read",
-    crowd_of(20, pour(raw(b""), SMALLEST(Way(0, 0.0)))))
+    pour(raw(b""), SMALLEST))
+add("owed", "deaf-publishers", "the same on 20 connections; no answer is read",
+    crowd_of(20, pour(raw(b""), SMALLEST)))
 add("owed", "many-names", "publishes to 10 000 channels, pipelined",
     pipeline(others(10_000, "POST /name-{}")), 150, 2)
 add("owed", "many-heads", "publishes whose heads all differ, pipelined",
@@ -612,7 +612,8 @@ for name, about, request in (
     ("refused", "with a parameter that is none", whole("POST /attacked?what=1", b"")),
     ("nul", "of a byte that cannot be stored", whole("POST /attacked", b"\0")),
 ):
-    add("owed", name, f"publishes {about}, pipelined", pipeline(request))
+    add("owed", name, f"publishes {about}, pipelined on 40 connections",
+        crowd_of(40, pipeline(request)))
 
 # -- TLS: a hub with a certificate of its own --------------------------------------------------
 

@@ -321,7 +321,7 @@ def test_a_unix_socket_has_a_fast_path(tmp_path: Path) -> None:
     path = tmp_path / "hub.sock"
     hub = Hub(tmp_path)
     hub.launch("--bind", f"unix:{path}")
-    eventually(path.exists)
+    eventually(lambda: "Listening at" in hub.log)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
