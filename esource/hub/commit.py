@@ -18,7 +18,7 @@ from esource.event import default_id
 from esource.hub.known import Known
 from esource.hub.tail import TAIL_BYTES
 from esource.hub.view import View
-from esource.log import MARK_BYTES, Appended, Moved, Written, mark
+from esource.log import MARK_BYTES, Appended, Moved, Written, mark, settled
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, Fresh, digests
 from esource.rows.tsv import Draft
@@ -245,12 +245,7 @@ class Commit:
         staged = self.write(view, known)
         if not isinstance(staged, Staged):
             return staged
-        log, written = staged.view.log, staged.written
-        try:
-            seconds, failure = log.sync() if written.to_sync else 0.0, None
-        except OSError as error:
-            seconds, failure = 0.0, error
-        return self.settle(staged, known, seconds, failure)
+        return _done(staged, known, settled(staged.view.log, staged.written))
 
     def write(self, view: View, known: Known) -> Staged | Moved | None:
         """Ask the receipts, and write the rows of those that are not refused.
@@ -279,9 +274,14 @@ class Commit:
         ahead = written.start - view.end  # rows that others have appended right before
         if not ahead:
             return Staged(moment.view, _few(blocks), written, moment)
-        for receipt in self.receipts:
-            receipt.move(ahead)
-        return Staged(View.of(log, moment.view.end + ahead), _few(blocks), written, None)
+        try:
+            for receipt in self.receipts:
+                receipt.move(ahead)
+            view = View.of(log, moment.view.end + ahead)
+        except Exception as error:  # what was begun must be settled
+            log.settle(written, 0.0, error)
+            raise
+        return Staged(view, _few(blocks), written, None)
 
     def write_soon(self, view: View, known: Known) -> Staged | Decided:
         """Do the same at once, in the loop, if others have left the log alone.
@@ -297,16 +297,13 @@ class Commit:
         return Staged(moment.view, _few(blocks), written, moment) if written else LATER
 
     def settle(
-        self, staged: Staged, known: Known, seconds: float, failure: OSError | None = None
+        self, staged: Staged, known: Known, seconds: float, failure: Exception | None = None
     ) -> Done:
         """Let the rows be the log's, which were synced in so many seconds, or had not to be.
 
         Raises `StorageError` if that has failed.
         """
-        appended = staged.view.log.settle(staged.written, seconds, failure)
-        if moment := staged.moment:
-            known.advance(staged.view, moment.newest, moment.fresh, moment.last)
-        return Done(staged.view, staged.rows, appended)
+        return _done(staged, known, staged.view.log.settle(staged.written, seconds, failure))
 
     @property
     def _is_unique(self) -> bool:
@@ -323,6 +320,12 @@ class Commit:
         if len(blocks) > 1 and moment.view.end - view.end <= TAIL_BYTES:
             blocks = [b"".join(blocks)]
         return blocks, moment
+
+
+def _done(staged: Staged, known: Known, appended: Appended) -> Done:
+    if moment := staged.moment:
+        known.advance(staged.view, moment.newest, moment.fresh, moment.last)
+    return Done(staged.view, staged.rows, appended)
 
 
 def _few(blocks: list[bytes]) -> bytes:

@@ -13,6 +13,7 @@ A commit that is large, or whose log others have changed, is alone: nobody waits
 else's batch.
 """
 
+import logging
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from typing import TypeAlias
 import gevent
 from gevent.hub import Waiter
 
-from esource.hub.commit import LATER, Commit, Done, Later, Staged
+from esource.hub.commit import LATER, SOON_BYTES, Commit, Done, Later, Staged
 from esource.hub.known import Known
 from esource.hub.loop import commits, give_way, in_thread
 from esource.hub.view import View
@@ -30,8 +31,11 @@ from esource.log import Moved, Written
 QUICK_SECONDS = 0.0007  # of a sync: a hop to a thread and back takes as long
 STEADY = 16  # syncs that must have been quick, one after the other, before one is made in the loop
 SLOW_SECONDS = 0.01  # of a write or a sync in the loop; then there is none for a while
+NOT_SYNCED = RuntimeError("it was not synced")
 PAUSE_SECONDS = 1.0, 256.0  # which is longer each time, less the time that went well
 TURN_SECONDS = 0.002  # of writes, before others have a turn
+
+logger = logging.getLogger(__name__)
 
 SyncOf: TypeAlias = Callable[[Sequence[Written]], Callable[[], float] | None]
 
@@ -65,30 +69,40 @@ class Pace:
 class _Part:
     """A commit's part in a round."""
 
-    __slots__ = ("_is_over", "_outcome", "_waiter", "commit", "known", "seconds", "staged", "view")
+    __slots__ = ("_outcome", "_waiter", "commit", "known", "staged", "synced", "view")
 
     def __init__(self, commit: Commit, view: View, known: Known) -> None:
         self.commit, self.view, self.known = commit, view, known
-        self.staged: Staged | Later | None = LATER
-        self.seconds: float | OSError = 0.0  # of its sync
-        self._outcome: Done | Later | Exception | None = None
-        self._is_over = False
-        self._waiter = Waiter()
+        self.staged: Staged | Later | Exception | None = LATER
+        self.synced: float | Exception = NOT_SYNCED  # how many seconds it took
+        self._outcome: Done | Moved | Exception | None = None
+        self._waiter: Waiter[None] = Waiter()
 
-    def wait(self) -> Done | Later | None:
-        """Block until the round is over. Raises what has failed."""
-        self._waiter.get()
+    def wait(self) -> Done | Moved | None:
+        """Block until it is over. Raises what has failed.
+
+        Whoever ends the greenlet waits, too: the rows are on their way, and the log is held.
+        """
+        while True:
+            try:
+                self._waiter.get()
+                break
+            except gevent.GreenletExit:
+                continue
         outcome, self._outcome = self._outcome, None
-        if isinstance(outcome, Exception):
+        if not isinstance(outcome, Exception):
+            return outcome
+        try:
             raise outcome
-        return outcome
+        finally:
+            del outcome  # or it would hold this frame, and so itself and the rows
 
     def write(self) -> None:
         """Write the rows, or find that it takes a thread."""
         try:
             self.staged = self.commit.write_soon(self.view, self.known)
         except Exception as error:
-            self._end(error)
+            self.staged = error
 
     @property
     def to_sync(self) -> bool:
@@ -98,28 +112,38 @@ class _Part:
     def sync(self) -> None:
         """Sync its rows alone."""
         try:
-            self.seconds = self.view.log.sync()
-        except OSError as error:
-            self.seconds = error
+            self.synced = self.view.log.sync()
+        except Exception as error:
+            self.synced = error
 
     def settle(self) -> None:
-        """Settle the rows; let the writer go on."""
-        if not self._is_over:
-            try:
-                outcome: Done | Later | None
-                if not isinstance(self.staged, Staged):
-                    outcome = self.staged
-                elif isinstance(self.seconds, OSError):
-                    outcome = self.commit.settle(self.staged, self.known, 0.0, self.seconds)
-                else:
-                    outcome = self.commit.settle(self.staged, self.known, self.seconds)
-                self._end(outcome)
-            except Exception as error:
-                self._end(error)
-        gevent.get_hub().loop.run_callback(self._waiter.switch, None)
+        """Settle the rows, if some were written; let the writer go on."""
+        staged, self.staged = self.staged, None
+        if not isinstance(staged, Staged):
+            assert staged is not LATER
+            self.end(staged)
+            return
+        seconds, failure = 0.0, None
+        if isinstance(self.synced, float):
+            seconds = self.synced
+        elif staged.written.to_sync:
+            failure = self.synced
+        try:
+            self.end(self.commit.settle(staged, self.known, seconds, failure))
+        except Exception as error:
+            self.end(error)
 
-    def _end(self, outcome: Done | Later | Exception | None) -> None:
-        self._outcome, self._is_over = outcome, True
+    def append(self) -> None:
+        """Do all of it in a thread, while others go on. Blocks."""
+        try:
+            self.end(in_thread(commits(), self.commit.append_to, self.view, self.known))
+        except Exception as error:
+            self.end(error)
+
+    def end(self, outcome: Done | Moved | Exception | None) -> None:
+        """Let the writer go on."""
+        self._outcome = outcome
+        gevent.get_hub().loop.run_callback(self._waiter.switch, None)
 
 
 class Committer:
@@ -130,7 +154,7 @@ class Committer:
         self._sync_of = sync_of
         self._parts: list[_Part] = []  # of the next round
         self._greenlet: gevent.Greenlet | None = None
-        self._alone = 0  # commits that are on their way by themselves
+        self._large = 0  # commits on their way by themselves for which a sync of all would wait
         self._writes = Pace()
         self._syncs = Pace(STEADY)  # of one log
         self._sync_alls = Pace(STEADY)
@@ -144,15 +168,7 @@ class Committer:
         self._parts.append(part)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)
-        outcome = part.wait()
-        del part
-        if not isinstance(outcome, Later):
-            return outcome
-        self._alone += 1
-        try:
-            return in_thread(commits(), commit.append_to, view, known)
-        finally:
-            self._alone -= 1
+        return part.wait()
 
     def _run(self) -> None:
         """Be the greenlet of the rounds, while there are any."""
@@ -161,11 +177,24 @@ class Committer:
             try:
                 self._write(parts)
                 self._sync([part for part in parts if part.to_sync])
-            finally:
-                for part in parts:
+            except Exception:  # then what is not synced is refused
+                logger.exception("a round of %d commits has failed", len(parts))
+            for part in parts:
+                if part.staged is LATER:
+                    gevent.spawn(self._append, part)
+                else:
                     part.settle()
-            del parts
+            del part, parts
         self._greenlet = None
+
+    def _append(self, part: _Part) -> None:
+        """Be the greenlet of a commit that is alone."""
+        is_large = part.commit.size > SOON_BYTES
+        self._large += is_large
+        try:
+            part.append()
+        finally:
+            self._large -= is_large
 
     def _write(self, parts: list[_Part]) -> None:
         if not self._writes.is_quick:
@@ -188,7 +217,7 @@ class Committer:
         if not parts:
             return
         written = [part.staged.written for part in parts if isinstance(part.staged, Staged)]
-        sync_all = None if self._alone else self._sync_of(written)
+        sync_all = None if self._large else self._sync_of(written)
         if not sync_all and len(parts) > 1:
             commits().map(_Part.sync, parts)
             return
@@ -215,11 +244,11 @@ def _write_all(parts: list[_Part]) -> None:
 def _sync_all(sync: Callable[[], float], parts: list[_Part]) -> None:
     """Sync all parts at once: each of them is told how it went."""
     try:
-        seconds: float | OSError = sync()
-    except OSError as error:
-        seconds = error
+        synced: float | Exception = sync()
+    except Exception as error:
+        synced = error
     for part in parts:
-        part.seconds = seconds
+        part.synced = synced
 
 
 def _timed(call: Callable[..., object], *args: object) -> float:

@@ -15,7 +15,7 @@ from contextlib import suppress
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from esource.errors import StorageError
+from esource.errors import EsourceError, StorageError
 from esource.hub.digest import Digest
 from esource.hub.followers import Followers
 from esource.hub.known import Known
@@ -35,7 +35,9 @@ class Head:
 
     def __init__(self, open_log: Callable[[], Log], followers: Followers, known: Known) -> None:
         """Nothing is opened yet. Of changes that others make, both are told."""
-        self.lock = BoundedSemaphore(1)  # held while the log is appended to or refreshed
+        # Held while the log is appended to or refreshed, which the log leaves to us. So by no
+        # greenlet that somebody may end while a thread is at work for it.
+        self.lock = BoundedSemaphore(1)
         # Held while it is opened. Not the same: who waits for that would wait for commits, too.
         self._opening = BoundedSemaphore(1)
         self._open_log = open_log
@@ -93,13 +95,22 @@ class Head:
         """
         view = self.view
         if not in_thread(reads(), view.log.is_current) or view.log.end != self.view.end:
-            self._waiting += 1
-            try:
-                with self.lock:
-                    self.take_in()
-            finally:
-                self._waiting -= 1
+            error = gevent.spawn(self._refresh).get()
+            if error:
+                raise error.again() from error
         return self.view
+
+    def _refresh(self) -> EsourceError | None:
+        """Be the greenlet that takes in what others did, which goes on though a reader is ended."""
+        self._waiting += 1
+        try:
+            with self.lock:
+                self.take_in()
+        except EsourceError as error:
+            return error
+        finally:
+            self._waiting -= 1
+        return None
 
     def give_way(self) -> None:
         """After a commit: let a read have the lock, which the writer would take again at once."""

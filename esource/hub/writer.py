@@ -77,14 +77,18 @@ class Writer:
 
     def _run(self, owner: object) -> None:
         """Be the writer greenlet: commit what is queued, until the channel is idle."""
-        while self._queue.qsize():
-            commit = self._queue.get()
-            if commit is self._open:
-                self._open = None  # it takes no more
-            self._write(commit, owner)
-            del commit  # its rows need not stay in memory while the writer waits
-            self._head.give_way()
-        self._greenlet = None  # at once: the next publisher needs another
+        try:
+            while self._queue.qsize():
+                commit = self._queue.get()
+                if commit is self._open:
+                    self._open = None  # it takes no more
+                self._write(commit, owner)
+                del commit  # its rows need not stay in memory while the writer waits
+                self._head.give_way()
+        finally:
+            # At once: the next publisher needs another; and so do those that wait, after a defect.
+            waits = self._queue.qsize()
+            self._greenlet = gevent.spawn(self._run, owner) if waits else None
         if self._followers and not self._is_quiet_due:
             self._is_quiet_due = True
             gevent.spawn_later(IDLE_SECONDS, self._be_quiet)
@@ -108,7 +112,7 @@ class Writer:
         except EsourceError as error:
             logger.error("%s: %d publishers refused: %s", name, len(commit.receipts), error.text)
             commit.error = error.again()  # its traceback would hold the rows
-        except Exception as error:
+        except (Exception, gevent.GreenletExit) as error:
             logger.exception("%s: %d publishers refused", name, len(commit.receipts))
             commit.error = StorageError(f"cannot write {name}: {error!r}")
         with unswitched():

@@ -13,7 +13,9 @@ Offsets never change their meaning, and rows between `begin` and `end` never cha
 log is one *generation*: when the rows of a name are replaced, `refresh` hands out the next one, and
 this one can be read for as long as there is a reference to it.
 
-All calls block, may be made by any number of threads at once, and may raise `StorageError`.
+All calls block, and may raise `StorageError`. One party at a time may append (from `write` to
+`settle`) or refresh; the caller sees to that: there is no lock, in which the hub could hang. All
+other calls may be made by any number of threads at once.
 
 Kinds of logs: `file` (a folder of plain files), `memory` (a list, for the tests). What all of them
 promise is tested by `tests/log/test_contract.py`.
@@ -103,14 +105,14 @@ class Log(Protocol):
     #
     #     written = log.write(log.end, [b"1\t\tone coffee\n"])
     #     if isinstance(written, Written):
-    #         appended = log.settle(written, log.sync() if written.to_sync else 0.0)
+    #         appended = settled(log, written)
 
     def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Written | Appended | Moved:
         """Do the first part of `append`; without rows there is no other.
 
-        After `Written` comes `settle`. Until then other appends and refreshes wait.
+        After `Written` comes `settle`, and until then no other append or refresh.
         """
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
@@ -123,7 +125,9 @@ class Log(Protocol):
     def sync(self) -> float:
         """Put what was written on disk; return how many seconds it took. Raises `OSError`."""
 
-    def settle(self, written: Written, seconds: float, failure: OSError | None = None) -> Appended:
+    def settle(
+        self, written: Written, seconds: float, failure: Exception | None = None
+    ) -> Appended:
         """Do the last part of `append`: make rows the log's own, which were synced, or had not to.
 
         With the `failure` of a sync, take them away; raises that as a `StorageError`.
@@ -164,6 +168,15 @@ class Log(Protocol):
 
         Raises `BlockingIOError` when the socket takes none now, and `OSError`. 0: there are none.
         """
+
+
+def settled(log: Log, written: Written) -> Appended:
+    """Sync what was written, if it is to be, and settle it. Blocks; raises `StorageError`."""
+    try:
+        seconds = log.sync() if written.to_sync else 0.0
+    except Exception as error:  # whatever it is: what was begun must be settled
+        return log.settle(written, 0.0, error)
+    return log.settle(written, seconds)
 
 
 def mark(log: Log, end: int) -> int:

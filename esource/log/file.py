@@ -29,7 +29,6 @@ import errno
 import logging
 import os
 import stat
-import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +39,7 @@ from typing import NamedTuple
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import MARK_BYTES, Appended, Moved, Replaced, Written, disk, mark
+from esource.log import MARK_BYTES, Appended, Moved, Replaced, Written, disk, mark, settled
 from esource.log.disk import CHUNK, FILE_MODE, FLAGS
 from esource.rows import tsv
 
@@ -101,7 +100,7 @@ class FileLog:
         self._told: int | None = None  # where whole rows ended, if the last append was told that
         self._half = (0, 0.0)  # the size of a file that ends with half a row, and since when
         self._is_read_only = False
-        self._lock = threading.Lock()  # while rows are appended or taken in
+        self._is_held = False  # somebody appends or refreshes
         self._is_busy = False  # what is there now is being appended, or taken in
         self._leftover: int | None = None  # from where on there may be bytes of a failed append
         self._folder_is_synced = False
@@ -147,20 +146,20 @@ class FileLog:
         return status
 
     def _move_end(self, end: int, modified: float) -> None:
-        """Show rows to readers."""
+        """Show rows to readers; not if they cannot be read: raises `StorageError`."""
+        end_mark, generation = mark(self, end), self.generation or self._generation(end)
         self._told = None
-        self.end, self.modified, self._mark = end, modified, mark(self, end)
-        self.generation = self.generation or self._generation()
+        self.end, self.modified, self._mark, self.generation = end, modified, end_mark, generation
 
     def _is_marked(self, end: int) -> bool:
         """Return whether there are rows before an offset, behind a byte order mark."""
         return end > 0 and self.pread(0, len(tsv.BOM)) == tsv.BOM
 
-    def _generation(self) -> str:
+    def _generation(self, end: int) -> str:
         """Return what tells this file from others: an inode comes back, and a row may, too."""
-        if not self.end:
+        if not end:
             return ""
-        first = self.pread(0, min(self.end, MARK_BYTES)).partition(b"\n")[0]
+        first = self.pread(0, min(end, MARK_BYTES)).partition(b"\n")[0]
         name = b"%d %d %b" % (self._birth, self._identity[1], first)
         return blake2b(name, digest_size=6).hexdigest()
 
@@ -200,19 +199,14 @@ class FileLog:
         Creates the file. Raises `StorageFull` or `StorageError` with the file as it was.
         """
         written = self.write(expected, blocks, least)
-        if not isinstance(written, Written):
-            return written
-        try:
-            seconds = self.sync() if written.to_sync else 0.0
-        except OSError as error:
-            return self.settle(written, 0.0, error)
-        return self.settle(written, seconds)
+        return settled(self, written) if isinstance(written, Written) else written
 
     def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Written | Appended | Moved:
-        """Do what comes before the sync; with `Written`, the lock is held until `settle`."""
-        self._begin()
+        """Do what comes before the sync; with `Written`, the log is held until `settle`."""
+        self._hold()
+        self._is_busy = True
         written: Written | Appended | Moved | None = None
         try:
             written = self._write(expected, blocks, least)
@@ -221,37 +215,31 @@ class FileLog:
             raise disk.storage_error("write", self.path, error) from error
         finally:
             if not isinstance(written, Written):
-                self._end()
+                self._let_go()
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
         """Write rows if the file is as it was left, whole; else None, and `write` finds out why."""
         if self.refusal or self._is_read_only or self._half[0]:
             return None
-        self._begin()
+        self._hold()
+        self._is_busy = True
         written: Written | Moved | None = None
         try:
-            try:
-                status = os.stat(self.path, follow_symlinks=False)
-                is_same = (status.st_dev, status.st_ino) == self._identity
-                is_same &= _size_and_time(status) == self._seen
-            except FileNotFoundError:
-                is_same = self._fd < 0
-            if is_same and self._seen[0] == self.end:
+            if self._is_as_left() and self._seen[0] == self.end:
                 written = self._append_at(self.end, blocks)
             return written if isinstance(written, Written) else None
         except OSError as error:
             raise disk.storage_error("write", self.path, error) from error
         finally:
             if not isinstance(written, Written):
-                self._end()
+                self._let_go()
 
-    def _begin(self) -> None:
-        self._lock.acquire()
-        self._is_busy = True
+    def _hold(self) -> None:
+        assert not self._is_held, "one party at a time may append or refresh"
+        self._is_held = True
 
-    def _end(self) -> None:
-        self._is_busy = False
-        self._lock.release()
+    def _let_go(self) -> None:
+        self._is_held = self._is_busy = False
 
     def _write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes
@@ -318,34 +306,44 @@ class FileLog:
                 raise StorageError(self.refusal)
             if theirs:
                 disk.overwrite(self._fd, end, b"".join([*blocks, theirs]))
+            status = os.fstat(self._fd)
         except OSError as error:
             self._cut_back(end, written, theirs, error)
             raise
-        status = os.fstat(self._fd)
         if not status.st_nlink:
             return Moved(f"{self.name} was removed", None)
         about = _Tail(stop, written, theirs, status.st_mtime_ns, status.st_dev)
         return Written(end, self._fsync == "always", about)
 
-    def settle(self, written: Written, seconds: float, failure: OSError | None = None) -> Appended:
-        """Show the rows, which are synced as far as they have to be; or take them away."""
+    def settle(
+        self, written: Written, seconds: float, failure: Exception | None = None
+    ) -> Appended:
+        """Show the rows, which are synced as far as they have to be; or take them away.
+
+        They are read first, after the sync: of a file system that was shut down meanwhile, since
+        its device is gone, ext4's `syncfs` says nothing before Linux 6.13; a read fails.
+        """
         tail = written.about
         assert isinstance(tail, _Tail)
         try:
+            if not failure:
+                try:
+                    # The time is not that of the write, which is before it was shown.
+                    self._move_end(tail.stop, time.time())
+                except StorageError as error:
+                    failure = error
             if failure:
-                error = self._unsynced(failure)
+                refused = self._unsynced(failure)
                 self._cut_back(written.start, tail.written, tail.theirs, failure)
-                raise error from failure
+                raise refused from failure
             self._folder_is_synced |= written.to_sync
             self._leftover = None
             self._seen = tail.stop, tail.modified
             if tail.theirs[-1:] not in (b"", b"\n"):
                 self._half = tail.written, time.monotonic()
-            # Not when it was written: that is before it was shown.
-            self._move_end(tail.stop, time.time())
             return Appended(written.start, seconds, is_due=self._fsync == "interval")
         finally:
-            self._end()
+            self._let_go()
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
@@ -379,8 +377,9 @@ class FileLog:
         except OSError as error:
             raise self._unsynced(error) from error
 
-    def _unsynced(self, error: OSError) -> StorageError:
-        self.refusal = f"{self.name} could not be synced: {error.strerror}"
+    def _unsynced(self, error: Exception) -> StorageError:
+        why = getattr(error, "strerror", None) or repr(error)
+        self.refusal = f"{self.name} could not be synced: {why}"
         logger.critical("%s; no more writes until it is opened again", self.refusal)
         return StorageError(self.refusal)
 
@@ -430,7 +429,7 @@ class FileLog:
         elif status.st_size < self.end:
             why = f"{self.name} is {status.st_size} bytes long, not {self.end}"
         elif _size_and_time(status) != self._seen and (
-            (mark(self, self.end), self._generation()) != (self._mark, self.generation)
+            (mark(self, self.end), self._generation(self.end)) != (self._mark, self.generation)
         ):
             why = f"{self.name} was changed in place"
         elif not self.end and self._is_marked(disk.whole_rows(self._fd, 0, status.st_size)):
@@ -440,10 +439,18 @@ class FileLog:
     def is_current(self) -> bool:
         """Whether nobody else has changed the file since it was last looked at. One `stat`."""
         try:
-            status, why = self._look()
+            return self._is_as_left() or self._is_busy
         except OSError as error:
             raise disk.storage_error("look at", self.path, error) from error
-        return self._is_busy or (not why and _size_and_time(status) == self._seen)
+
+    def _is_as_left(self) -> bool:
+        """Return whether the file is as it was last looked at or written. Raises `OSError`."""
+        try:
+            status = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return self._fd < 0
+        is_this = (status.st_dev, status.st_ino) == self._identity
+        return is_this and _size_and_time(status) == self._seen
 
     def refresh(self) -> Replaced | None:
         """Take in whole rows that others have appended, or open the file that has the name now.
@@ -452,23 +459,23 @@ class FileLog:
         an append has failed nothing is taken in: what is behind `end` may be of that one. The rows
         are on disk where appends are.
         """
-        with self._lock:
-            try:
-                status, why = self._look()
-                if why:
-                    return self._next(why)
-                seen = _size_and_time(status)
-                end = self.end if self.refusal else disk.whole_rows(self._fd, self.end, seen[0])
-                if end > self.end:
-                    self._is_busy = True
-                    if self._fsync == "always" and not self._is_read_only:
-                        self.flush()
-                    self._move_end(end, time.time())
-                self._seen = seen
-            except OSError as error:
-                raise disk.storage_error("read", self.path, error) from error
-            finally:
-                self._is_busy = False
+        self._hold()
+        try:
+            status, why = self._look()
+            if why:
+                return self._next(why)
+            seen = _size_and_time(status)
+            end = self.end if self.refusal else disk.whole_rows(self._fd, self.end, seen[0])
+            if end > self.end:
+                self._is_busy = True
+                if self._fsync == "always" and not self._is_read_only:
+                    self.flush()
+                self._move_end(end, time.time())
+            self._seen = seen
+        except OSError as error:
+            raise disk.storage_error("read", self.path, error) from error
+        finally:
+            self._let_go()
         return None
 
     def _next(self, why: str) -> Replaced:

@@ -9,8 +9,8 @@ What is relied on, and therefore looked at:
 - Since Linux 5.8 `syncfs` tells of a failed write, once for each open description. So one stays
   open from before the rows were written. The failure may be another program's: then rows are
   refused that are on disk, which is the safe side. Since 5.17 it tells what the file system says.
-- The file systems in `SURE` wait for all data and for the device's cache. Others may not: overlayfs
-  says nothing of a failed write, and FUSE does not ask its server.
+- The file systems in `SURE` wait for all data and for the device's cache. Others may not: ext2
+  leaves the cache alone, overlayfs says nothing of a failed write, FUSE does not ask its server.
 - Of one that is read-only, after an error of its own, it may say that all is well.
 - It also waits for what other programs have written. With a lot of that, it is not used.
 """
@@ -26,11 +26,11 @@ from contextlib import suppress
 from pathlib import Path
 
 LEAST_FILES = 2  # for one, `fdatasync` is as good, and disturbs nobody
-SURE = {"ext2", "ext3", "ext4", "xfs", "tmpfs"}
+SURE = {b"ext3", b"ext4", b"xfs", b"tmpfs"}
 SURE_KERNEL = (5, 17)
-MOST_DIRTY_BYTES = 1 << 27  # waiting to be written, in the whole system
+MOST_DIRTY_BYTES = 1 << 27  # that are to be written or being written, in the whole system
 LOOK_SECONDS = 0.05  # between two looks at that
-_NR_DIRTY = re.compile(rb"^nr_dirty (\d+)$", re.MULTILINE)
+_DIRTY = re.compile(rb"^nr_(?:dirty|writeback) (\d+)$", re.MULTILINE)  # pages
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
@@ -81,10 +81,10 @@ class FileSystem:
         if now - self._looked > LOOK_SECONDS:
             self._looked = now
             try:
-                found = _NR_DIRTY.search(Path("/proc/vmstat").read_bytes())
+                pages = [int(count) for count in _DIRTY.findall(Path("/proc/vmstat").read_bytes())]
             except OSError:
-                found = None
-            self._is_dirty = not found or int(found[1]) * _PAGE_BYTES > MOST_DIRTY_BYTES
+                pages = []
+            self._is_dirty = not pages or sum(pages) * _PAGE_BYTES > MOST_DIRTY_BYTES
         return self._is_dirty
 
 
@@ -97,11 +97,13 @@ def _is_sure(device: int) -> bool:
     is_new = release and (int(release[1]), int(release[2])) >= SURE_KERNEL
     if not (is_new and hasattr(_LIBC, "syncfs")):
         return False
-    # Such as `36 35 98:0 /mnt /mnt rw,noatime - ext4 /dev/root rw`, see proc_pid_mountinfo(5).
-    number = f"{os.major(device)}:{os.minor(device)}"
+    # Such as `36 35 98:0 /mnt /mnt rw,noatime - ext4 /dev/root rw`, see proc_pid_mountinfo(5). The
+    # names are any bytes but for blanks, tabs and line ends.
+    number = b"%d:%d" % (os.major(device), os.minor(device))
     try:
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]
     except OSError:
         return False
-    kinds = {fields[fields.index("-") + 1] for fields in mounts if fields[2] == number}
+    mounts = [line.split(b" ") for line in lines]
+    kinds = {fields[fields.index(b"-") + 1] for fields in mounts if fields[2] == number}
     return bool(kinds) and kinds <= SURE

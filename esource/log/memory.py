@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Kept, Moved, Replaced, Summary, Written
+from esource.log import Appended, Kept, Moved, Replaced, Summary, Written, settled
 from esource.rows import tsv
 
 
@@ -33,6 +34,7 @@ class MemoryLog:
         self._logs = logs
         self._rows = logs.rows.setdefault(name, Rows())
         self.end = len(self._rows.content)
+        self._is_busy = False
 
     @property
     def generation(self) -> str:
@@ -42,7 +44,7 @@ class MemoryLog:
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Appended | Moved:
         written = self.write(expected, blocks, least)
-        return self.settle(written, 0.0) if isinstance(written, Written) else written
+        return settled(self, written) if isinstance(written, Written) else written
 
     def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
@@ -55,10 +57,11 @@ class MemoryLog:
         newest = tsv.newest_micros(bytes(self._rows.content[self.end :]))
         if least and newest is not None and default_id(newest) >= least:
             return Moved(f"{self.name} has grown by rows of a later time", start)
+        if not blocks:
+            return Appended(start, 0.0, is_due=False)
         self._rows.content += b"".join(blocks)
-        self._rows.modified = time.time()
-        written = Written(start, to_sync=False, about=len(self._rows.content))
-        return written if blocks else self.settle(written, 0.0)
+        self._is_busy = True
+        return Written(start, to_sync=False, about=len(self._rows.content))
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
         written = self.write(self.end, blocks) if self.is_current() else None
@@ -67,14 +70,20 @@ class MemoryLog:
     def sync(self) -> float:
         return 0.0
 
-    def settle(self, written: Written, seconds: float, failure: OSError | None = None) -> Appended:
+    def settle(
+        self, written: Written, seconds: float, failure: Exception | None = None
+    ) -> Appended:
         assert isinstance(written.about, int)
-        self.end = written.about
+        self._is_busy = False
+        if failure:
+            del self._rows.content[written.start : written.about]
+            raise StorageError(f"{self.name} could not be synced: {failure}")
+        self.end, self._rows.modified = written.about, time.time()
         return Appended(written.start, seconds, is_due=False)
 
     def is_current(self) -> bool:
         rows = self._logs.rows.get(self.name)
-        return rows is self._rows and len(rows.content) == self.end
+        return self._is_busy or (rows is self._rows and len(rows.content) == self.end)
 
     def refresh(self) -> Replaced | None:
         if self._logs.rows.get(self.name) is not self._rows:
