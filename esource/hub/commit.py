@@ -24,6 +24,7 @@ from esource.rows.dedup import Dedup, Fresh, digests
 from esource.rows.tsv import Draft
 
 SOON_BYTES = 1 << 18  # of rows that are written in the loop
+SOON_EVENTS = 1000  # in batches: to give them ids, or look each up, takes some microseconds
 TRIES = 100  # while other programs append again and again
 
 Precondition = Callable[[View], None]  # raises `PreconditionFailed`
@@ -205,11 +206,12 @@ Decided: TypeAlias = Literal[Later.LATER] | None
 class Commit:
     """The receipts of publishers that share a write."""
 
-    __slots__ = ("_done", "error", "receipts", "size")
+    __slots__ = ("_done", "error", "events", "receipts", "size")
 
     def __init__(self) -> None:
         self.receipts: list[Receipt] = []
         self.size = 0  # bytes of the rows, about
+        self.events = 0
         self.error: EsourceError | None = None  # why none of the rows is in the log, if so
         self._done = Signal()
 
@@ -222,6 +224,7 @@ class Commit:
         self.receipts.append(receipt)
         for draft in drafts:
             self.size += draft.size
+            self.events += draft.events
         return receipt
 
     @property
@@ -255,6 +258,8 @@ class Commit:
         it may be tens of megabytes, of which no step is more than one. Raises `StorageError`.
         """
         log, expected = view.log, None
+        if log.end != view.end:  # it has taken in more than could be made a view of
+            view = View.of(log)
         for _ in range(TRIES):
             known.catch_up(view, self._is_unique)
             size = min(view.end, MARK_BYTES)
@@ -288,7 +293,9 @@ class Commit:
 
         None if there are no rows to write; `LATER` if it takes a thread, and nothing is done.
         """
-        if self.size > SOON_BYTES or not known.is_of(view, self._is_unique):
+        is_few = self.size <= SOON_BYTES and self.events - len(self.receipts) <= SOON_EVENTS
+        is_known = view.end == view.log.end and known.is_of(view, self._is_unique)
+        if not (is_few and is_known):
             return LATER
         blocks, moment = self._ask(view, known, known.last)
         if not blocks:

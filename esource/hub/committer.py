@@ -33,7 +33,7 @@ STEADY = 16  # syncs that must have been quick, one after the other, before one 
 SLOW_SECONDS = 0.01  # of a write or a sync in the loop; then there is none for a while
 NOT_SYNCED = RuntimeError("it was not synced")
 PAUSE_SECONDS = 1.0, 256.0  # which is longer each time, less the time that went well
-TURN_SECONDS = 0.002  # of writes, before others have a turn
+TURN_SECONDS = 0.002  # before others have a turn
 
 logger = logging.getLogger(__name__)
 
@@ -179,13 +179,20 @@ class Committer:
                 self._sync([part for part in parts if part.to_sync])
             except Exception:  # then what is not synced is refused
                 logger.exception("a round of %d commits has failed", len(parts))
-            for part in parts:
-                if part.staged is LATER:
-                    gevent.spawn(self._append, part)
-                else:
-                    part.settle()
-            del part, parts
+            self._settle(parts)
+            del parts
         self._greenlet = None
+
+    def _settle(self, parts: list[_Part]) -> None:
+        turn = time.monotonic()
+        for part in parts:
+            if part.staged is LATER:
+                gevent.spawn(self._append, part)
+            else:
+                part.settle()
+            if time.monotonic() - turn > TURN_SECONDS:
+                give_way()
+                turn = time.monotonic()
 
     def _append(self, part: _Part) -> None:
         """Be the greenlet of a commit that is alone."""

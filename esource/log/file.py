@@ -298,7 +298,8 @@ class FileLog:
                     count = os.write(self._fd, view)
                     # With O_APPEND the kernel leaves the file's position after what it wrote.
                     stop = os.lseek(self._fd, 0, os.SEEK_CUR)
-                    theirs += self.pread(written, stop - count - written)
+                    if between := stop - count - written:
+                        theirs += os.pread(self._fd, between, written)
                     written, view = max(stop, written), view[count:]
             stop = end + sum(map(len, blocks))
             if written - stop != len(theirs):

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ from esource.hub.followers import Follower
 from esource.hub.tail import Push, Stretch, Tail
 from esource.hub.view import View
 from esource.hub.work import Work
-from esource.log import Appended, Moved
+from esource.log import Written
 from esource.log.file import FileLog
 from esource.rows import tsv
 from esource.rows.find import Verdict
@@ -99,13 +100,13 @@ def test_events_published_together_share_one_write_and_one_sync(
     publish(channel, Event(b"", b"", b"first"))
     appended: list[bytes] = []
     log = channel.view.log
-    real_append = log.append
+    real_write = log.write_soon
 
-    def append(expected: int | None, blocks: list[bytes], least: bytes) -> Appended | Moved:
+    def write(blocks: Sequence[bytes]) -> Written | None:
         appended.extend(blocks)
-        return real_append(expected, blocks, least)
+        return real_write(blocks)
 
-    monkeypatch.setattr(log, "append", append)
+    monkeypatch.setattr(log, "write_soon", write)
     events = [gevent.spawn(publish, channel, Event(b"", b"", b"x")) for _ in range(100)]
     gevent.joinall(events)
     assert sum(rows.count(b"\n") for rows in appended) == 100

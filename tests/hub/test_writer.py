@@ -11,7 +11,7 @@ import pytest
 from esource.errors import StorageError
 from esource.event import Event
 from esource.hub.channel import Channel
-from esource.log import Appended, Moved, disk
+from esource.log import Appended, Moved, Written, disk
 from esource.log.memory import MemoryLog, MemoryLogs
 from esource.rows import tsv
 from tests.harness.channels import at_a_gate, channel_of
@@ -40,9 +40,9 @@ class Restless(MemoryLog):
 
     tries = 0
 
-    def append(
+    def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
-    ) -> Appended | Moved:
+    ) -> Written | Appended | Moved:
         self.tries += 1
         return Moved("it has changed", None)
 
