@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Log, Logs, Moved, Replaced, mark
+from esource.log import Appended, Log, Logs, Moved, Replaced, Written, mark
 from esource.log.folder import Folder
 from esource.log.memory import MemoryLogs
 
@@ -138,6 +139,86 @@ def test_default_ids_that_others_have_passed_are_not_appended(
     appended = log.append(None, [least + b"\t\tours\n"], least)
     assert isinstance(appended, Appended) == fits
     assert content(logs.open("orders")) == ROWS + row + (least + b"\t\tours\n" if fits else b"")
+
+
+# -- appending in parts ------------------------------------------------------------------------
+
+
+def begun(log: Log, blocks: list[bytes], soon: bool) -> Written:
+    written = log.write_soon(blocks) if soon else log.write(log.end, blocks)
+    assert isinstance(written, Written)
+    return written
+
+
+@pytest.mark.parametrize("soon", [False, True])
+def test_rows_are_the_logs_own_once_they_are_settled(log: Log, logs: Logs, soon: bool) -> None:
+    for before in (b"", ROWS):  # the first ones make the file
+        modified = log.modified
+        written = begun(log, [ROWS], soon)
+        assert (written.start, log.end, content(log)) == (len(before), len(before), before)
+        assert log.is_current(), "an append in progress is no change"
+        assert log.modified == modified
+        if written.to_sync:
+            log.sync()
+        appended = log.settle(written, 0.5)
+        assert (appended.start, appended.sync_seconds) == (len(before), 0.5)
+        assert content(log) == content(logs.open("orders")) == before + ROWS
+        assert log.is_current()
+        assert log.modified > modified
+    assert log.refresh() is None
+    assert isinstance(log.append(log.end, [ROWS]), Appended)
+
+
+@pytest.mark.parametrize("soon", [False, True])
+@pytest.mark.parametrize("before", [b"", ROWS])
+def test_rows_that_could_not_be_synced_are_taken_away(
+    log: Log, logs: Logs, soon: bool, before: bytes
+) -> None:
+    if before:
+        log.append(0, [before])
+    written = begun(log, [b"3\t\t", b"three\n"], soon)
+    with pytest.raises(StorageError, match="could not be synced"):
+        log.settle(written, 0.0, OSError(5, "Input/output error"))
+    assert content(log) == content(logs.open("orders")) == before
+    appended = log.append(log.end, [b"4\t\tfour\n"])
+    assert isinstance(appended, Appended)
+    assert appended.start == len(before)
+    assert content(log) == content(logs.open("orders")) == before + b"4\t\tfour\n"
+    assert log.refusal == ""
+
+
+def test_nothing_is_written_soon_once_others_have_changed_the_log(
+    kind: Kind, logs: Logs, log: Log
+) -> None:
+    log.append(0, [ROWS])
+    other = logs.open("orders")
+    other.append(None, [b"by hand\t\t\n"])
+    assert log.write_soon([b"no\t\t\n"]) is None
+    assert log.refresh() is None
+    log.settle(begun(log, [b"3\t\t\n"], soon=True), 0.0)
+    for rows in (b"", b"other\t\t\n", content(log)):
+        kind.replace(rows)
+        assert log.write_soon([b"no\t\t\n"]) is None
+        assert content(logs.open("orders")) == rows
+        assert isinstance(log.append(None, [b"no\t\t\n"]), Moved)
+        change = log.refresh()
+        assert isinstance(change, Replaced)
+        log = change.by
+    begun(log, [b"4\t\t\n"], soon=True)
+
+
+def test_one_party_at_a_time_may_append_or_refresh() -> None:
+    kind = Files()
+    log = kind.logs().open("orders")
+    written = begun(log, [ROWS], soon=True)
+    for call in (
+        log.refresh, lambda: log.write_soon([ROWS]), lambda: log.append(None, [ROWS]),
+    ):  # fmt: skip
+        with pytest.raises(AssertionError, match="one party at a time"):
+            call()
+    log.settle(written, 0.0)
+    assert log.refresh() is None
+    kind.close()
 
 
 # -- others ------------------------------------------------------------------------------------

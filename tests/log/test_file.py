@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esource.errors import StorageError, StorageFull
-from esource.log import Appended, Moved, Replaced, disk
+from esource.log import Appended, Moved, Replaced, Written, disk
 from esource.log.file import SETTLED_SECONDS, FileLog
 from tests.harness.channels import age, append_by_hand
 
@@ -72,6 +73,142 @@ def test_any_bytes_are_repaired_and_nothing_is_lost(
     assert path.read_bytes() + b"".join(torn_files(path)) == content
     assert b"".join(rows for _, rows in reversed(list(log.backwards(log.end)))) == path.read_bytes()
     assert path.read_bytes().endswith(b"\n")
+
+
+# -- at once -----------------------------------------------------------------------------------
+
+
+def by_hand(path: Path, log: FileLog) -> None:
+    append_by_hand(path, b"x\t\tby hand\n")
+
+
+def in_place(path: Path, log: FileLog) -> None:
+    age(path).write_bytes(ROWS.replace(b"t", b"T"))
+    age(path)
+
+
+def cut(path: Path, log: FileLog) -> None:
+    os.truncate(path, 3)
+
+
+def removed(path: Path, log: FileLog) -> None:
+    path.unlink()
+
+
+def torn(path: Path, log: FileLog) -> None:
+    append_by_hand(path, b"half a row")
+
+
+def torn_and_seen(path: Path, log: FileLog) -> None:
+    torn(path, log)
+    assert isinstance(log.append(None, [b"no\t\t\n"]), Moved)
+    assert log.refresh() is None
+
+
+def refused(path: Path, log: FileLog) -> None:
+    log.refusal = "it was not synced"
+
+
+def read_only(path: Path, log: FileLog) -> None:
+    log._is_read_only = True
+
+
+def a_folder(path: Path, log: FileLog) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+CHANGES = [by_hand, in_place, cut, removed, torn, torn_and_seen, refused, read_only, a_folder]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_is_written_at_once_unless_the_file_is_as_it_was_left(
+    path: Path, change: Callable[[Path, FileLog], None]
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    change(path, log)
+    before = path.read_bytes() if path.is_file() else None
+    assert log.write_soon([b"no\t\t\n"]) is None
+    assert (path.read_bytes() if path.is_file() else None) == before
+    log.write(None, [])  # it is not held
+
+
+@pytest.mark.parametrize("how", ["removed", "created"])
+def test_a_file_that_changes_right_before_it_is_written_at_once_gets_no_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    log = FileLog(path)
+    if how == "removed":
+        log.append(None, [ROWS])
+    real = FileLog._is_as_left
+
+    def look(self: FileLog) -> bool:
+        found = real(self)
+        if how == "removed":
+            path.unlink()
+        else:
+            path.write_bytes(b"x\t\tby hand\n")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLog, "_is_as_left", look)
+        assert log.write_soon([b"no\t\t\n"]) is None
+    change = log.refresh()
+    assert isinstance(change, Replaced)
+    assert change.by.pread(0, 100) == (b"x\t\tby hand\n" if how == "created" else b"")
+
+
+def test_rows_that_others_append_while_ours_are_written_at_once_are_behind_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    real = FileLog._is_as_left
+
+    def look(self: FileLog) -> bool:
+        found = real(self)
+        append_by_hand(path, b"x\t\tby hand\ny\t\tha")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLog, "_is_as_left", look)
+        written = log.write_soon([b"3\t\t", b"three\n"])
+    assert isinstance(written, Written)
+    log.sync()
+    log.settle(written, 0.0)
+    assert log.end == len(ROWS) + len(b"3\t\tthree\n")
+    assert path.read_bytes() == ROWS + b"3\t\tthree\nx\t\tby hand\ny\t\tha"
+    assert log.write_soon([b"no\t\t\n"]) is None
+    append_by_hand(path, b"lf\n")
+    assert isinstance(log.append(None, [b"4\t\tfour\n"]), Appended)
+    assert path.read_bytes().endswith(b"x\t\tby hand\ny\t\thalf\n4\t\tfour\n")
+
+
+def test_rows_that_others_append_before_a_failed_sync_are_kept(path: Path) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    written = log.write_soon([b"3\t\tthree\n"])
+    assert isinstance(written, Written)
+    append_by_hand(path, b"x\t\tby hand\n")
+    with pytest.raises(StorageError):
+        log.settle(written, 0.0, OSError(errno.EIO, "Input/output error"))
+    assert log.end == len(ROWS)
+    assert "x\t\tby hand" in path.read_text() + "".join(map(bytes.decode, torn_files(path)))
+
+
+def test_a_size_that_cannot_be_seen_after_the_write_leaves_no_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(path)
+    log.append(None, [ROWS])
+    fault = Fault(monkeypatch, "fstat", errno.EIO)
+    with pytest.raises(StorageError):
+        log.write_soon([b"3\t\tthree\n"])
+    fault.mend()
+    assert log.refusal
+    assert isinstance(log.append(None, [b"4\t\tfour\n"]), Appended)
+    assert path.read_bytes() == ROWS + b"4\t\tfour\n"
 
 
 # -- faults ------------------------------------------------------------------------------------
