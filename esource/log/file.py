@@ -219,7 +219,7 @@ class FileLog:
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
         """Write rows if the file is as it was left, whole; else None, and `write` finds out why."""
-        if self.refusal or self._is_read_only or self._half[0]:
+        if self.refusal or self._is_read_only:
             return None
         self._hold()
         self._is_busy = True
@@ -340,8 +340,8 @@ class FileLog:
             self._folder_is_synced |= written.to_sync
             self._leftover = None
             self._seen = tail.stop, tail.modified
-            if tail.theirs[-1:] not in (b"", b"\n"):
-                self._half = tail.written, time.monotonic()
+            is_whole = tail.theirs[-1:] in (b"", b"\n")
+            self._half = (0, 0.0) if is_whole else (tail.written, time.monotonic())
             return Appended(written.start, seconds, is_due=self._fsync == "interval")
         finally:
             self._let_go()

@@ -359,7 +359,7 @@ def test_rows_of_others_of_which_no_view_could_be_made_are_before_ours(
     channels: Channels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel, path = channels.all[0], channels.path / "channel-0.tsv"
-    append_by_hand(path, b"x\t\tby hand\n")
+    append_by_hand(path, b"2999-01-01T00:00:00.000000Z\t\tby hand\n")
 
     def fail(log: FileLog, end: int | None = None) -> View:
         raise StorageError("cannot read it")
@@ -371,6 +371,7 @@ def test_rows_of_others_of_which_no_view_could_be_made_are_before_ours(
     receipt = channel.append([draft(b"in it")]).wait()
     assert receipt.view.end == channel.view.end == path.stat().st_size
     assert channel.view == View.of(channel.view.log)
+    assert receipt.first > b"2999"
     channels.all[1:] = []
     channels.check()
 

@@ -71,6 +71,26 @@ def test_a_defect_is_told_to_the_publishers_and_the_next_ones_are_served(
     assert channel.append([tsv.draft(Event(b"2", b"", b"two"))]).wait().first == b"2"
 
 
+def test_a_defect_behind_the_answers_does_not_end_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_of(tmp_path / "orders.tsv")
+
+    def broken(*about: object) -> None:
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(channel.followers, "show", broken)
+    with at_a_gate(monkeypatch, disk, "sync") as gate:
+        first = channel.append([DRAFT])
+        gate.wait_until_reached()
+        behind = channel.append([tsv.draft(Event(b"2", b"", b"two"))])
+    later = [tsv.draft(Event(b"3", b"", b"three"))]
+    with gevent.Timeout(PATIENCE_SECONDS):
+        assert (first.wait().first, behind.wait().first) == (b"1", b"2")
+        assert channel.append(later).wait().first == b"3"
+
+
 def test_rows_that_come_while_a_commit_is_written_are_in_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

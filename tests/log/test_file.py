@@ -91,6 +91,13 @@ def cut(path: Path, log: FileLog) -> None:
     os.truncate(path, 3)
 
 
+def replaced(path: Path, log: FileLog) -> None:
+    status, other = path.stat(), path.with_name("other")
+    other.write_bytes(ROWS.replace(b"t", b"T"))
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(path)
+
+
 def removed(path: Path, log: FileLog) -> None:
     path.unlink()
 
@@ -118,7 +125,18 @@ def a_folder(path: Path, log: FileLog) -> None:
     path.mkdir()
 
 
-CHANGES = [by_hand, in_place, cut, removed, torn, torn_and_seen, refused, read_only, a_folder]
+CHANGES = [
+    by_hand,
+    in_place,
+    cut,
+    replaced,
+    removed,
+    torn,
+    torn_and_seen,
+    refused,
+    read_only,
+    a_folder,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
