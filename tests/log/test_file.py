@@ -95,7 +95,8 @@ def replaced(path: Path, log: FileLog) -> None:
     status, other = path.stat(), path.with_name("other")
     other.write_bytes(ROWS.replace(b"t", b"T"))
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
-    other.replace(path)
+    path.rename(path.with_name("away"))
+    other.rename(path)
 
 
 def removed(path: Path, log: FileLog) -> None:
