@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness import QUIET, Hub, Stream, eventually, running_hub
 
-# No collections, and room for 64 channels.
+# No collections, and room for 128 channels.
 CONFIGURATION = """
 from esource.server import *
 import gc, resource
@@ -108,8 +108,8 @@ def test_a_file_that_was_removed_is_closed(hub: Hub, use: str) -> None:
 
 
 def test_channels_that_were_not_used_lately_are_closed(hub: Hub) -> None:
-    for number in range(100):
+    for number in range(160):
         hub.publish(f"/channel-{number}", "x")
         assert hub.post(f"/channel-{number}?expect=nothing", "x").status == 412
         assert hub.get(f"/channel-{number}?after=unknown").status == 200
-    eventually(lambda: len(open_files(hub)) <= 64, SOON_SECONDS)
+    eventually(lambda: len(open_files(hub)) <= 128, SOON_SECONDS)
