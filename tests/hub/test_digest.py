@@ -90,7 +90,7 @@ def test_nothing_goes_on_with_a_log_that_has_lost_its_name(tmp_path: Path) -> No
     gevent.sleep(0.01)
     path.unlink()
     channel.refresh()
-    with gevent.Timeout(0.5):  # to its end it would take seconds
+    with gevent.Timeout(2.0):  # to its end it would take longer
         while log():
             gc.collect()
             gevent.sleep(0.001)
