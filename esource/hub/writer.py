@@ -115,6 +115,7 @@ class Writer:
         except (Exception, gevent.GreenletExit) as error:
             logger.exception("%s: %d publishers refused", name, len(commit.receipts))
             commit.error = StorageError(f"cannot write {name}: {error!r}")
+        seconds = time.monotonic() - began
         with unswitched():
             if commit is self.unfinished:
                 self.unfinished = None
@@ -129,7 +130,7 @@ class Writer:
                 give_way()
         if done:
             self._followers.show(done.view, done.appended.start, done.rows)
-        self._count(receipts, done, time.monotonic() - began)
+        self._count(receipts, done, seconds)
         self._stats.failed_commits += commit.error is not None
         if done and done.appended.is_due and not self._sync_is_due:
             self._sync_is_due = True

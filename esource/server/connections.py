@@ -76,6 +76,7 @@ class Connections:
                     linger(client)
                     return
                 self._received[client] = received
+                del received  # a connection may last for days
             self._idle.add(client)
             # Gunicorn asks the listener for its address, which a stop may have closed by now.
             self._serve(client, client, address)

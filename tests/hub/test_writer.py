@@ -1,6 +1,7 @@
 """The writer: who it keeps alive, how often it tries, and what it counts."""
 
 import gc
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,3 +102,12 @@ def test_rows_that_come_while_a_commit_is_written_are_in_the_next_one(
         late = [channel.append([tsv.draft(Event(b"2", b"", b"late"))]) for _ in "12"]
     assert [receipt.wait().appended for receipt in (first, *late)] == [1, 1, 1]
     assert channel.stats.commit_events.counts[0] == 1  # the two were written together
+
+
+def test_a_commit_takes_as_long_as_the_disk_and_not_as_its_answers(tmp_path: Path) -> None:
+    channel = channel_of(tmp_path / "orders.tsv")
+    channel.append([DRAFT], done=lambda: time.sleep(0.3)).wait()
+    with gevent.Timeout(PATIENCE_SECONDS):
+        while not sum(channel.stats.commit_seconds.counts):
+            gevent.sleep(0.001)
+    assert channel.stats.commit_seconds.sum < 0.3

@@ -394,3 +394,26 @@ def test_whatever_a_stop_finds_in_a_pipeline_is_answered_or_not_stored(
             assert len(heads) == stored if is_told[-1] else len(heads) < stored
             assert not any(is_told[:-1])
         assert "Traceback" not in hub.log
+
+
+def test_a_defect_in_what_a_head_asks_for_is_answered_and_the_connection_goes_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "defect.py").write_text(
+        "from esource.server import *\n"
+        "before = post_worker_init\n"
+        "def post_worker_init(worker):\n"
+        "    from esource.web import answers\n"
+        "    real = answers.prefers_json\n"
+        "    def fail(accept):\n"
+        "        return 1 // 0 if accept == 'defect' else real(accept)\n"
+        "    answers.prefers_json = fail\n"
+        "    before(worker)\n"
+    )
+    with running_hub(tmp_path, "-c", "defect.py") as hub, connected(hub) as client:
+        for _ in "12":
+            client.send(publish(b"/defect", b"x", b"Accept: defect"))
+            assert client.answer()[0] == b"HTTP/1.1 500 Internal Server Error"
+        client.send(publish(b"/defect", b"x"))
+        assert client.answer()[0] == b"HTTP/1.1 201 Created"
+        assert "ZeroDivisionError" in hub.log
