@@ -6,7 +6,8 @@
 
 What is stored is answered from the commit, while the client's greenlet already waits for its next
 request: to wake that first would cost as much as the commit. A rest is sent by a greenlet of its
-own, and the next request is not begun before it has gone: so answers never mix.
+own, and the next request is not begun before it has gone: so answers never mix. It is counted in
+the memory of bodies: a client that reads nothing may have to give way.
 """
 
 import logging
@@ -15,11 +16,12 @@ import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
+from esource.errors import Busy
 from esource.hub.clients import shut
 from esource.hub.commit import Receipt
 from esource.hub.memory import BodyMemory
@@ -45,8 +47,8 @@ class Owed:
         self._client = client
         self._publishing = publishing
         self._goes_on = goes_on
-        self._share = memory.share(lambda: None)
-        self._share.is_whole = True
+        self._share = memory.share(partial(shut, client, socket.SHUT_RDWR))
+        self._share.is_whole = True  # what is begun; a rest of answers is not
         self._answers: list[tuple[Plan | None, Receipt | Answer, bytes, bool]] = []
         self._left = 0  # of them, receipts that are not done
         self._is_ready = False  # to be sent once these are
@@ -114,13 +116,19 @@ class Owed:
             self.is_over = True
             return
         if sent < len(data):
+            # Counted as a body that stands: of clients that read nothing the first has to give way.
+            self._share.is_whole = False
             self._rest = gevent.spawn(self._send_rest, data[sent:])
 
     def _send_rest(self, data: bytes) -> None:
         try:
+            self._share.take(len(data))
             self._client.sendall(data)
-        except OSError:
+        except (OSError, Busy):
             self.is_over = True
+            shut(self._client, socket.SHUT_RDWR)  # it may be waited for
+        self._share.is_whole = True
+        self._share.give(self._share.held)
         self._rest = None
         if self._signal:
             self._signal.set()

@@ -260,6 +260,20 @@ def test_a_client_that_reads_late_gets_all_answers_in_order(hub: Hub) -> None:
     assert hub.data("late") == [b"%d" % n for n in range(count)]
 
 
+def test_of_clients_that_read_nothing_the_first_gives_way(tmp_path: Path) -> None:
+    limit = 300_000  # of plain publishes: a pipeline is 205 000, answers that are not taken 80 000
+    with running_hub(tmp_path, ESOURCE_MAX_BODY_MEMORY=str(4 * limit)) as hub, ExitStack() as stack:
+        clients = [stack.enter_context(deaf(hub, b"deaf-%d" % n, 4000)) for n in range(5)]
+        assert metric(hub, "esource_body_memory_bytes") <= limit
+        hub.publish("/others", "x")
+        received = 1
+        with suppress(ConnectionResetError):
+            while received:
+                received = len(clients[0].connection.recv(1 << 16))  # not all: then it would wait
+        hub.publish("/others", "y")
+    assert "Traceback" not in hub.log
+
+
 def test_a_client_whose_socket_gets_full_between_two_pipelines_gets_all_answers(hub: Hub) -> None:
     with narrow(hub) as client:
         sent = 0
