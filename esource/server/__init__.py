@@ -177,7 +177,6 @@ def post_worker_init(worker: Worker) -> None:
     hub: Hub = extensions["esource"]
     hub.open(waiting=partial(_wait, worker))
     watch_lag(hub.stats.lagged)
-    BaseServer.max_accept = 1  # in a round of the loop: a flood of connections takes turns, too
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
     gc.freeze()
@@ -191,9 +190,10 @@ def post_worker_init(worker: Worker) -> None:
     folder = _settings.dir.absolute()
     log.info("%d channels in %s, fsync %s", hub.count(), folder, _settings.fsync)
     report_crashes(crash_report(log))
-    connections = Connections(
-        worker, hub, fast_path(worker, extensions["esource.post"], hub.plain_bodies)
-    )
+    fast = fast_path(worker, extensions["esource.post"], hub.plain_bodies)
+    connections = Connections(worker, hub, fast)
+    # In a round of the loop: a flood of connections takes turns, too.
+    BaseServer.max_accept = property(lambda _: fast.newcomers if fast else 1)
     worker.handle = connections.handle
     worker.handle_error = connections.refuse
     _connections = connections
