@@ -15,20 +15,22 @@ from bench.servers import BARE, HUB, NCHAN, Server, started
 
 SIZE = 128
 AHEAD_BYTES = 1 << 16
-TORN_SIZE = 5000
+TORN_SIZE, TORN_PACKET = 5000, 3000
 CUTS = {"head": 40, "body": TORN_SIZE // 2}  # where in a request: in its fields, in its data
 
 
 def pipelined(bench: Bench) -> Cases:
     """Publish over one connection, several requests in a packet or one in two: events/s.
 
-    `64 KiB ahead`: events of 128 bytes, sent without waiting, while less than that is unanswered.
+    `64 KiB ahead`: sent without waiting, while less than that is unanswered. Events of 5000 bytes
+    are cut into packets of 3000, wherever that is.
     `torn in the head`, `torn in the body`: events of 5000 bytes, each sent when the one before is
     answered, but cut in two: a packet is the rest of a request and the beginning of the next one.
     So none ends where a request ends.
     """
     ways: list[tuple[str, int, Callable[[Server, float], int]]] = [
-        (f"{SIZE} B, {AHEAD_BYTES >> 10} KiB ahead", SIZE, ahead)
+        (f"{SIZE} B, {AHEAD_BYTES >> 10} KiB ahead", SIZE, partial(ahead, SIZE, AHEAD_BYTES)),
+        (f"torn, {TORN_SIZE} B, the same", TORN_SIZE, partial(ahead, TORN_SIZE, TORN_PACKET)),
     ]
     for part, cut in CUTS.items():
         ways.append((f"torn in the {part}, {TORN_SIZE} B", TORN_SIZE, partial(torn, cut)))
@@ -47,17 +49,17 @@ def in_seconds(way: Callable[[Server, float], int], seconds: float, server: Serv
     return Sample({"events/s": count / busy.seconds}, busy.server, busy.generator)
 
 
-def ahead(server: Server, seconds: float) -> int:
+def ahead(size: int, packet: int, server: Server, seconds: float) -> int:
     """Send events without waiting, for so many seconds; return how many, all answered."""
     path = fresh("ahead")
-    most = AHEAD_BYTES // len(request(path, b"x" * SIZE))
-    some = events(0, most // 4, 0, SIZE)
+    most = AHEAD_BYTES // len(request(path, b"x" * size))
+    some = events(0, most // 4, 0, size)
     sent = 0
     with Posts(server, path) as posts:
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
             posts.end(most - len(some))
-            posts.send(some)
+            posts.send(some, packet)
             sent += len(some)
         posts.end()
     return sent

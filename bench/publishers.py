@@ -142,9 +142,14 @@ class Posts(_Connection):
         self._unanswered = 0
         self._received = b""
 
-    def send(self, data: list[bytes]) -> None:
-        """Send events; do not wait for the answers, but take those that are there."""
-        self._socket.sendall(b"".join(request(self.path, event) for event in data))
+    def send(self, data: list[bytes], packet: int = 1 << 20) -> None:
+        """Send events, in packets of so many bytes at most.
+
+        The answers are not waited for, but those that are there are taken.
+        """
+        content = b"".join(request(self.path, event) for event in data)
+        for start in range(0, len(content), packet):
+            self._socket.sendall(content[start : start + packet])
         self._unanswered += len(data)
         self._socket.setblocking(False)
         try:
