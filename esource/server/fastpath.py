@@ -41,7 +41,7 @@ RECEIVE_BYTES = 1 << 16  # at a time, and of a body that is waited for here
 HEAD_BYTES = 4000
 REQUESTS = 256  # that are queued before others have a turn: about three milliseconds
 ROUND_REQUESTS = 1024  # of all connections together, before the loop begins another round
-NEWCOMERS = 8  # busy connections, for each of which one more is accepted in a round
+NEWCOMER_BYTES, MOST_NEWCOMERS = 1 << 13, 32  # about eight publishes
 PLANS = 2048  # heads that are remembered: a publisher sends the same one again and again
 PLAN_BYTES = 1 << 10  # of a head that is remembered
 PIECES = 64  # that are received before others have a turn: a millisecond at most
@@ -124,14 +124,11 @@ class FastPath:
     def newcomers(self) -> int:
         """How many connections may be accepted in a round of the loop, which serves all others.
 
-        One, or those that come to a hub with a thousand busy publishers wait for a thousand rounds.
+        With one alone the last of a thousand that come to publish waits for seconds; with many, a
+        flood of connections makes others wait. So it is more for each few publishes that are under
+        way, as their rows and receipts take memory.
         """
-        return 1 + self._busy // NEWCOMERS
-
-    @property
-    def _busy(self) -> int:
-        """How many connections have sent something that is not answered yet."""
-        return self._connections - len(self.idle)
+        return 1 + min(self._memory.used // NEWCOMER_BYTES, MOST_NEWCOMERS)
 
     def serve(self, client: socket.socket) -> bytes | None:
         """Answer plain publishes; return all that was received of the first other request.
@@ -181,7 +178,8 @@ class FastPath:
         And whether what comes next may be one once the rest of it is there.
         """
         found: list[tuple[Head, bytes]] = []
-        at, most = 0, min(REQUESTS, ROUND_REQUESTS // self._busy or 1)
+        busy = self._connections - len(self.idle)
+        at, most = 0, min(REQUESTS, ROUND_REQUESTS // busy or 1)
         while len(found) < most:
             end = received.find(b"\r\n\r\n", at, at + HEAD_BYTES) + 4
             if end < 4:
