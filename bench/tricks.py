@@ -3,13 +3,11 @@
 from functools import partial
 
 from bench.figures import Case, Cases, Sample
-from bench.pipelined import ahead, in_seconds
+from bench.pipelined import AHEAD_BYTES, SIZE, ahead, in_seconds
 from bench.publishers import wrk
 from bench.publishing import takes, timed
 from bench.scale import Bench, fresh
 from bench.servers import HUB, Server, hub_kind, started
-
-SIZE = 128
 
 
 def tricks(bench: Bench) -> Cases:
@@ -34,7 +32,7 @@ def tricks(bench: Bench) -> Cases:
         "one sync": partial(send, most, min(100, max(scale.channels))),
         "patience": partial(send, most, min(1000, max(scale.channels))),
         "plans": partial(send, min(100, most), 1),
-        "pipelines": partial(in_seconds, ahead, scale.seconds),
+        "pipelines": partial(in_seconds, partial(ahead, SIZE, AHEAD_BYTES), scale.seconds),
     }
     with started(bench.home, HUB) as servers:
         wrk(servers[0], fresh("warm"), 10, scale.warm_up_seconds, SIZE)
