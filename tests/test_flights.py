@@ -14,9 +14,9 @@ import pytest
 
 from esource.event import Event
 from esource.rows import tsv
-from tests.harness import Hub, Stream
+from tests.harness import Hub, Stream, size
 
-COUNT = 20_000
+COUNT = size(8_000, 20_000)
 PUBLISHERS = 8
 
 

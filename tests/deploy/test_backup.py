@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT, Hub, Stream, eventually, needs, running_hub
+from tests.harness import ROOT, Hub, Stream, eventually, needs, running_hub, size
 from tests.harness.load import Load, load_on
 from tests.harness.rows import ids_of, rows_of
 
@@ -20,7 +20,7 @@ DOWNLOADS = [
     *re.findall(r"^status=.* -o .* localhost:9000/orders.*$", TEXT, re.MULTILINE),
 ]
 assert len(DOWNLOADS) == 4
-ROUNDS = 5
+ROUNDS = size(3, 5)
 
 
 def command(heading: str, nth: int = 0) -> str:

@@ -9,6 +9,13 @@ from tests.harness import QUIET, Hub, shims
 from tests.harness.shims import Disk
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell pytest of our marker."""
+    config.addinivalue_line(
+        "markers", "alone: measures what others do to it; has the machine to itself in CI"
+    )
+
+
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> shims.Build:
     """The function that compiles a shim, once each."""

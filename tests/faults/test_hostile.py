@@ -75,6 +75,7 @@ def hub_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
         yield of
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ATTACKS)
 def test_one_hostile_client_makes_no_other_wait(hub_of: Callable[[str], Hub], name: str) -> None:
     check(name, hub_of(ATTACKS[name].family))
@@ -87,6 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "name", ["accept", "chunks-of-get", "bytes-of-an-event", "line-ends", "lines", "come-and-ask"]
 )
@@ -114,6 +116,7 @@ def declaring(hub: Hub, count: int, bytes_each: int, sent: int) -> Iterator[list
         yield connections
 
 
+@pytest.mark.alone
 def test_clients_who_declare_much_and_send_little_keep_nobody_out(own_hub: Hub) -> None:
     with declaring(own_hub, 4, 64 * MIB, 0) as slow:
         for n in range(size(3, 30)):
@@ -127,6 +130,7 @@ def test_clients_who_declare_much_and_send_little_keep_nobody_out(own_hub: Hub) 
         assert own_hub.post("/events?each=line", b"x" * 999_999 + b"\n").status == 201
 
 
+@pytest.mark.alone
 def test_clients_who_keep_back_the_end_of_their_batches_keep_nobody_out(own_hub: Hub) -> None:
     line = b"x" * 999 + b"\n"
     with declaring(own_hub, 4, 64 * MIB, 63 * MIB):
@@ -161,6 +165,7 @@ def searching(hub: Hub, path: str) -> Iterator[list[socket.socket]]:
             reset(connection)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "path",
     [
@@ -180,6 +185,7 @@ def test_a_search_ends_with_its_client(searched: Hub, path: str) -> None:
         assert now - used < SEARCH_CPU_SECONDS
 
 
+@pytest.mark.alone
 def test_a_channel_is_opened_while_others_search(searched: Hub) -> None:
     for n in range(20):
         searched.file(f"unopened{n}").write_bytes(b"1\t\tx\n" * 1000)

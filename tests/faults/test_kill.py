@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.harness import QUIET, Follower, Hub, Publisher, eventually, increases, numbers, size
 
-CYCLES = size(50, 500)
+CYCLES = size(25, 500)
 LARGE = b"x" * 150_000 + b" "
 
 

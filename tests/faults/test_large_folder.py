@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.harness import Hub, Wire, running_hub, size
 from tests.harness.measures import metric, p99
 
@@ -39,6 +41,7 @@ def small_requests(hub: Hub) -> Iterator[list[float]]:
         thread.join()
 
 
+@pytest.mark.alone
 def test_a_list_of_many_files_delays_nobody_else(tmp_path: Path) -> None:
     # Without fsync: this is about the loop, and the disk has thousands of new files to write down.
     with running_hub(tmp_path, ESOURCE_FSYNC="never") as hub:

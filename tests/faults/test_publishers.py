@@ -23,6 +23,7 @@ KEEP_OPEN = 1024  # which is half of the descriptors here
 TYPICAL_CHANNELS = 2 * KEEP_OPEN
 
 
+@pytest.mark.alone
 def test_slow_publishers_and_idle_connections_keep_nobody_from_being_served(
     own_hub: Hub,
 ) -> None:
@@ -113,7 +114,7 @@ def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_we
         hub.get("/channel-0")
 
 
-RELOADS = size(20, 100)
+RELOADS = size(10, 100)
 
 
 def test_reloads_cost_busy_publishers_no_error(own_hub: Hub) -> None:

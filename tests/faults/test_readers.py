@@ -84,6 +84,7 @@ def checksums(connections: list[socket.socket], length: int) -> set[int]:
     return {crc for crc, _ in sums.values()}
 
 
+@pytest.mark.alone
 def test_readers_who_read_nothing_cost_nothing_and_get_everything_later(tmp_path: Path) -> None:
     with running_hub(tmp_path, **QUIET) as hub, ExitStack() as stack:
         publish_megabytes(hub, "warm-up", 4)
@@ -205,6 +206,7 @@ def publish_singly(hub: Hub, channel: str, count: int, pause: float) -> list[flo
     return times
 
 
+@pytest.mark.alone
 def test_thousands_at_the_tail_do_not_delay_a_publisher(tmp_path: Path) -> None:
     with (
         running_hub(tmp_path, **QUIET) as hub,
@@ -218,6 +220,7 @@ def test_thousands_at_the_tail_do_not_delay_a_publisher(tmp_path: Path) -> None:
         assert p99(times) < 0.25
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "query",
     [
