@@ -24,7 +24,6 @@ START = 1_700_000_000_000_000  # microseconds
 ROW_BYTES = 100
 FORMATS = ("ndjson", "json", "raw", "tsv")
 REDIS_EVENTS = 1_000_000  # as many as Redis is given: they stay in its memory
-WARM = 50  # searches, of which the median counts
 MAPPED_SECONDS = 0.005  # in which nobody can have searched much of a file
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 30  # for a large file; a second for each MB, and one more
@@ -147,7 +146,7 @@ def resume(bench: Bench) -> Cases:
                     if time.monotonic() - began > min(PATIENCE_SECONDS, 1 + megabytes):
                         break
                 mapping = time.monotonic() - began
-                warm = [search(server, kind, megabytes) for _ in range(WARM)]
+                warm = [search(server, kind, megabytes) for _ in range(bench.scale.searches)]
             figures = {
                 "ms cold": cold * 1e3,
                 "ms warm": median(warm) * 1e3,

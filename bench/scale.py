@@ -21,6 +21,7 @@ class Scale:
     tail: int  # subscribers while single events are published
     idle: tuple[int, ...]  # subscribers that get nothing
     megabytes: tuple[int, ...]  # of a channel that is read
+    searches: int  # in a channel that is mapped
     files: tuple[int, ...]  # in the folder at the start
     channels: tuple[int, ...]  # written at once
     beside: tuple[int, int]  # busy channels, and bytes of a batch, beside a lone publisher
@@ -46,6 +47,7 @@ FULL = Scale(
     tail=5000,
     idle=(100, 1000, 10_000),
     megabytes=(10, 100, 1000),
+    searches=50,
     files=(100, 1000, 10_000),
     channels=(1, 100, 1000, 10_000),
     beside=(1000, 62 << 20),
@@ -70,6 +72,7 @@ QUICK = Scale(
     tail=1000,
     idle=(1000,),
     megabytes=(50,),
+    searches=50,
     files=(1000,),
     channels=(1, 1000),
     beside=(1000, 62 << 20),
@@ -95,6 +98,7 @@ TINY = Scale(
     tail=5,
     idle=(20,),
     megabytes=(1,),
+    searches=2,
     files=(20,),
     channels=(10,),
     beside=(10, 1 << 20),
