@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import pytest
-
 ROOT = Path(__file__).parent.parent.parent
 FULL = os.environ.get("ESOURCE_TEST_FULL") == "1"
 
@@ -49,6 +47,8 @@ def needs(*programs: str) -> list[str]:
 
 def do_without(reason: str) -> NoReturn:
     """Skip the test for want of something that could be had here; if `CI` is `true`, fail it."""
+    import pytest  # only here: attackers are programs of their own, which start without it
+
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -63,6 +63,8 @@ def command(*words: str | Path) -> str:
 @contextmanager
 def mounted(folder: Path, *words: str | Path) -> Iterator[Path]:
     """A file system mounted at a new folder (`mount <words> <folder>`); skip if that cannot be."""
+    import pytest
+
     folder.mkdir()
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
