@@ -8,8 +8,8 @@
 
 An arrow up is a mistake, and `tests/test_layers.py` says so: every module may import `errors`,
 `config` and `event`; `log` also `rows`; `hub` also `log` and `rows`; `web` also `hub` and `rows`;
-`server` also `hub`, and starts `web` by its name. The offline tools (`check`, `__main__`) use `log`
-and `rows`. `docs/ARCHITECTURE.md` draws it.
+`server` also `hub`, and starts `web` by its name. The commands beside `serve` (`command`, `check`)
+use `log` and `rows`, and `__main__` has their table. `docs/ARCHITECTURE.md` draws it.
 
 This module imports nothing, so that gunicorn's configuration can import `esource.config` before
 gevent has patched the standard library.

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from esource.errors import StartError
+from esource.rules import Rule
+from esource.rules import parse as parse_rules
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -99,6 +101,11 @@ class Config:
     fsync: str = _setting(
         "always", _one_of(FSYNC_POLICIES),
         "when rows are synced: `always` before the `201`, `interval` every second, `never`",
+    )  # fmt: skip
+    # Without a rule a channel is one file, of which nothing is ever removed.
+    keep: tuple[Rule, ...] = _setting(
+        (), parse_rules,
+        "what is kept of which channels: `app-*/age=30d,size=10G:orders/segment=1G`",
     )  # fmt: skip
     # One event is held in memory, whole, by its publisher and by each reader that is sending it.
     max_event_bytes: int = _setting(

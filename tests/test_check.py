@@ -1,4 +1,4 @@
-"""`esource check` and `esource repair`: the files while no hub runs."""
+"""`esource check`, also beside a hub, and `esource repair`."""
 
 import json
 import os
@@ -6,12 +6,14 @@ import pty
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from esource.check import check
-from tests.harness import Hub
+from tests.harness import Hub, Publishers
 
 GOOD = b"2020-01-01T00:00:00.000001Z\t\ta\n2020-01-01T00:00:00.000002Z\t\tb\nmine\t\tc\n"
 
@@ -20,6 +22,11 @@ def esource(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "esource", *arguments], capture_output=True, text=True, check=False
     )
+
+
+def left(folder: Path) -> set[str]:
+    """Return the names of what is in a folder, its locks left out."""
+    return {path.name for path in folder.iterdir()} - {".lock", ".writer.lock"}
 
 
 @pytest.fixture
@@ -41,7 +48,8 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_what_is_wrong_is_found_and_named(folder: Path, rows: bytes, line: int, kind: str) -> None:
     (folder / "wrong.tsv").write_bytes(rows)
-    assert [(found.line, found.kind) for found in check(folder / "wrong.tsv")] == [(line, kind)]
+    os.utime(folder / "wrong.tsv", (0, 0))  # nobody is writing to it
+    assert [(found.line, found.kind) for found in check(folder, "wrong")] == [(line, kind)]
     done = esource("check", str(folder))
     assert done.returncode == 1
     assert f"wrong.tsv, line {line}: " in done.stdout
@@ -55,13 +63,117 @@ def test_what_is_wrong_is_found_and_named(folder: Path, rows: bytes, line: int, 
 def test_a_good_folder_is_good_and_nothing_is_written(folder: Path) -> None:
     done = esource("check", str(folder))
     assert (done.returncode, done.stdout) == (0, "1 files, 0 of them with something wrong\n")
-    assert esource("repair", str(folder)).returncode == 0
     assert [path.name for path in folder.iterdir()] == ["good.tsv"]
+    assert esource("repair", str(folder)).returncode == 0
+    assert left(folder) == {"good.tsv"}
+    assert (folder / "good.tsv").read_bytes() == GOOD
 
 
 def test_rows_that_span_blocks_are_whole(folder: Path) -> None:
     (folder / "long.tsv").write_bytes(b"1\t\t" + b"x" * 3_000_000 + b"\n2\t\t\n")
-    assert list(check(folder / "long.tsv")) == []
+    assert list(check(folder, "long")) == []
+
+
+def in_segments(folder: Path, *pieces: bytes) -> list[Path]:
+    """Make a channel of several files."""
+    paths, offset = [], 0
+    for piece in pieces:
+        paths.append(folder / f"parts.{offset:020}.tsv")
+        paths[-1].write_bytes(piece)
+        offset += len(piece)
+    (folder / "parts.tsv").symlink_to(paths[-1].name)
+    return paths
+
+
+FIRST, SECOND, THIRD = GOOD.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    ("harm", "found"),
+    [
+        (lambda paths: None, []),
+        (lambda paths: paths[0].unlink(), []),  # the oldest is removed by rules, and by hand
+        (lambda paths: paths[0].with_name("parts.tsv").unlink(), []),  # the hub makes it
+        (lambda paths: paths[1].unlink(), [("parts.tsv", "gap")]),
+        (lambda paths: paths[1].write_bytes(b"x"), [("parts.tsv", "gap"), ("parts.1.tsv", "torn")]),
+        (lambda paths: paths[1].write_bytes(SECOND + b"late\t\t\n"), [("parts.1.tsv", "late")]),
+        (lambda paths: paths[1].write_bytes(SECOND + b"half"), [("parts.1.tsv", "late")]),
+        (
+            lambda paths: (
+                paths[0].with_name("parts.tsv").unlink(),
+                paths[0].with_name("parts.tsv").symlink_to(paths[1].name),
+            ),
+            [("parts.tsv", "link")],
+        ),
+        (
+            lambda paths: (
+                paths[0].with_name("parts.tsv").unlink(),
+                paths[0].with_name("parts.tsv").write_bytes(GOOD),
+            ),
+            [("parts.tsv", "link")],
+        ),
+        (lambda paths: paths[2].write_bytes(FIRST), [("parts.2.tsv", "order")]),
+        (lambda paths: paths[2].write_bytes(SECOND), [("parts.2.tsv", "repeated")]),
+        (
+            lambda paths: (
+                paths[0]
+                .with_name("parts.erasures")
+                .write_text(
+                    '{"step": "begun", "id": "mine", "offset": 1, "size": 9, "modified": 1}'
+                )
+            ),
+            [("parts.tsv", "erasure")],
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_history_of_several_files_is_named(
+    tmp_path: Path, harm: Callable[[list[Path]], object], found: list[tuple[str, str]]
+) -> None:
+    paths = in_segments(tmp_path, FIRST, SECOND, THIRD)
+    harm(paths)
+    names = {path.name: f"parts.{n}.tsv" for n, path in enumerate(paths)}
+    findings = list(check(tmp_path, "parts"))
+    assert [(names.get(each.file, each.file), each.kind) for each in findings] == found
+    done = esource("check", str(tmp_path))
+    assert done.returncode == bool(found)
+    for finding in findings:
+        assert f"{finding.file}" in done.stdout
+        assert finding.text in done.stdout
+
+
+def test_only_the_file_that_grows_is_repaired(tmp_path: Path) -> None:
+    paths = in_segments(tmp_path, FIRST, SECOND + THIRD)
+    for path in paths:
+        path.write_bytes(path.read_bytes() + b"half")
+    done = esource("repair", str(tmp_path))
+    assert done.stdout.endswith("1 files, 1 repaired\n")
+    assert [path.read_bytes() for path in paths] == [FIRST + b"half", SECOND + THIRD]
+
+
+def test_beside_a_hub_nothing_is_locked_and_what_is_under_way_is_not_wrong(own_hub: Hub) -> None:
+    hub = own_hub
+    with Publishers(hub, "orders") as publishers:
+        for _ in range(2):
+            publishers.reach(50)
+            done = esource("check", str(hub.folder))
+            assert (done.returncode, done.stdout.split()[0]) == (0, "1"), done.stdout
+    assert publishers.is_unharmed
+
+
+def test_half_a_row_that_grows_to_a_whole_one_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    with (folder / "good.tsv").open("ab", buffering=0) as file:
+        file.write(b"in two ")
+
+        def go_on(seconds: float) -> None:
+            waits.append(seconds)
+            file.write(b"blocks\t" if len(waits) == 1 else b"\t\n")
+
+        monkeypatch.setattr(time, "sleep", go_on)
+        assert list(check(folder, "good")) == []
+    assert waits == [1.0, 1.0]
 
 
 def test_a_repair_cuts_the_torn_row_and_keeps_the_original(folder: Path) -> None:
@@ -75,11 +187,10 @@ def test_a_repair_cuts_the_torn_row_and_keeps_the_original(folder: Path) -> None
     assert esource("check", str(folder)).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["check", "repair"])
-def test_a_folder_that_a_hub_holds_is_left_alone(own_hub: Hub, command: str) -> None:
+def test_a_folder_that_a_hub_holds_is_not_repaired(own_hub: Hub) -> None:
     own_hub.publish("/held", "x")
     own_hub.file("torn").write_bytes(b"torn")
-    done = esource(command, str(own_hub.folder))
+    done = esource("repair", str(own_hub.folder))
     assert done.returncode == 1
     assert "is held by a hub" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -95,7 +206,7 @@ def test_a_file_that_no_hub_would_open_is_none_of_its_business(
     done = esource(command, str(folder))
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("1 files, 0 ")
-    assert {path.name for path in folder.iterdir()} == {"good.tsv", name}
+    assert left(folder) == {"good.tsv", name}
     assert (folder / name).read_bytes() == b"torn"
 
 
@@ -110,12 +221,22 @@ def test_a_link_is_not_followed_and_what_it_leads_to_is_not_copied(
     done = esource(command, str(folder))
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("0 files, 0 ")
-    assert [path.name for path in folder.iterdir()] == ["link.tsv"]
+    assert left(folder) == {"link.tsv"}
     assert secret.read_bytes() == b"torn"
 
 
-@pytest.mark.parametrize("command", ["check", "repair"])
-def test_no_server_is_loaded_for_it(folder: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check",), ("repair",), ("check", "--against", "http://127.0.0.1:1"), ("rotate", "good"),
+        ("trim", "good", "--older-than", "1d"), ("join", "good"), ("rm", "good"),
+        ("erase", "good", "mine", "--reason", "x"),
+    ],
+)  # fmt: skip
+def test_no_server_is_loaded_for_it(
+    folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESOURCE_DIR", str(folder))
     program = """
 import sys
 from esource.__main__ import main
@@ -126,8 +247,7 @@ finally:
     print(sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, command, str(folder)], capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False,
     )  # fmt: skip
     loaded = done.stderr.splitlines()[-1]
     assert "'esource'" in loaded

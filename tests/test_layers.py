@@ -7,10 +7,10 @@ from pathlib import Path
 import esource
 
 FOLDER = Path(esource.__file__).parent
-EVERYBODYS = {"errors", "config", "event", "__init__"}
+EVERYBODYS = {"errors", "config", "event", "rules", "__init__"}
 # Package, or file beside the packages -> the packages it may import beside what is everybody's.
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(), "errors": set(), "config": set(), "event": set(),
+    "__init__": set(), "errors": set(), "config": set(), "event": set(), "rules": set(),
     "rows": set(),
     "log": {"rows"},
     "hub": {"rows", "log"},
@@ -18,7 +18,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": {"hub", "web"},  # of `web` the request of a publish alone
     "client": {"rows"},
     "check": {"rows", "log"},
-    "__main__": {"rows", "log", "check"},
+    "command": {"rows", "log", "check"},
+    "__main__": {"command"},
 }  # fmt: skip
 # What is known in these packages alone.
 ONLY_IN = {

@@ -33,7 +33,15 @@ def test_the_version_is_printed(word: str) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("check", ("[--json]", "torn", "malformed", "order", "repeated", "ESOURCE_DIR")),
+        ("check", ("[--json]", "torn", "malformed", "order", "repeated", "gap", "ESOURCE_DIR")),
+        ("rotate", ("CHANNEL", "--dir", "on disk", "esource rotate orders")),
+        (
+            "trim",
+            ("--older-than", "--larger-than", "--dry-run", "from\nthe", "esource trim orders"),
+        ),
+        ("join", ("CHANNEL", "on disk", "esource join orders")),
+        ("rm", ("CHANNEL", "from the disk", "esource rm orders")),
+        ("erase", ("--reason", "--at", "--all", "on disk", "esource erase orders 17")),
         ("repair", ("before-repair", "ESOURCE_DIR")),
         ("serve", ("--bind", "--access-logfile")),
     ],
@@ -54,17 +62,34 @@ def test_exit_code_0_of_a_folder_without_faults_and_1_of_one_with(tmp_path: Path
 
 
 def test_exit_code_1_if_nothing_can_be_done(own_hub: Hub) -> None:
-    for command in ("check", "repair"):
-        for folder in (own_hub.folder, own_hub.home / "nowhere"):
-            done = esource(command, str(folder))
-            assert (done.returncode, done.stdout) == (1, "")
-            assert done.stderr.startswith("esource: ")
-            assert done.stderr.count("\n") == 1
+    nowhere = own_hub.home / "nowhere"
+    for command, folder in (("check", nowhere), ("repair", nowhere), ("repair", own_hub.folder)):
+        done = esource(command, str(folder))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("esource: ")
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("chek",), ("check", "--jsn"), ("check", "a", "b"), ("repair", "--json"), ("--bnd", "x")],
+    [
+        ("chek",),
+        ("check", "--jsn"),
+        ("check", "a", "b"),
+        ("repair", "--json"),
+        ("--bnd", "x"),
+        ("check", "--against", "hub.example.org"),
+        ("check", "-H", "no colon"),
+        ("rotate",),
+        ("rm", "a", "b"),
+        ("trim", "orders"),
+        ("trim", "orders", "--older-than", "90"),
+        ("trim", "orders", "--older-than", "1d", "--larger-than", "1G"),
+        ("erase", "orders", "1"),
+        ("erase", "orders", "1", "--reason", " "),
+        ("erase", "orders", "--reason", "x"),
+        ("erase", "orders", "1", "--reason", "x", "--at", "1", "--all"),
+    ],
 )
 def test_exit_code_2_of_a_line_that_makes_no_sense(arguments: tuple[str, ...]) -> None:
     done = esource(*arguments)

@@ -172,10 +172,10 @@ def blurred(text: str) -> str:
     return text
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Checkout]:
+@pytest.fixture(params=["", "*/age=30d,segment=1M"], ids=["a file", "segments"])
+def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Checkout]:
     # Heartbeats depend on how long the walk takes.
-    hub = Checkout(tmp_path, ESOURCE_HEARTBEAT_SECONDS="3600")
+    hub = Checkout(tmp_path, ESOURCE_HEARTBEAT_SECONDS="3600", ESOURCE_KEEP=request.param)
     with started(hub):
         yield hub
 
@@ -237,14 +237,19 @@ def test_the_parameters_are_those_of_the_tables() -> None:
 
 
 RESUME_POINTS = {"live": "", "exact": "an id", "time": "2017-04-05T11:40Z", "start": "0"}
+RESUME_POINTS["trimmed"] = "gone"
 
 
 def test_each_way_to_resume_is_in_the_table_and_in_the_response(hub: Hub) -> None:
     assert [row[0].strip("`") for row in table("Where a stream begins")] == list(RESUME_POINTS)
     hub.publish("/resume?id=an%20id")
     hub.publish("/resume")
+    kept = hub.folder / f"removed.{100:020}.tsv"
+    kept.write_bytes(b"an id\t\tkept\n")
+    hub.file("removed").symlink_to(kept.name)
     for verdict, id in RESUME_POINTS.items():
-        with Stream(hub, "/resume", Last_Event_ID=id) as stream:
+        channel = "removed" if verdict == "trimmed" else "resume"
+        with Stream(hub, f"/{channel}", Last_Event_ID=id) as stream:
             assert stream.headers["Esource-Resume"] == verdict
 
 

@@ -10,6 +10,7 @@ followers are one loop and differ in their offset alone. None of them has a queu
 the log later.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from socket import socket
@@ -126,6 +127,10 @@ class Channel:
         """
         return self._head.refresh()
 
+    def tend(self, now: float, may_remove: bool) -> str:
+        """Do what time asks of the log (see `esource.log.Log.tend`). Blocks."""
+        return self._head.tend(now, may_remove)
+
     # -- publishing ----------------------------------------------------------------------
 
     def append(
@@ -194,7 +199,8 @@ class Channel:
         """Yield the rows of a view from an offset on; with `types`, such events at least.
 
         Blocks; raises `StorageError`, and `ClientLeft`: the rows are read as the client's `work`,
-        which must be told what the client has heard.
+        which must be told what the client has heard. Raises `ConnectionResetError` if rows have
+        been removed before they were read: an answer that ended well would hide that.
         """
         work = work or Work()
         while offset < view.end:
@@ -203,7 +209,7 @@ class Channel:
             if stretch.rows:
                 yield stretch
             elif not stretch.is_selected:
-                return
+                raise ConnectionResetError(errno.ECONNRESET, f"{view.log.name} has lost rows")
             offset = stretch.end
 
     def follow(
@@ -228,6 +234,8 @@ class Channel:
             del log  # which may be replaced while this goes on for days
             while not self.draining:
                 view = self.view
+                if follower.is_passed:
+                    return
                 if end := self.more(follower):
                     if timeout and silence.left() is None:
                         yield Place(follower.log, follower.offset)
@@ -270,11 +278,14 @@ class Channel:
     def take(self, follower: Follower, end: int, types: frozenset[bytes], work: Work) -> Stretch:
         """Return the next of the rows up to an end, of which there are some; move a follower on.
 
-        With `types`, there may be none of them in the stretch. Blocks.
+        With `types`, there may be none of them in the stretch. Blocks; raises `StorageError`. It
+        stays where its rows are gone, and is passed by then, unless all of the log is.
         """
         stretch = self._stretch(follower.log, follower.offset, end, types, work)
-        is_cut = not stretch.rows and not stretch.is_selected
-        follower.offset = end if is_cut else stretch.end
+        if stretch.rows or stretch.is_selected:
+            follower.offset = stretch.end
+        elif not follower.is_passed:  # the file was cut: there will be another
+            follower.offset = end
         return stretch
 
     def _stretch(
@@ -286,7 +297,9 @@ class Channel:
         until = self._tail.until(log, offset, end)
         if types:
             rows, place = self._head.search(log).select(offset, until, types, work)
-            return Stretch(log, offset, rows, self._malformed, place)
+            if place is not None:
+                return Stretch(log, offset, rows, self._malformed, place)
+            return Stretch(log, offset, b"", self._malformed)
         return in_thread(reads(), read_stretch, log, offset, until, self._malformed)
 
     # -- stopping ------------------------------------------------------------------------

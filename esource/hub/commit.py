@@ -18,7 +18,7 @@ from esource.event import default_id
 from esource.hub.known import Known
 from esource.hub.tail import TAIL_BYTES
 from esource.hub.view import View
-from esource.log import MARK_BYTES, Appended, Moved, Written, mark, settled
+from esource.log import MARK_BYTES, Appended, Moved, Written, last_bytes, mark, settled
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, Fresh, digests
 from esource.rows.tsv import Draft
@@ -262,8 +262,7 @@ class Commit:
             view = View.of(log)
         for _ in range(TRIES):
             known.catch_up(view, self._is_unique)
-            size = min(view.end, MARK_BYTES)
-            blocks, moment = self._ask(view, known, log.pread(view.end - size, size))
+            blocks, moment = self._ask(view, known, last_bytes(log, view.end))
             # Without rows, too: a refusal must be decided on all that is there.
             expected = view.end if moment.is_exact else expected
             written = log.write(expected, blocks, moment.least)

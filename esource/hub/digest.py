@@ -31,7 +31,8 @@ class Digest:
         """Begin with nothing hashed."""
         self.log = log
         self._hash = sha256()
-        self._offset = 0  # as a download of the whole: a byte order mark is included
+        self.start = log.start  # as a download of the whole: a byte order mark is included
+        self._offset = self.start
         self._background: gevent.Greenlet | None = None
 
     def of(self, end: int, work: Work) -> bytes | None:

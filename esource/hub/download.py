@@ -4,6 +4,7 @@ With a plain socket that is `sendfile`, in a thread, since reading what is cold 
 that takes all it gets is waited for there: the way through the loop takes as long as a megabyte.
 """
 
+import errno
 import select
 import time
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ def send(
     """Send the bytes of a log from an offset to an end; yield those that the server must send.
 
     First yields nothing, `b""`, so that the server sends its headers. Raises
-    `ConnectionAbortedError` if the log was cut: the client sees that bytes are missing.
+    `ConnectionAbortedError` if the log was cut: the client sees that bytes are missing. So it does,
+    by a `ConnectionResetError`, if it was slower than what removes the oldest rows.
     """
     yield b""
     if client is None or not takes_plain_bytes(client):
@@ -48,6 +50,8 @@ def send(
             offset += sent
             if is_full:
                 gevent.socket.wait_write(fd)
+            elif not sent and offset < log.start:
+                raise ConnectionResetError(errno.ECONNRESET, f"{log.name} begins later now")
             elif not sent:
                 raise ConnectionAbortedError(f"{log.name} ended before byte {end}")
 

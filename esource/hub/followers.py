@@ -223,6 +223,11 @@ class Follower:
         assert self.cohort
         self._followers.leave(self.cohort)
 
+    @property
+    def is_passed(self) -> bool:
+        """Whether its next rows have been removed: it ends, and is told so when it is back."""
+        return self.offset < self.log.start
+
     def _forget_client(self) -> None:
         if self._readable:
             self._readable.close()

@@ -71,7 +71,7 @@ class Head:
 
     def search(self, log: Log) -> Search:
         """Return what finds places in a log, and has learned of it if it is the newest."""
-        if self._search is None or self._search.log is not log:
+        if self._search is None or self._search.log is not log or self._search.is_closed:
             search = Search(log)
             if log is not self.view.log:
                 search.close()  # it will not be asked again
@@ -81,7 +81,7 @@ class Head:
 
     def digest(self, log: Log) -> Digest:
         """Return the digest of a log; that of the newest one goes on from where it is."""
-        if self._digest and self._digest.log is log:
+        if self._digest and self._digest.log is log and self._digest.start == log.start:
             return self._digest
         digest = Digest(log)
         if log is self.view.log:
@@ -111,6 +111,13 @@ class Head:
         finally:
             self._waiting -= 1
         return None
+
+    def tend(self, now: float, may_remove: bool) -> str:
+        """Do what time asks of the log; return what was removed. Blocks; raises `StorageError`."""
+        with self.lock:
+            removed = in_thread(commits(), self.view.log.tend, now, may_remove)
+            self.take_in()
+        return removed
 
     def give_way(self) -> None:
         """After a commit: let a read have the lock, which the writer would take again at once."""

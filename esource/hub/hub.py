@@ -20,6 +20,7 @@ from esource.hub.committer import Committer
 from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
+from esource.hub.retention import Retention
 from esource.hub.stats import Stats
 from esource.hub.usage import Meter
 from esource.log import NAME as NAME
@@ -48,7 +49,7 @@ class Hub:
         self.config = config
         self.stats = Stats(config.metrics_channels)
         self.draining = False
-        self.logs: Logs = Folder(config.dir, config.fsync)
+        self.logs: Logs = Folder(config.dir, config.fsync, config.keep)
         self._committer = Committer(self.logs.sync_all)
         self.meter = Meter(self.logs, config.metrics_channels)
         self.clients = Clients()
@@ -74,6 +75,7 @@ class Hub:
         self.logs.hold(waiting)
         share_the_interpreter()
         self._is_open = True
+        Retention(self.logs, self.channel).start()
 
     def channel(self, name: str) -> Channel:
         """Return the open channel of this name. Blocks; raises `BadInput`, `StorageError`."""

@@ -6,7 +6,7 @@ rows of other programs count, and rows that were refused do not.
 """
 
 from esource.hub.view import View
-from esource.log import MARK_BYTES
+from esource.log import last_bytes
 from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 
@@ -48,8 +48,7 @@ class Known:
                 self.dedup = None
             elif self.dedup:
                 self._look_back(self.dedup, view, known.end)
-            size = min(view.end, MARK_BYTES)
-            self.last = view.log.pread(view.end - size, size)
+            self.last = last_bytes(view.log, view.end)
             self._view = view
         if with_dedup and self.dedup is None:
             dedup = Dedup(self._dedup_events)

@@ -40,21 +40,23 @@ class Search:
     def __init__(self, log: Log) -> None:
         """Begin with nothing known."""
         self.log = log
+        self._begin = log.begin
         self._zones: list[Zone] = []
         self._part: Zone | None = None  # of the next one: what was looked at
         self._unmapped = 0  # how many bytes were filtered that were not mapped
         self._is_mapping = False
-        self._closed = False
+        self.is_closed = False
 
     def close(self) -> None:
-        """Learn no more: nobody will ask."""
-        self._closed = True
+        """Learn no more: nobody will ask, or rows that were to be learned of are gone."""
+        self.is_closed = True
 
     def after(self, view: View, id: bytes, work: Work | None = None) -> tuple[int, Verdict]:
         """Return the offset where a follower goes on that has seen `id`, and how it was found.
 
         `EXACT`: after the first event with this id, or at this place. `TIME`: the id is not there
         but is a time, as the newest is: at the first event of a later time. `START`: any other.
+        `TRIMMED`: the same as either, at the first event that is kept, where there were others.
         """
         work = work or Work()
         place = work.do(view.offset_of, id) if id.startswith(b"@") else None
@@ -63,8 +65,10 @@ class Search:
             return offset, Verdict.EXACT
         time = time_of(id)
         if time is None or time_of(view.newest_id) is None:
-            return self.log.begin, Verdict.START
-        return self.later_than(view, time, work), Verdict.TIME
+            return self.log.begin, Verdict.TRIMMED if self.log.start else Verdict.START
+        offset = self.later_than(view, time, work)
+        is_first = self.log.start > 0 and offset <= self.log.begin
+        return offset, Verdict.TRIMMED if is_first else Verdict.TIME
 
     def before(self, view: View, id: bytes, time: int | None, work: Work) -> int | None:
         """Return the offset of the event with this id, or of a place; None if it is not there.
@@ -118,8 +122,10 @@ class Search:
         self, start: int, end: int, types: frozenset[bytes]
     ) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, whole rows) from an end back to a start, where such events can be."""
-        zones, mapped = reversed(self._zones), self._mapped
-        parts = ((zone.offset, zone.end) for zone in zones if zone.admits_types(types))
+        mapped = self._mapped  # first: it looks whether the zones are still there
+        parts = (
+            (zone.offset, zone.end) for zone in reversed(self._zones) if zone.admits_types(types)
+        )
         for offset, stop in chain([(mapped, end)], parts):
             if stop <= start:
                 break
@@ -132,15 +138,16 @@ class Search:
 
     def select(
         self, offset: int, end: int, types: frozenset[bytes], work: Work
-    ) -> tuple[bytes, int]:
+    ) -> tuple[bytes, int | None]:
         """Return (events of these types from an offset on, the offset to go on from).
 
-        As many as are encoded together, or as one step finds, which may be none.
+        As many as are encoded together, or as one step finds, which may be none. None: there are
+        no rows at the offset any more.
         """
 
-        def step(deadline: float, offset: int) -> tuple[bytes, int]:
+        def step(deadline: float, offset: int) -> tuple[bytes, int | None]:
             kept: list[bytes] = []
-            size = count = 0
+            begin, size, count = offset, 0, 0
             while offset < end and size < READ_BYTES and count < READ_ROWS:
                 zone = self._zone_at(offset)
                 stop = min(zone.end, end) if zone else end
@@ -150,8 +157,10 @@ class Search:
                     offset = stop
                 else:
                     rows = self.log.read(offset, ROWS_BYTES, stop)
+                    if not rows:
+                        return b"".join(kept), None if offset == begin else offset
                     self._unmapped += 0 if zone else len(rows)
-                    offset = offset + len(rows) if rows else end  # the file was cut
+                    offset += len(rows)
                     kept.append(tsv.of_types(rows, types))
                     size, count = size + len(kept[-1]), count + kept[-1].count(b"\n")
                 if time.monotonic() > deadline:
@@ -173,7 +182,16 @@ class Search:
 
     @property
     def _mapped(self) -> int:
-        return self._zones[-1].end if self._zones else self.log.begin
+        """Up to where the log is mapped, from its begin on; that may have moved meanwhile."""
+        begin = self.log.begin
+        if begin != self._begin:
+            zones = self._zones if begin > self._begin else []
+            kept = [zone for zone in zones if zone.end > begin]
+            if kept:  # the first may have begun before: it admits too much now, never too little
+                kept[0] = kept[0]._replace(offset=max(kept[0].offset, begin))
+            self._zones, self._begin = kept, begin
+            self._part = self._part if kept else None
+        return self._zones[-1].end if self._zones else begin
 
     def _find(
         self, end: int, admits: Callable[[Zone], bool], place_in: Callable[[bytes], int | None],
@@ -198,6 +216,7 @@ class Search:
         def step(deadline: float, offset: int, stop: int) -> tuple[int | None, int, int]:
             """Return where it was found, if it was, and where to go on; -1: nowhere."""
             while time.monotonic() < deadline:
+                offset = max(offset, self.log.begin)  # which may have moved meanwhile
                 rows = self.log.read(offset, size, stop) if offset < stop else b""
                 if not rows:
                     offset, stop = next(rest, (-1, -1))
@@ -234,7 +253,7 @@ class Search:
 
         (Not during a search for an id: both would take ten times as long.)
         """
-        if end - self._mapped > LEARN_BYTES and not (self._is_mapping or self._closed):
+        if end - self._mapped > LEARN_BYTES and not (self._is_mapping or self.is_closed):
             self._is_mapping = True
             gevent.spawn(self._map_quietly, end)
 
@@ -257,7 +276,7 @@ class Search:
 
     def _is_due(self, end: int) -> bool:
         """Whether there is a zone before `end` that is not mapped, but should be."""
-        return end - self._mapped >= ZONE_BYTES and not self._closed
+        return end - self._mapped >= ZONE_BYTES and not self.is_closed
 
     def _map_more(self, end: int) -> None:
         """Look at some rows before `end` for the next zone, for which there must be enough.

@@ -61,6 +61,8 @@ def follow(
         while not any(channel.draining for channel in channels):
             is_quiet = True
             for number, (channel, follower) in enumerate(zip(channels, followers, strict=True)):
+                if follower.is_passed:
+                    return
                 end = channel.more(follower)
                 if not end:
                     places[number] = Place(follower.log, follower.offset)

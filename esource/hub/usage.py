@@ -22,6 +22,7 @@ class Usage(NamedTuple):
     """What was found."""
 
     files: int = 0
+    segments: int = 0  # of these files: parts of a history, the growing ones included
     bytes: int = 0
     newest: float = 0.0  # when the last event came, in seconds since 1970; 0.0 without one
     by_channel: Mapping[str, float] = MappingProxyType({})  # the same; none unless it is asked for
@@ -50,7 +51,7 @@ class Meter:
         return self._usage._replace(free=Work().do(self._logs.free))
 
     def _measure(self) -> Usage:
-        files = size = 0
+        files = parts = size = 0
         newest = 0.0
         by_channel: dict[str, float] = {}
         rest = self._logs.kept()
@@ -66,7 +67,8 @@ class Meter:
         work = Work()
         while found := work.step(step):
             for one in found:
-                files, size, newest = files + 1, size + one.size, max(newest, one.modified)
+                files, parts = files + 1, parts + one.is_part
+                size, newest = size + one.size, max(newest, one.modified)
                 if self._by_channel:
-                    by_channel[one.name] = one.modified
-        return Usage(files, size, newest, by_channel)
+                    by_channel[one.name] = max(by_channel.get(one.name, 0.0), one.modified)
+        return Usage(files, parts, size, newest, by_channel)

@@ -34,10 +34,12 @@ class View(NamedTuple):
     def offset_of(self, id: bytes) -> int | None:
         """Return the offset of a place, if the id is that of one in this view. Blocks."""
         match = PLACE.fullmatch(id)
-        if not match or match[1].decode() != self.log.generation:
+        if not match:
             return None
         offset = int(match[2])
         if not self.log.begin <= offset <= self.end:
+            return None
+        if match[1].decode() != self.log.generation_at(offset):
             return None
         is_whole = offset == self.log.begin or self.log.pread(offset - 1, 1) == b"\n"
         return offset if is_whole else None
@@ -55,7 +57,7 @@ class Place(NamedTuple):
 
         In a log that has no rows yet, that is a name which none ever has: its start.
         """
-        return b"@%b-%d" % (self.log.generation.encode() or b"0", self.offset)
+        return b"@%b-%d" % (self.log.generation_at(self.offset).encode() or b"0", self.offset)
 
 
 def last_event(log: Log, end: int) -> tuple[int, bytes]:

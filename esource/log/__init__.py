@@ -8,17 +8,18 @@ r"""The contract of a log: the rows of one channel, as bytes at offsets.
     assert isinstance(appended, Appended)
     rows = log.read(appended.start, limit=1 << 18, stop=log.end)
 
-Offsets never change their meaning, and rows between `begin` and `end` never change. `end` moves in
-`append` and `refresh` alone, once the rows before it are synced, if the log was asked to sync. A
+Offsets never change their meaning, and rows between `begin` and `end` never change. `begin` moves
+when the oldest rows are removed, or are there again. `end` moves in `append`, `refresh` and `tend`
+alone, once the rows before it are synced, if the log was asked to sync. A
 log is one *generation*: when the rows of a name are replaced, `refresh` hands out the next one, and
 this one can be read for as long as there is a reference to it.
 
 All calls block, and may raise `StorageError`. One party at a time may append (from `write` to
-`settle`) or refresh; the caller sees to that: there is no lock, in which the hub could hang. All
-other calls may be made by any number of threads at once.
+`settle`), refresh or tend; the caller sees to that: there is no lock, in which the hub could hang.
+All other calls may be made by any number of threads at once.
 
-Kinds of logs: `file` (a folder of plain files), `memory` (a list, for the tests). What all of them
-promise is tested by `tests/log/test_contract.py`.
+Kinds of logs: `file` (one plain file), `segmented` (several), `memory` (a list, for the tests).
+What all of them promise is tested by `tests/log/test_contract.py`.
 """
 
 import re
@@ -70,11 +71,18 @@ class Log(Protocol):
 
     @property
     def generation(self) -> str:
-        """Hexadecimal digits that tell this log from others of its name; none before a row."""
+        """Hexadecimal digits that tell what holds the rows from what does of others of its name.
+
+        None before a row.
+        """
+
+    @property
+    def start(self) -> int:
+        """The offset of the first byte that is kept; more than 0 once rows have been removed."""
 
     @property
     def begin(self) -> int:
-        """The offset of the first row that is kept, behind a byte order mark; it never changes."""
+        """The offset of the first row that is kept, behind a byte order mark."""
 
     @property
     def end(self) -> int:
@@ -87,6 +95,12 @@ class Log(Protocol):
     @property
     def modified(self) -> float:
         """When `end` has moved last, in seconds since 1970; 0.0 if it never has."""
+
+    def generation_at(self, offset: int) -> str:
+        """Return hexadecimal digits that tell the rows around an offset from those of other logs.
+
+        They stay, also when other rows of the log are removed.
+        """
 
     def append(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
@@ -151,6 +165,13 @@ class Log(Protocol):
         A failure is raised, and is a `refusal` from then on. May be called during an append.
         """
 
+    def tend(self, now: float, may_remove: bool) -> str:
+        """Do what the log's rule and what others did to its files ask for, once a minute or so.
+
+        `now` is in seconds since 1970. May close files, which moves nothing, move `end`, and, if it
+        `may_remove` what need not be kept, `begin`. Return what was removed, for a person.
+        """
+
     def read(self, offset: int, limit: int, stop: int) -> bytes:
         """Return whole rows from `offset`, where a row begins, none of them at or after `stop`.
 
@@ -179,10 +200,15 @@ def settled(log: Log, written: Written) -> Appended:
     return log.settle(written, seconds)
 
 
+def last_bytes(log: Log, end: int) -> bytes:
+    """Return the last 4 KiB that are kept before an offset. Blocks."""
+    start = max(end - MARK_BYTES, log.start)
+    return log.pread(start, end - start)
+
+
 def mark(log: Log, end: int) -> int:
     """Return the checksum of the last 4 KiB before an offset; 0 if there are none. Blocks."""
-    size = min(end, MARK_BYTES)
-    return zlib.crc32(log.pread(end - size, size))
+    return zlib.crc32(last_bytes(log, end))
 
 
 class Summary(NamedTuple):
@@ -195,11 +221,12 @@ class Summary(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is kept of a channel, as far as it costs nothing to see."""
+    """What is kept of a channel, or in one file of it, as far as it costs nothing to see."""
 
     name: str
     size: int  # bytes
     modified: float  # seconds since 1970
+    is_part: bool = False  # of the history
 
 
 class Logs(Protocol):
@@ -218,7 +245,22 @@ class Logs(Protocol):
         """Return what can be seen of these channels; those that are gone are left out."""
 
     def kept(self) -> Iterator[Kept]:
-        """Yield what is kept of each channel, in no order. Each step blocks; raises `OSError`."""
+        """Yield what is kept of each channel, in no order; in several parts, if there are.
+
+        Each step blocks; raises `OSError`.
+        """
+
+    def due(self, now: float) -> list[str]:
+        """Return the names of logs that are to be tended (`Log.tend`)."""
+
+    def removable(self, now: float) -> tuple[int, int]:
+        """Return how many segments, of how many bytes, tending all logs would remove.
+
+        As of the last time that `due` has looked.
+        """
+
+    def gaps(self) -> list[str]:
+        """Return what was missing of any history at the last look, a line each."""
 
     def free(self) -> int | None:
         """Return how many bytes can still be kept; None if that is not known."""

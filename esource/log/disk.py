@@ -4,8 +4,12 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 from esource.errors import StorageError, StorageFull
@@ -14,6 +18,7 @@ from esource.errors import StorageError, StorageFull
 FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16
+LOCK_POLL_SECONDS = 0.005
 AT_EMPTY_PATH, STATX_BTIME = 0x1000, 0x800  # of Linux
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # what a file says that may only be read
 
@@ -52,6 +57,57 @@ def birth(fd: int) -> int:
         return 0
     seconds, ns = struct.unpack_from("=qI", status, 80)
     return int(seconds * 10**9 + ns)
+
+
+def generation(fd: int, rows: bytes) -> str:
+    """Return what tells a file from others of its name: an inode comes back, and a row may, too.
+
+    `rows` are those at its beginning; hexadecimal digits, or nothing without a row.
+    """
+    if not rows:
+        return ""
+    name = b"%d %d %b" % (birth(fd), os.fstat(fd).st_ino, rows.partition(b"\n")[0])
+    return blake2b(name, digest_size=6).hexdigest()
+
+
+def lock(fd: int, seconds: float = 0.0) -> bool:
+    """Take a file's `flock`, for which it waits so many seconds; return whether it is taken."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOCK_POLL_SECONDS)
+        else:
+            return True
+
+
+def unlock(fd: int) -> None:
+    """Let go of a file's `flock`."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextmanager
+def made_like(status: os.stat_result) -> Iterator[None]:
+    """Let what is made meanwhile have the owner, the group and at most the mode of another file.
+
+    That is for commands that root runs beside a hub of another user. It is of the whole process,
+    and so for one without threads. For anybody but root the owner stays who runs it.
+    """
+    user, group = os.geteuid(), os.getegid()
+    umask = os.umask(0o777 & ~stat.S_IMODE(status.st_mode))
+    try:
+        if user == 0:
+            os.setegid(status.st_gid)
+            os.seteuid(status.st_uid)
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(user)
+            os.setegid(group)
+        os.umask(umask)
 
 
 def save_aside(fd: int, start: int, end: int, path: Path) -> Path:

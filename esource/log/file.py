@@ -31,16 +31,27 @@ import os
 import stat
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import MARK_BYTES, Appended, Moved, Replaced, Written, disk, mark, settled
-from esource.log.disk import CHUNK, FILE_MODE, FLAGS
+from esource.log import (
+    MARK_BYTES,
+    Appended,
+    Log,
+    Moved,
+    Replaced,
+    Written,
+    disk,
+    erasures,
+    mark,
+    reading,
+    settled,
+)  # fmt: skip
+from esource.log.disk import FILE_MODE, FLAGS
 from esource.rows import tsv
 
 logger = logging.getLogger(__name__)
@@ -49,6 +60,7 @@ TORN = "the last row had no end (a torn write)"
 FAILED = "an append has failed"
 GROWN_BYTES = 1 << 20  # by so many a file may have grown and still be appended to unasked
 SHIFT_BYTES = 1 << 26  # of others' rows that are put behind ours, in memory
+LOCK_SECONDS = 5.0  # for which the lock of a command is waited for: it is held for a sync or two
 SETTLED_SECONDS = 1.0  # after which half a row that has not grown is torn
 POLL_SECONDS = 0.01  # between looks at one that may grow
 
@@ -79,35 +91,53 @@ class FileLog:
     The file stays open until the last reference to the log is gone.
     """
 
-    def __init__(self, path: Path, fsync: str = "always") -> None:
+    def __init__(
+        self, path: Path, fsync: str = "always", reopen: Callable[[], Log] | None = None,
+        is_closed: Callable[[int, bool], bool] = lambda end, is_changed: False,
+        is_first: bool = True,
+    ) -> None:  # fmt: skip
         """Open and repair the file, if there is one.
 
         With `always`, an append is on disk when it returns; with that and `interval`, so is
         everything that is in the file now. Raises `StorageError`.
+
+        What `reopen` returns goes on once the file is another. `is_closed` is asked whether another
+        program has begun the file that follows this one: at least if that begins where the rows
+        end, or wherever that is if this one was changed. In a file that is not the `is_first` of
+        its channel, a byte order mark is part of an id.
         """
         self.path = path
         self.name = path.name
-        self.generation = ""
-        self.begin = self.end = 0
+        self._generation = ""
+        self.start = self.begin = self.end = 0
         self.modified = 0.0
         self.refusal = ""
         self._fsync = fsync
+        self._reopen = reopen or (lambda: FileLog(path, fsync))
+        self._is_closed = is_closed
+        self._is_first = is_first
         self._fd = -1
         self._identity = (0, 0)
-        self._birth = 0
         self._seen = (0, 0)  # size and time of the file, when it was last looked at or written
         self._mark = 0  # of the rows before `end`
         self._told: int | None = None  # where whole rows ended, if the last append was told that
         self._half = (0, 0.0)  # the size of a file that ends with half a row, and since when
         self._is_read_only = False
         self._is_held = False  # somebody appends or refreshes
+        self._is_locked = False
         self._is_busy = False  # what is there now is being appended, or taken in
         self._leftover: int | None = None  # from where on there may be bytes of a failed append
         self._folder_is_synced = False
         try:
+            self._erasures = erasures.mark(path)
             self._open()
         except OSError as error:
             raise disk.storage_error("open", path, error) from error
+
+    @property
+    def generation(self) -> str:
+        """What tells the file from others of its name, and from itself before an erasure."""
+        return self._generation and self._generation + self._erasures
 
     # -- opening -------------------------------------------------------------------------
 
@@ -140,28 +170,26 @@ class FileLog:
         weakref.finalize(self, os.close, fd)
         self._fd = fd
         status = os.fstat(fd)
-        self._identity, self._birth = (status.st_dev, status.st_ino), disk.birth(fd)
+        self._identity = status.st_dev, status.st_ino
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         return status
 
     def _move_end(self, end: int, modified: float) -> None:
         """Show rows to readers; not if they cannot be read: raises `StorageError`."""
-        end_mark, generation = mark(self, end), self.generation or self._generation(end)
+        end_mark, generation = mark(self, end), self._generation or self._generation_of(end)
         self._told = None
-        self.end, self.modified, self._mark, self.generation = end, modified, end_mark, generation
+        self.end, self.modified, self._mark, self._generation = end, modified, end_mark, generation
 
     def _is_marked(self, end: int) -> bool:
         """Return whether there are rows before an offset, behind a byte order mark."""
-        return end > 0 and self.pread(0, len(tsv.BOM)) == tsv.BOM
+        return self._is_first and end > 0 and self.pread(0, len(tsv.BOM)) == tsv.BOM
 
-    def _generation(self, end: int) -> str:
+    def _generation_of(self, end: int) -> str:
         """Return what tells this file from others: an inode comes back, and a row may, too."""
         if not end:
             return ""
-        first = self.pread(0, min(end, MARK_BYTES)).partition(b"\n")[0]
-        name = b"%d %d %b" % (self._birth, self._identity[1], first)
-        return blake2b(name, digest_size=6).hexdigest()
+        return disk.generation(self._fd, self.pread(0, min(end, MARK_BYTES)))
 
     def _has_settled(self, status: os.stat_result) -> bool:
         """Whether half a row at the end of the file has not grown for a second."""
@@ -209,6 +237,8 @@ class FileLog:
         self._is_busy = True
         written: Written | Appended | Moved | None = None
         try:
+            if not self._lock(LOCK_SECONDS):
+                raise self._locked_away()
             written = self._write(expected, blocks, least)
             return written
         except OSError as error:
@@ -225,7 +255,7 @@ class FileLog:
         self._is_busy = True
         written: Written | Moved | None = None
         try:
-            if self._is_as_left() and self._seen[0] == self.end:
+            if self._lock() and self.is_whole():
                 written = self._append_at(self.end, blocks)
             return written if isinstance(written, Written) else None
         except OSError as error:
@@ -234,12 +264,42 @@ class FileLog:
             if not isinstance(written, Written):
                 self._let_go()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep appends and commands away meanwhile. Blocks; raises `StorageError`."""
+        self._hold()
+        try:
+            if not self._lock(LOCK_SECONDS):
+                raise self._locked_away()
+            yield
+        finally:
+            self._let_go()
+
+    def is_whole(self) -> bool:
+        """Return whether the file is as it was left, in order, and nothing is behind its rows."""
+        return not self.refusal and self._is_as_left() and self._seen[0] == self.end
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self._fd >= 0
+
     def _hold(self) -> None:
         assert not self._is_held, "one party at a time may append or refresh"
         self._is_held = True
 
     def _let_go(self) -> None:
-        self._is_held = self._is_busy = False
+        if self._is_locked and self._fd >= 0:
+            disk.unlock(self._fd)
+        self._is_held = self._is_busy = self._is_locked = False
+
+    def _lock(self, seconds: float = 0.0) -> bool:
+        """Keep away the commands that close a file, with its `flock`; return whether it is done.
+
+        It is there until the append is settled. Another program's is waited for so many seconds.
+        """
+        self._is_locked = self._fd < 0 or disk.lock(self._fd, seconds)
+        return self._is_locked
 
     def _write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes
@@ -348,6 +408,8 @@ class FileLog:
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
+        if not self._lock(LOCK_SECONDS):  # a command that looks at it finds no rows
+            raise self._locked_away()
 
     def _cut_back(self, end: int, written: int, theirs: bytes, cause: BaseException | None) -> None:
         """Take away what an append has left between two offsets, unless others are there, too."""
@@ -373,10 +435,17 @@ class FileLog:
         """Put everything written on disk; return how long it took. A failure is a `refusal`."""
         if self._fd < 0 or self._fsync == "never":
             return 0.0
+        return self.flush_always()
+
+    def flush_always(self) -> float:
+        """Do the same whatever the policy, of a file that exists."""
         try:
             return self.sync()
         except OSError as error:
             raise self._unsynced(error) from error
+
+    def _locked_away(self) -> StorageError:
+        return StorageError(f"{self.name} is locked by another program (flock)")
 
     def _unsynced(self, error: Exception) -> StorageError:
         why = getattr(error, "strerror", None) or repr(error)
@@ -388,8 +457,11 @@ class FileLog:
         """After a fault, open the file again, and save aside and cut off what an append has left.
 
         That was never acknowledged. Raises `StorageError` if the file is still read-only, and
-        `OSError`. If another file has the name now, nothing is done: that is found next.
+        `OSError`. If another file has the name now, or follows this one, nothing is done: that is
+        found next.
         """
+        if self._is_closed(self.end, True):  # then what was left counts
+            return
         try:
             fd = os.open(self.path, os.O_RDWR | FLAGS)
         except FileNotFoundError:
@@ -404,6 +476,8 @@ class FileLog:
                 return
             # The old description has seen the failed sync. Reads that are under way go on.
             os.dup2(fd, self._fd, inheritable=False)
+            if not self._lock():  # the old one was
+                raise self._locked_away()
         finally:
             os.close(fd)
         begin, size = self._leftover, status.st_size
@@ -423,16 +497,20 @@ class FileLog:
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
-            return None, f"{self.name} was removed" if self._fd >= 0 else ""
+            if self._fd >= 0:
+                return None, f"{self.name} was removed"
+            return None, f"{self.name} is elsewhere" if self._is_closed(0, False) else ""
         why = ""
         if (status.st_dev, status.st_ino) != self._identity:
             why = f"{self.name} was {'replaced' if self._fd >= 0 else 'created'}"
         elif status.st_size < self.end:
             why = f"{self.name} is {status.st_size} bytes long, not {self.end}"
         elif _size_and_time(status) != self._seen and (
-            (mark(self, self.end), self._generation(self.end)) != (self._mark, self.generation)
+            (mark(self, self.end), self._generation_of(self.end)) != (self._mark, self._generation)
         ):
             why = f"{self.name} was changed in place"
+        elif self._is_closed(self.end, _size_and_time(status) != self._seen):
+            why = f"{self.name} was closed by a command"
         elif not self.end and self._is_marked(disk.whole_rows(self._fd, 0, status.st_size)):
             why = f"{self.name} begins with a byte order mark"
         return status, why
@@ -449,9 +527,10 @@ class FileLog:
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
-            return self._fd < 0
+            return self._fd < 0 and not self._is_closed(0, False)
         is_this = (status.st_dev, status.st_ino) == self._identity
-        return is_this and _size_and_time(status) == self._seen
+        is_same = is_this and _size_and_time(status) == self._seen
+        return is_same and not self._is_closed(self.end, False)
 
     def refresh(self) -> Replaced | None:
         """Take in whole rows that others have appended, or open the file that has the name now.
@@ -481,8 +560,8 @@ class FileLog:
 
     def _next(self, why: str) -> Replaced:
         """Open the file that has the name now, and take in the last rows of this one."""
-        new = FileLog(self.path, self._fsync)
-        if self._fd >= 0 and not self.refusal:
+        new = self._reopen()
+        if self._fd >= 0 and not (self.refusal or self._is_closed(self.end, True)):
             with suppress(StorageError):  # logged there; the rows are no longer of this name
                 self.flush()
             end = disk.whole_rows(self._fd, self.end, os.fstat(self._fd).st_size)
@@ -490,17 +569,19 @@ class FileLog:
                 self._move_end(end, self.modified)
         return Replaced(new, why)
 
+    def tend(self, now: float, may_remove: bool) -> str:
+        """Do nothing: a file without a rule only grows."""
+        return ""
+
     # -- reading -------------------------------------------------------------------------
+
+    def generation_at(self, offset: int) -> str:
+        """Return what tells this file from others of its name."""
+        return self._generation
 
     def read(self, offset: int, limit: int, stop: int) -> bytes:
         """Return whole rows from `offset`, where a row begins, none of them at or after `stop`."""
-        while True:
-            size = min(limit, stop - offset)
-            rows = self.pread(offset, size)
-            whole = rows.rfind(b"\n") + 1
-            if whole or len(rows) < size or size == stop - offset:
-                return rows[:whole] if whole < len(rows) else rows
-            limit *= 2  # one row is longer than the limit
+        return reading.read(self, offset, limit, stop)
 
     def pread(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes at `offset`."""
@@ -513,18 +594,7 @@ class FileLog:
 
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, whole rows), the last before `stop`, where a row begins, first."""
-        size = CHUNK
-        while stop > self.begin:
-            start = max(stop - size, self.begin)
-            block = self.pread(start, stop - start)
-            # The first row may have begun before the block: it belongs to the next one.
-            cut = block.find(b"\n", 0, -1) + 1 if start > self.begin else 0
-            if start > self.begin and not cut:
-                size *= 2
-                continue
-            yield start + cut, block[cut:]
-            stop = start + cut
-            size = CHUNK
+        return reading.backwards(self, stop)
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""

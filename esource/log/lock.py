@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from esource.errors import StartError
-from esource.log.disk import sync_folder
+from esource.log.disk import made_like, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -119,3 +119,22 @@ def prepare_folder(folder: Path) -> Lock:
             "stop that one, or set ESOURCE_DIR to another folder"
         )
     return lock
+
+
+def hold(folder: Path) -> list[Lock]:
+    """Return both locks of a folder, taken: no hub has it, or begins to. Raises `StartError`.
+
+    They are those of a hub of the folder's owner, if root makes them.
+    """
+    locks = [Lock.of_server(folder), Lock.of_writer(folder)]
+    try:
+        with made_like(folder.stat()):
+            free = [lock.acquire() for lock in locks]
+    except OSError as error:
+        raise StartError(f"cannot lock the folder {folder}: {error.strerror}") from None
+    if not all(free):
+        holder = locks[free.index(False)].holder()
+        for lock in locks:
+            lock.release()
+        raise StartError(f"the folder {folder} is held by a hub ({holder}); stop that first")
+    return locks

@@ -25,7 +25,7 @@ class Rows:
 class MemoryLog:
     """The rows of one channel (see `esource.log.Log`)."""
 
-    begin = 0
+    start = begin = 0
     refusal = ""
 
     def __init__(self, logs: "MemoryLogs", name: str) -> None:
@@ -39,6 +39,9 @@ class MemoryLog:
     @property
     def generation(self) -> str:
         return f"{id(self._rows):x}" if self.end else ""
+
+    def generation_at(self, offset: int) -> str:
+        return self.generation
 
     def append(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
@@ -94,6 +97,9 @@ class MemoryLog:
     def flush(self) -> float:
         return 0.0
 
+    def tend(self, now: float, may_remove: bool) -> str:
+        return ""
+
     def read(self, offset: int, limit: int, stop: int) -> bytes:
         size = 0
         for row in self.pread(offset, stop - offset).split(b"\n")[:-1]:
@@ -145,6 +151,15 @@ class MemoryLogs:
     def kept(self) -> Iterator[Kept]:
         for name in self.names():
             yield Kept(name, len(self.rows[name].content), self.rows[name].modified)
+
+    def due(self, now: float) -> list[str]:
+        return []
+
+    def removable(self, now: float) -> tuple[int, int]:
+        return 0, 0
+
+    def gaps(self) -> list[str]:
+        return []
 
     def free(self) -> int | None:
         return None

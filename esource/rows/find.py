@@ -42,6 +42,7 @@ class Verdict(str, Enum):
     TIME = "time"  # at the first event of a later time
     START = "start"  # at the first event, since the id is unknown
     LIVE = "live"  # after the last event
+    TRIMMED = "trimmed"  # at the first event that is kept: what was asked for may be gone
 
 
 # -- in rows -------------------------------------------------------------------------------

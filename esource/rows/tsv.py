@@ -199,6 +199,28 @@ def malformed(rows: bytes) -> Iterator[int]:
         offset += len(row) + 1
 
 
+def of_id(rows: bytes, id: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (offset, size in bytes) of each event with an id, in whole rows."""
+    wanted, found = id + b"\t", 0
+    while (found := rows.find(wanted, found)) >= 0:
+        end = rows.index(b"\n", found) + 1
+        # Elsewhere in a row it is no id; then this row has another one.
+        is_first = not found or rows[found - 1 : found] == b"\n"
+        if is_first and is_event(rows[found:end]):
+            yield found, end - found
+        found = end
+
+
+def erased(id: bytes, size: int) -> bytes:
+    """Return the row of an event of which the id is left: it is as long as it was, `size` bytes.
+
+    Its type is `erased`, as far as there is room for that, and its data are spaces.
+    """
+    room = size - len(ROW % (id, b"", b""))
+    type = b"erased"[:room]
+    return ROW % (id, type, b" " * (room - len(type)))
+
+
 # -- rows -> events, and data --------------------------------------------------------------
 
 

@@ -105,12 +105,20 @@ def etag(view: Versioned, format: str = "") -> str:
     return quote_etag(f"{view.version}.{format}" if format else view.version)
 
 
-def versions(field: str) -> ETags:
-    """Return the versions of rows that `If-Match` or `If-None-Match` names, in any format."""
+def state(version: str) -> str:
+    """Return where the rows end and what the last ones are: what a version says of that."""
+    return version.partition(".")[0].partition("-")[2]
+
+
+def states(field: str) -> ETags:
+    """Return the states of rows that the `If-Match` or `If-None-Match` of a publisher names.
+
+    In any format; and whatever has become of older rows, since it is about what comes next.
+    """
     etags = parse_etags(field)
     # To Werkzeug the empty one, `""`, is None.
-    names = {etag.partition(".")[0] for etag in etags.as_set(include_weak=False) if etag}
-    weak = {etag.partition(".")[0] for etag in etags.as_set(include_weak=True) if etag} - names
+    names = {state(etag) for etag in etags.as_set(include_weak=False) if etag}
+    weak = {state(etag) for etag in etags.as_set(include_weak=True) if etag} - names
     return ETags(names, weak, etags.star_tag)
 
 

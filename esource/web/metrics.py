@@ -111,6 +111,7 @@ class _Everything:
             ),
             ("event_loop_lag_max_seconds", "The most of the last minute", max(stats.lags.copy())),
             ("files", "Files of channels", usage.files),
+            ("segments", "Of these, parts of a history", usage.segments),
             ("kept_bytes", "Bytes of these files", usage.bytes),
             ("disk_free_bytes", "Bytes that the disk has for more", usage.free),
             ("last_event_age_seconds", "Time since the last event", age),

@@ -7,7 +7,7 @@ read are as for channels.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -73,12 +73,14 @@ class Asked(NamedTuple):
 
 
 def health(hub: Hub, environ: Environ, asked: Asked) -> Response:
-    """Answer whether events can be stored. Blocks while that is tried."""
+    """Answer whether events can be stored, and what is missing of histories. Blocks to try it."""
     problems = in_thread(reads(), hub.logs.problems)
     problems += [refusal for channel in hub.open_channels() if (refusal := channel.refusal)]
-    if len(problems) > PROBLEMS:
-        problems[PROBLEMS:] = [f"{len(problems) - PROBLEMS} more"]
-    return _state("ok", problems, asked.format)
+    return _state("ok", _few(problems), asked.format, _few(hub.logs.gaps()))
+
+
+def _few(lines: list[str]) -> list[str]:
+    return lines[:PROBLEMS] + [f"{len(lines) - PROBLEMS} more"] * (len(lines) > PROBLEMS)
 
 
 def ready(hub: Hub, environ: Environ, asked: Asked) -> Response:
@@ -86,12 +88,13 @@ def ready(hub: Hub, environ: Environ, asked: Asked) -> Response:
     return _state("ready", ["the hub is stopping"] if hub.draining else [], asked.format)
 
 
-def _state(good: str, problems: list[str], format: str) -> Response:
+def _state(good: str, problems: list[str], format: str, gaps: Sequence[str] = ()) -> Response:
+    """Answer with what is wrong; gaps are named, but what can be stored can be stored."""
     if format == JSON:
         state = {"status": "failing" if problems else good, "problems": problems}
-        content = orjson.dumps(state) + b"\n"
+        content = orjson.dumps(state | ({"gaps": gaps} if gaps else {})) + b"\n"
     else:
-        content = f"{'; '.join(problems) or good}\n".encode()
+        content = f"{'; '.join([*(problems or [good]), *gaps])}\n".encode()
     if not problems:
         return _answer(content, format)
     return _answer(content, format, 503, {"Retry-After": str(RETRY_SECONDS)})

@@ -179,14 +179,14 @@ def _precondition(parameters: dict[str, Any], post: Post) -> Precondition | None
     expected = parameters.get("expect")
     # Here, and not in the commit: what a field may do wrong, it does to its own request alone.
     match, none_match = (
-        None if field is None else answers.versions(field)
+        None if field is None else answers.states(field)
         for field in (post.if_match, post.if_none_match)
     )
     if expected is None and match is None and none_match is None:
         return None
 
     def check(view: View) -> None:
-        etag, end = view.version, view.end
+        etag, end = answers.state(view.version), view.end
         holds = True
         if expected is not None:
             holds = expected.encode() == view.newest_id if expected else end == 0

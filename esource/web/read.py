@@ -167,10 +167,11 @@ def start_of(
         searched, offset, verdict = channel.after(view, wanted.after, work)
         view = searched
     elif wanted.after is not None:  # a script without a cursor must not skip history
-        verdict = Verdict.START
+        verdict = Verdict.TRIMMED if view.log.start else Verdict.START
     if wanted.since is not None:
         offset = max(offset, channel.later_than(view, wanted.since, work))
-        verdict = Verdict.TIME
+        is_gone = view.log.start > 0 and offset == view.log.begin
+        verdict = Verdict.TRIMMED if is_gone else Verdict.TIME
     if wanted.before:
         cut = channel.before(view, *wanted.before, work)
         if cut is None:
@@ -240,9 +241,11 @@ def _download(
     """Answer with bytes of the log; all of it can be asked for in part, and asked about."""
     status, end = 200, view.end
     if is_all:
-        offset = 0  # of the file, a byte order mark included: a copy is gone on with by its size
-        headers["Accept-Ranges"] = "bytes"
-        part = _range(environ, end, headers["ETag"])
+        # A byte order mark is included: a copy is gone on with by its size.
+        offset = view.log.start
+        # Once rows have been removed an offset in the channel is none in a copy.
+        headers["Accept-Ranges"] = "none" if offset else "bytes"
+        part = None if offset else _range(environ, end, headers["ETag"])
         if part:
             offset, end = part
             headers["Content-Range"] = f"bytes {offset}-{end - 1}/{view.end}"

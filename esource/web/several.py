@@ -99,7 +99,7 @@ def read(hub: Hub, environ: Environ) -> Response:
 
 
 # How the channels' places were found, the one that says most first.
-ORDER = (Verdict.START, Verdict.TIME, Verdict.EXACT, Verdict.LIVE)
+ORDER = (Verdict.TRIMMED, Verdict.START, Verdict.TIME, Verdict.EXACT, Verdict.LIVE)
 
 
 def _channels(hub: Hub, pairs: Pairs) -> list[Channel]:
@@ -131,10 +131,10 @@ def _part(wanted: Selection, channel: Channel) -> Selection:
     """Return what is wanted of one channel: of a cursor, its own place, or else its start."""
     if wanted.after is None:
         return wanted
-    generation = channel.refresh().log.generation.encode()
+    log = channel.refresh().log
     for place in wanted.after.split(b","):
         match = PLACE.fullmatch(place)
-        if match and match[1] == generation:
+        if match and match[1] == log.generation_at(int(match[2])).encode():
             return wanted._replace(after=place)
     return wanted._replace(after=b"")
 

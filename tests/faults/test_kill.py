@@ -9,6 +9,7 @@ from tests.harness import QUIET, Follower, Hub, Publisher, eventually, increases
 
 CYCLES = size(25, 500)
 LARGE = b"x" * 150_000 + b" "
+SOME = b"x" * 20_000 + b" "  # of which fifty are a segment
 
 
 class Book:
@@ -48,15 +49,17 @@ def test_kills_under_load_lose_no_acknowledged_event_and_repeat_and_tear_none(
     tmp_path: Path,
 ) -> None:
     random.seed(1)
-    hub = Hub(tmp_path, **QUIET)
+    hub = Hub(tmp_path, ESOURCE_KEEP="closing/segment=1M", **QUIET)
     hub.folder.mkdir()
+    closing = [Publisher(hub, f"closing{n}", "closing", padding=lambda _: SOME) for n in range(2)]
     shared = [Publisher(hub, f"p{n}", "shared") for n in range(4)]
     piped = [Publisher(hub, f"piped{n}", "piped", batch=20) for n in range(2)]
     again = [Publisher(hub, f"again{n}", "again", retry=True) for n in range(2)]
     several = [Publisher(hub, f"several{n}", f"several-{n}") for n in range(4)]
-    steady = [*shared, *piped, *again, *several]
+    steady = [*shared, *piped, *again, *several, *closing]
     books = [
         Book(hub, "shared", shared), Book(hub, "piped", piped), Book(hub, "again", again),
+        Book(hub, "closing", closing),
         *(Book(hub, publisher.channel, [publisher]) for publisher in several),
     ]  # fmt: skip
     follower = Follower(hub, "shared").start()
@@ -89,8 +92,9 @@ def test_kills_under_load_lose_no_acknowledged_event_and_repeat_and_tear_none(
             for publisher in publishers:
                 publisher.join()
             if torn:  # kills hardly ever hit a write, so here is what one in a write leaves
-                with hub.file("shared").open("ab") as file:
-                    file.write(b"2026-01-01T00:00:00.000000Z\t\tp0 1000000")
+                for channel in ("shared", "closing"):
+                    with hub.file(channel).open("ab") as file:
+                        file.write(b"2026-01-01T00:00:00.000000Z\t\tp0 1000000")
             acknowledged += len(large.acknowledged)
             rows = hub.rows(large.channel)
             assert set(large.acknowledged) <= set(numbers(rows, "large"))
@@ -107,4 +111,5 @@ def test_kills_under_load_lose_no_acknowledged_event_and_repeat_and_tear_none(
     acknowledged += sum(len(publisher.acknowledged) for publisher in steady)
     assert acknowledged > CYCLES * 20
     assert "Traceback" not in hub.log
+    assert len(list(hub.folder.glob("closing.[0-9]*.tsv"))) > CYCLES / 10
     print(f"{CYCLES} kills, {acknowledged} acknowledged events")

@@ -21,7 +21,7 @@ from esource.hub.channel import Channel
 from esource.hub.commit import SOON_BYTES, SOON_EVENTS, Commit, Receipt, Wish
 from esource.hub.committer import PAUSE_SECONDS, QUICK_SECONDS, STEADY, Committer, Pace
 from esource.hub.view import View
-from esource.log import Written, disk
+from esource.log import Log, Written, disk
 from esource.log.file import FileLog
 from esource.log.filesystem import FileSystem
 from esource.log.folder import Folder
@@ -74,7 +74,7 @@ class Channels:
                 receipt.wait()
 
     def channel(self, name: str) -> Channel:
-        def opened() -> FileLog:
+        def opened() -> Log:
             return self.folder.open(name)
 
         return Channel(name, opened, committer=self.committer).open()

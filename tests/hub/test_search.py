@@ -13,7 +13,7 @@ from esource.hub import search
 from esource.hub.search import Search
 from esource.hub.view import View
 from esource.hub.work import Work
-from esource.log import file
+from esource.log import file, reading
 
 TYPES = [b"", b"a", b"b", b"rare"]
 one_row = st.sampled_from([
@@ -30,7 +30,7 @@ def small_zones() -> Iterator[None]:
         patch.setattr(search, "ZONE_BYTES", 50)
         patch.setattr(search, "ROWS_BYTES", 20)
         patch.setattr(search, "LEARN_BYTES", 100)
-        patch.setattr(file, "CHUNK", 60)
+        patch.setattr(reading, "CHUNK", 60)
         yield
 
 
@@ -66,8 +66,9 @@ def test_what_is_filtered_is_as_a_plain_filter_says_whatever_is_mapped(
         else:
             found, place = b"", ends[start]
             while place < ends[end]:
-                some, place = searched.select(place, ends[end], types, Work())
-                found += some
+                some, stop = searched.select(place, ends[end], types, Work())
+                assert stop is not None
+                found, place = found + some, stop
             assert place == ends[end]
             assert found == b"".join(of_types(rows[start:end], types))
 
@@ -107,8 +108,9 @@ def test_a_filter_from_the_start_maps_the_log_and_reads_it_once(
         del sizes[:]
         found, place = b"", 0
         while place < size:
-            some, place = searched.select(place, size, RARE, Work())
-            found += some
+            some, end = searched.select(place, size, RARE, Work())
+            assert end is not None
+            found, place = found + some, end
         assert found == ROWS[500]
         assert expected <= sum(sizes) < expected + 200
 
@@ -127,7 +129,9 @@ def test_a_filter_from_elsewhere_has_the_log_mapped_in_the_background(
             assert searched.last(view, 2, start, RARE, Work()) == start
         place = start
         while way == "select" and place < view.end:
-            _, place = searched.select(place, view.end, RARE, Work())
+            _, end = searched.select(place, view.end, RARE, Work())
+            assert end is not None
+            place = end
 
     look()
     with gevent.Timeout(10):

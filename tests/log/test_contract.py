@@ -16,6 +16,7 @@ from esource.event import default_id
 from esource.log import Appended, Log, Logs, Moved, Replaced, Written, mark
 from esource.log.folder import Folder
 from esource.log.memory import MemoryLogs
+from esource.rules import Rule
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
 
@@ -50,6 +51,19 @@ class Files(Kind):
         self.folder.cleanup()
 
 
+class Segments(Files):
+    """A segment takes a few rows, so that files are closed again and again."""
+
+    def logs(self) -> Logs:
+        return Folder(self.path, rules=[Rule("*", segment=100)])
+
+    def replace(self, rows: bytes) -> None:
+        for path in self.path.glob("orders.*"):
+            path.unlink()
+        if rows:
+            (self.path / f"orders.{0:020}.tsv").write_bytes(rows)
+
+
 class Memory(Kind):
     def __init__(self) -> None:
         self.memory = MemoryLogs()
@@ -62,7 +76,7 @@ class Memory(Kind):
         self.memory.open("orders").append(0, [rows] if rows else [])
 
 
-KINDS = [Files, Memory]
+KINDS = [Files, Segments, Memory]
 
 
 @pytest.fixture(params=KINDS)

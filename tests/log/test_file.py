@@ -38,6 +38,23 @@ def test_reading_does_not_create_a_file_and_the_first_append_does(path: Path) ->
     assert path.stat().st_mode & 0o777 == 0o640 & ~os.umask(os.umask(0o022))
 
 
+@pytest.mark.parametrize("soon", [False, True])
+def test_a_file_is_locked_before_the_first_byte_is_in_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, soon: bool
+) -> None:
+    write = os.write
+
+    def looked_at(fd: int, data: bytes) -> int:
+        with path.open("rb") as file:
+            assert not disk.lock(file.fileno()), "a command could close it"
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", looked_at)
+    log = FileLog(path)
+    assert log.write_soon([ROWS]) if soon else log.write(None, [ROWS])
+    assert path.read_bytes() == ROWS
+
+
 def test_a_torn_last_row_is_saved_aside_and_the_log_still_appends(path: Path) -> None:
     path.write_bytes(ROWS + b"3\t\tthr")
     log = FileLog(age(path))

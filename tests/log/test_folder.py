@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from esource.errors import StorageError
 from esource.log.folder import PEEK_BYTES, RUN, TAIL_BYTES, Folder
+from esource.rules import parse
 
 
 def test_only_regular_files_with_the_name_of_a_channel_are_channels(tmp_path: Path) -> None:
@@ -114,3 +116,33 @@ def test_files_that_go_away_meanwhile_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "orders.tsv").touch()
     summaries = Folder(tmp_path).summaries(["gone", "orders", "gone-too"])
     assert [summary.name for summary in summaries] == ["orders"]
+
+
+def test_a_file_beside_segments_of_its_name_is_not_guessed_about(tmp_path: Path) -> None:
+    (tmp_path / "orders.tsv").write_bytes(b"1\t\tone\n")
+    (tmp_path / f"orders.{0:020}.tsv").write_bytes(b"2\t\ttwo\n")
+    with pytest.raises(StorageError, match="both there"):
+        Folder(tmp_path).open("orders")
+
+
+def test_a_look_at_the_folder_says_what_is_to_be_done_and_opens_nothing(tmp_path: Path) -> None:
+    day = 86_400.0
+    for name, start, size, age in (
+        ("late", 0, 20, 0.0), ("late", 10, 10, 0.0),
+        ("gone", 10, 5, 0.0), ("gone", 30, 10, 0.0),
+        ("aged", 0, 10, 9 * day), ("aged", 10, 10, 0.0),
+        ("full", 0, 2 << 20, 0.0), ("full", 2 << 20, 1 << 20, 0.0),
+        ("more", 0, 3 << 20, 0.0),
+        ("fine", 0, 10, 0.0), ("fine", 10, 0, 0.0),
+    ):  # fmt: skip
+        path = tmp_path / f"{name}.{start:020}.tsv"
+        path.write_bytes(b"x" * (size - 1) + b"\n" if size else b"")
+        os.utime(path, (time.time() - age,) * 2)
+    rules = parse("aged/age=8d:full/size=1M:*/segment=1M")
+    folder = Folder(tmp_path, rules=rules)
+    assert sorted(folder.due(time.time())) == ["aged", "full", "late", "more"]
+    assert folder.removable(time.time()) == (2, 10 + (2 << 20))
+    assert [gap.partition(" ")[0] for gap in folder.gaps()] == ["gone"]
+    (tmp_path / f"fine.{10:020}.tsv").unlink()
+    assert "fine" in folder.due(time.time())
+    assert "fine" not in folder.due(time.time())

@@ -163,3 +163,25 @@ def test_until_is_told_by_the_type_and_not_by_data() -> None:
 def test_until_passes_over_a_long_row_at_once() -> None:
     row = b"1\tx" + b"\ta\t" * (1 << 21) + b"\n"  # 8 MiB; at each of them again it took hours
     assert tsv.until(row + b"2\ta\t\n", b"a") == (row + b"2\ta\t\n", True)
+
+
+@given(rows, st.sampled_from([b"", b"a", b"1"]))
+def test_of_an_id_are_the_events_that_have_it(each: list[bytes], id: bytes) -> None:
+    place, expected = 0, []
+    for row in each:
+        if is_event(row) and row.split(b"\t")[0] == id:
+            expected.append((place, len(row)))
+        place += len(row)
+    assert list(tsv.of_id(b"".join(each), id)) == expected
+
+
+@given(events)
+def test_an_erased_row_keeps_length_and_id_and_nothing_else(event: Event) -> None:
+    row = tsv.encode(event)
+    erased = tsv.erased(event.id, len(row))
+    (left,) = tsv.decode(erased)
+    assert len(erased) == len(row)
+    assert left.id == event.id
+    assert b"erased".startswith(left.type)
+    assert left.data.strip(b" ") == b""
+    assert left.type == b"erased" or left.data == b""

@@ -1,0 +1,357 @@
+"""The files of a channel's history: their names, which of them count, and what is done to them.
+
+    orders.00000000000000000000.tsv    closed: it never changes
+    orders.00000000000268435456.tsv    closed; its name is the offset of its first byte
+    orders.00000000000536870912.tsv    the growing one, which is the last
+    orders.tsv                         a symbolic link to that, for people: no hub reads it
+
+A closed file counts up to where the next one begins. The history is the run without a gap that
+ends with the growing file: before a file that is missing, or too short, nothing counts.
+
+All calls block, and raise `OSError`.
+"""
+
+import errno
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from esource.event import MAX_ID_BYTES, time_of
+from esource.log import MARK_BYTES, NAME
+from esource.log.disk import FILE_MODE, FLAGS, birth, generation, lock, sync_folder
+from esource.rows import tsv
+from esource.rules import Rule
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".tsv"
+INDEXES = (".idx", ".ids")
+NEWEST_BYTES = 1 << 16  # at the end of a file, in which its newest default id is looked for
+LOCK_SECONDS = 5.0  # for which a command's is waited for
+_FILE = re.compile(rf"({NAME.pattern})(?:\.([0-9]{{20}}))?\{SUFFIX}")
+
+
+class Segment(NamedTuple):
+    """A closed file of a history."""
+
+    offset: int  # of its first byte
+    size: int  # bytes that count: the next file begins behind them
+    path: Path
+    late: int = 0  # bytes that a program has written behind them, since it was closed
+    modified: float = 0.0  # seconds since 1970
+    generation: str = ""  # hexadecimal digits that tell it from others of its name
+    mark_bytes: int = 0  # of a byte order mark, behind which its first row is
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte that counts."""
+        return self.offset + self.size
+
+
+class Move(NamedTuple):
+    """Rows behind a closed file that are moved; those before them have been."""
+
+    start: int  # in that file
+    stop: int
+    offset: int  # in the history, where they are then
+
+
+def parse(name: str) -> tuple[str, int | None] | None:
+    """Return the channel that a file of this name is of, and its offset; None for the one file.
+
+    None at all if it is no channel's file.
+    """
+    found = _FILE.fullmatch(name)
+    return found and (found[1], None if found[2] is None else int(found[2]))
+
+
+def plain_path(folder: Path, channel: str) -> Path:
+    """Return the path of a channel that is one file; of the link, if it is several."""
+    return folder / f"{channel}{SUFFIX}"
+
+
+def path_of(folder: Path, channel: str, offset: int) -> Path:
+    """Return the path of the segment that begins at an offset."""
+    return folder / f"{channel}.{offset:020}{SUFFIX}"
+
+
+def offsets(folder: Path, only: str | None = None) -> dict[str, list[int]]:
+    """Return the offsets of all segments, in order, by channel; or of those of one channel."""
+    found: dict[str, list[int]] = {}
+    prefix = "" if only is None else f"{only}."
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            parsed = entry.name.startswith(prefix) and parse(entry.name)
+            if parsed and parsed[1] is not None and entry.is_file(follow_symlinks=False):
+                found.setdefault(parsed[0], []).append(parsed[1])
+    for each in found.values():
+        each.sort()
+    return found
+
+
+def files(
+    folder: Path, channel: str, known: Mapping[str, list[int]] | None = None
+) -> list[tuple[int, Path]]:
+    """Return (offset, path) of each file of a channel, the oldest first; none if there is none.
+
+    All of them, also those before a gap. The one file of a channel begins at 0. With the `offsets`
+    that are `known` of a folder, that is not looked through again.
+    """
+    starts = (offsets(folder, channel) if known is None else known).get(channel, [])
+    if starts:
+        return [(start, path_of(folder, channel, start)) for start in starts]
+    plain = plain_path(folder, channel)
+    return [(0, plain)] if is_file(plain) else []
+
+
+def spans(
+    folder: Path, channel: str, known: Mapping[str, list[int]] | None = None
+) -> list[tuple[int, int | None, Path]]:
+    """Return (offset, that of the next one, path) of each of `files`; None: it is the last."""
+    found = files(folder, channel, known)
+    stops = [*(start for start, _ in found), None][1:]
+    return [(start, stop, path) for (start, path), stop in zip(found, stops, strict=True)]
+
+
+def is_last(folder: Path, channel: str, starts: Sequence[int]) -> bool:
+    """Return whether nothing speaks against it that the last of these files is the growing one.
+
+    Without any: that the channel is one file, or none.
+    """
+    try:
+        target = os.readlink(plain_path(folder, channel))
+    except OSError:  # it is no link, or is not there
+        target = ""
+    if not starts:
+        return not target
+    last = path_of(folder, channel, starts[-1])
+    with suppress(FileNotFoundError):
+        size = last.stat().st_size
+        is_linked = target in ("", last.name)
+        return is_linked and not (size and path_of(folder, channel, starts[-1] + size).exists())
+    return False
+
+
+def run(folder: Path, channel: str, starts: Sequence[int]) -> tuple[tuple[Segment, ...], str]:
+    """Return the closed files that count, in order, and what is missing before them, if it is.
+
+    `starts` are the offsets of all files, in order, the growing one last.
+    """
+    closed: list[Segment] = []
+    for start, end in zip(reversed(starts[:-1]), reversed(starts[1:]), strict=True):
+        segment, why = _closed(path_of(folder, channel, start), start, end)
+        if not segment:
+            return tuple(reversed(closed)), why
+        closed.append(segment)
+    return tuple(reversed(closed)), ""
+
+
+def _closed(path: Path, start: int, end: int) -> tuple[Segment | None, str]:
+    try:
+        fd = os.open(path, os.O_RDONLY | FLAGS)
+    except OSError as error:
+        return None, f"{path.name}: {error.strerror}"
+    try:
+        status = os.fstat(fd)
+        size, late = end - start, status.st_size - (end - start)
+        if not stat.S_ISREG(status.st_mode) or late < 0:
+            return None, f"{path.name} is {status.st_size} bytes long, and the next begins at {end}"
+        rows = os.pread(fd, min(size, MARK_BYTES), 0)
+        mark_bytes = 0 if start else len(tsv.BOM) * rows.startswith(tsv.BOM)
+        which = generation(fd, rows)
+        return Segment(start, size, path, late, status.st_mtime, which, mark_bytes), ""
+    finally:
+        os.close(fd)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file, and no link or folder, of this name."""
+    with suppress(FileNotFoundError):
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    return False
+
+
+def linked(folder: Path, channel: str) -> Path | None:
+    """Return the path to which a channel's link leads, if that may be one of its files."""
+    try:
+        target = os.readlink(plain_path(folder, channel))
+    except OSError:  # it is no link, or is not there
+        return None
+    parsed = parse(target)
+    return folder / target if parsed and parsed[0] == channel and parsed[1] is not None else None
+
+
+def are_there(folder: Path, channel: str) -> bool:
+    """Return whether there is a sign of a channel's files, which takes no look at the folder."""
+    return is_file(linked(folder, channel) or plain_path(folder, channel))
+
+
+def begin_at(folder: Path, channel: str, offset: int) -> None:
+    """Make the file of the segment that begins at an offset; its name is on disk on return.
+
+    Raises `FileExistsError`. If anything fails, there is no such file.
+    """
+    path = path_of(folder, channel, offset)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
+    try:
+        sync_folder(folder)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def link(folder: Path, channel: str, offset: int) -> None:
+    """Let the name that people know lead to the growing file. A file of that name stays."""
+    path, target = plain_path(folder, channel), path_of(folder, channel, offset).name
+    with suppress(OSError):
+        if os.readlink(path) == target:
+            return
+    with suppress(FileNotFoundError):
+        if not stat.S_ISLNK(os.lstat(path).st_mode):
+            logger.error("%s is no link, and no part of its channel; move it away", path.name)
+            return
+    new = path.with_name(f".{path.name}.link")
+    with suppress(FileNotFoundError):
+        new.unlink()
+    new.symlink_to(target)
+    new.replace(path)
+
+
+def adopt(folder: Path, channel: str) -> bool:
+    """Make the one file of a channel its first segment; return whether there was one."""
+    path = plain_path(folder, channel)
+    if not is_file(path):
+        return False
+    first = path_of(folder, channel, 0)
+    if first.exists():
+        raise FileExistsError(f"{path.name} and {first.name} are both there")
+    path.rename(first)
+    sync_folder(folder)
+    return True
+
+
+def newest(segment: Segment) -> float:
+    """Return when the newest event of a closed file came at the latest, in seconds since 1970.
+
+    That is the time of the file, and that of the greatest default id near its end.
+    """
+    size = min(segment.size, NEWEST_BYTES)
+    with reading(segment) as fd:
+        rows = os.pread(fd, size, segment.size - size) if fd >= 0 else b""
+    return max(segment.modified, (tsv.newest_micros(rows) or 0) / 1e6)
+
+
+def oldest(path: Path, begin: int, closed: float) -> float:
+    """Return since when a growing file has events, in seconds since 1970.
+
+    `begin` is where in it the first row is, and `closed` when the file before it was closed: what
+    has an older id came later all the same.
+    """
+    fd = os.open(path, os.O_RDONLY | FLAGS)
+    try:
+        row = os.pread(fd, MAX_ID_BYTES + 1, begin)
+        named = time_of(tsv.id_of(row)) if b"\t" in row else None
+        since = birth(fd) / 1e9 if named is None else named / 1e9
+    finally:
+        os.close(fd)
+    return max(since, closed)
+
+
+def removable(closed: Sequence[Segment], end: int, rule: Rule | None, now: float) -> list[Segment]:
+    """Return the closed files that a rule need not keep, the oldest first.
+
+    None from one with late rows on: these are new. `end` is that of the history, and `now` in
+    seconds since 1970.
+    """
+    found: list[Segment] = []
+    for segment in closed if rule else ():
+        assert rule
+        is_old = rule.age is not None and now - segment.modified > rule.age
+        is_old = is_old and rule.age is not None and now - newest(segment) > rule.age
+        is_beyond = rule.size is not None and end - segment.end >= rule.size
+        if segment.late or not (is_old or is_beyond):
+            break
+        found.append(segment)
+    return found
+
+
+def indexes(path: Path) -> list[Path]:
+    """Return the paths of what makes the index of a file; they need not be there."""
+    return [path.with_suffix(suffix) for suffix in INDEXES]
+
+
+def remove_index(path: Path) -> None:
+    """Remove the index of a file."""
+    for each in indexes(path):
+        each.unlink(missing_ok=True)
+
+
+def remove(segment: Segment) -> None:
+    """Remove a closed file; one that is gone is as good."""
+    remove_file(segment.path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file of rows, its index, and what was noted of it."""
+    path.unlink(missing_ok=True)
+    remove_index(path)
+    _note_path(path).unlink(missing_ok=True)
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.late")
+
+
+def note(segment: Segment, move: Move) -> None:
+    """Note on disk what is about to be moved, so that nothing is moved twice or not at all."""
+    path = _note_path(segment.path)
+    new = path.with_name(f"{path.name}.new")
+    with open(new, "w") as file:
+        file.write(f"{move.start} {move.stop} {move.offset}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def noted(segment: Segment) -> Move | None:
+    """Return what was about to be moved last; None if there is nothing."""
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        return Move(*map(int, _note_path(segment.path).read_text().split()))
+    return None
+
+
+def forget(segment: Segment) -> None:
+    """Forget what was moved: it is no longer behind the closed file."""
+    _note_path(segment.path).unlink(missing_ok=True)
+
+
+@contextmanager
+def held(segment: Segment) -> Iterator[int]:
+    """Open a closed file to change it, and keep commands away meanwhile."""
+    fd = os.open(segment.path, os.O_RDWR | FLAGS)
+    try:
+        if not lock(fd, LOCK_SECONDS):
+            raise OSError(errno.EWOULDBLOCK, "locked by another program")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def reading(segment: Segment) -> Iterator[int]:
+    """Open a closed file to read; -1 if it is gone, or shorter than it was."""
+    try:
+        fd = os.open(segment.path, os.O_RDONLY | FLAGS)
+    except FileNotFoundError:
+        yield -1
+        return
+    try:
+        yield fd if os.fstat(fd).st_size >= segment.size else -1
+    finally:
+        os.close(fd)
