@@ -92,6 +92,18 @@ def test_systemd_finds_nothing_wrong_with_the_units(systemd_hub: SystemdHub) -> 
         assert systemd_hub.machine.run(f"systemd-analyze verify /etc/esource/{unit}") == ""
 
 
+def test_a_timer_closes_and_trims_beside_the_hub(systemd_hub: SystemdHub) -> None:
+    machine = systemd_hub.machine
+    id = systemd_hub.publish("/nightly", "one coffee")
+    for kind in ("service", "timer"):
+        machine.run(f"cp /checkout/deploy/systemd/esource-trim@.{kind} /etc/systemd/system/")
+    machine.run("systemctl daemon-reload && systemctl start esource-trim@nightly.service")
+    assert systemd_hub.publish("/nightly", "two teas") > id
+    names = machine.run("cd /var/lib/esource/events && ls nightly.[0-9]*.tsv").split()
+    assert len(names) == 2
+    assert machine.run("systemd-analyze verify /etc/systemd/system/esource-trim@.timer") == ""
+
+
 def test_under_load_a_restart_refuses_nobody_and_loses_nothing(systemd_hub: SystemdHub) -> None:
     with load_on(systemd_hub, "restart") as load:
         before = systemd_hub.property("MainPID")
