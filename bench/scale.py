@@ -22,6 +22,7 @@ class Scale:
     idle: tuple[int, ...]  # subscribers that get nothing
     megabytes: tuple[int, ...]  # of a channel that is read
     searches: int  # in a channel that is mapped
+    histories: tuple[int, ...]  # megabytes of a channel in which places are looked for
     files: tuple[int, ...]  # in the folder at the start
     channels: tuple[int, ...]  # written at once
     beside: tuple[int, int]  # busy channels, and bytes of a batch, beside a lone publisher
@@ -48,6 +49,7 @@ FULL = Scale(
     idle=(100, 1000, 10_000),
     megabytes=(10, 100, 1000),
     searches=50,
+    histories=(100, 1000),
     files=(100, 1000, 10_000),
     channels=(1, 100, 1000, 10_000),
     beside=(1000, 62 << 20),
@@ -73,6 +75,7 @@ QUICK = Scale(
     idle=(1000,),
     megabytes=(50,),
     searches=50,
+    histories=(100,),
     files=(1000,),
     channels=(1, 1000),
     beside=(1000, 62 << 20),
@@ -99,6 +102,7 @@ TINY = Scale(
     idle=(20,),
     megabytes=(1,),
     searches=2,
+    histories=(10,),
     files=(20,),
     channels=(10,),
     beside=(10, 1 << 20),

@@ -30,6 +30,7 @@ SECOND = (
     "replay",
     "download",
     "resume",
+    "history",
     "start",
     "upload",
     "ingest",

@@ -117,6 +117,7 @@ class Head:
         with self.lock:
             removed = in_thread(commits(), self.view.log.tend, now, may_remove)
             self.take_in()
+        self.search(self.view.log).learn(self.view.end)
         return removed
 
     def give_way(self) -> None:
@@ -154,10 +155,12 @@ class Head:
             if self._digest and self._digest.log is not new.log:
                 self._digest = None  # which keeps the old log open, and may be going on
             self._followers.move(old.log, new.log, place)
+        self.search(new.log).grow(new.end)
 
     def advance(self, view: View) -> None:
         """Go on with the view that a commit has made. The lock must be held."""
         self._view = view
+        self.search(view.log).grow(view.end)
 
     def _place(self, old: View, new: View, search: Search) -> int:
         """Return where in a new log followers go on that have read the old one to its end.

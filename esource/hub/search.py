@@ -1,55 +1,61 @@
 """Finding places in one log: after an id, at a time, the last few, those of some types.
 
 A search reads the log in a thread, from its start, since the first occurrence of an id is what
-counts. After the first search the log is mapped in the background (see `rows.find`), so that later
-ones read only where the id can be. What is filtered from the start maps the log as it goes. It
-looks at one view: what comes meanwhile is not searched.
+counts; but only the parts that can have it, as the log knows (`Log.places`). It looks at one view:
+what comes meanwhile is not searched. The log learns in the background: after a search that had to
+read much, and as it grows.
 
 All of it is the `Work` of a client: in steps, and ended with the client.
 """
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from itertools import chain
-from operator import itemgetter
+from contextlib import suppress
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
+from esource.errors import StorageError
 from esource.event import time_of
 from esource.hub.tail import READ_BYTES, READ_ROWS
 from esource.hub.view import View, last_event
-from esource.hub.work import Work
+from esource.hub.work import STEP_SECONDS, Work
 from esource.log import Log
 from esource.rows import find, tsv
-from esource.rows.find import ZONE_BYTES, Verdict, Zone
+from esource.rows.find import ZONE_BYTES, Verdict, Wanted
 
-LEARN_BYTES = 8 * ZONE_BYTES  # not mapped: so many are worth it
+LEARN_BYTES = 8 * ZONE_BYTES  # that were read in one search: so many are worth an index
 SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache can hold
 # And where each row is looked at: what one call of the interpreter takes, nothing interrupts.
 ROWS_BYTES = 1 << 16
-TIMES_BYTES = 1 << 14  # where each row may be one of a time in any form
+PAUSE_SECONDS = STEP_SECONDS  # between two steps of learning, which nobody waits for
+
+_learning = BoundedSemaphore(1)  # of all logs together
 
 
 class Search:
-    """The places in a log, and what earlier searches have learned of it.
+    """The places in a log.
 
-    All calls block, and may raise `ClientLeft` and `StorageError`.
+    All calls block, and may raise `ClientLeft` and `StorageError`; but for `grow` and `close`.
     """
 
     def __init__(self, log: Log) -> None:
-        """Begin with nothing known."""
+        """Begin with nothing learned."""
         self.log = log
-        self._begin = log.begin
-        self._zones: list[Zone] = []
-        self._part: Zone | None = None  # of the next one: what was looked at
-        self._unmapped = 0  # how many bytes were filtered that were not mapped
-        self._is_mapping = False
+        self._learned = 0  # up to where, but for less than a zone
+        self._end = 0  # up to where it is to be learned
+        self._looked = 0  # bytes that filters have read since then
+        self._is_learning = False
         self.is_closed = False
 
     def close(self) -> None:
-        """Learn no more: nobody will ask, or rows that were to be learned of are gone."""
+        """Learn no more: nobody will ask."""
         self.is_closed = True
+
+    def grow(self, end: int) -> None:
+        """Learn what there is to be known of the rows up to an end, soon, if it is worth it."""
+        if end - self._learned >= ZONE_BYTES:
+            self.learn(end)
 
     def after(self, view: View, id: bytes, work: Work | None = None) -> tuple[int, Verdict]:
         """Return the offset where a follower goes on that has seen `id`, and how it was found.
@@ -89,10 +95,9 @@ class Search:
 
         It is the view's end if there is none.
         """
-        self._map(view.end, work)
         offset = self._find(
-            view.end, lambda zone: zone.admits_later(time),
-            lambda rows: find.later_than(rows, time), TIMES_BYTES, work,
+            view.end, Wanted(later_than=time), lambda rows: find.later_than(rows, time),
+            ROWS_BYTES, work,
         )  # fmt: skip
         return view.end if offset is None else offset
 
@@ -102,12 +107,14 @@ class Search:
         None of them is before `start`. Reads the log from its end, where such events can be.
         """
         blocks = self._backwards(start, view.end, types)
+        looked = 0
 
         def step(deadline: float, place: int, count: int) -> tuple[int, int]:
             """Return where the last events looked at begin, and how many are still wanted."""
+            nonlocal looked
             while count > 0 and place > start and time.monotonic() < deadline:
                 place, rows = next(blocks, (start, b""))
-                self._unmapped += len(rows) if types and place >= self._mapped else 0
+                looked += len(rows)
                 begin, found = tsv.last(rows, count, types)
                 place, count = place + begin, count - found
             return place, count
@@ -115,26 +122,21 @@ class Search:
         place = view.end
         while count > 0 and place > start:
             place, count = work.step(step, place, count)
-            self._note(view.end)
+        self._note(looked, view.end)
         return place
 
     def _backwards(
         self, start: int, end: int, types: frozenset[bytes]
     ) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, whole rows) from an end back to a start, where such events can be."""
-        mapped = self._mapped  # first: it looks whether the zones are still there
-        parts = (
-            (zone.offset, zone.end) for zone in reversed(self._zones) if zone.admits_types(types)
-        )
-        for offset, stop in chain([(mapped, end)], parts):
-            if stop <= start:
-                break
-            if offset < end:
-                for place, rows in self.log.backwards(min(stop, end)):
-                    first = max(offset, start)
-                    yield max(place, first), rows[max(first - place, 0) :]
-                    if place <= first:
-                        break
+        for first, stop in self.log.places(Wanted(types=types), start, end, is_backwards=True):
+            if first == stop:
+                yield first, b""
+                continue
+            for place, rows in self.log.backwards(stop):
+                yield max(place, first), rows[max(first - place, 0) :]
+                if place <= first:
+                    break
 
     def select(
         self, offset: int, end: int, types: frozenset[bytes], work: Work
@@ -148,73 +150,48 @@ class Search:
         def step(deadline: float, offset: int) -> tuple[bytes, int | None]:
             kept: list[bytes] = []
             begin, size, count = offset, 0, 0
-            while offset < end and size < READ_BYTES and count < READ_ROWS:
-                zone = self._zone_at(offset)
-                stop = min(zone.end, end) if zone else end
-                if offset == self._mapped and self._is_due(end):
-                    self._map_more(end)
-                elif zone and not zone.admits_types(types):
-                    offset = stop
-                else:
+            if offset < self.log.start:
+                return b"", None
+            for first, stop in self.log.places(Wanted(types=types), offset, end):
+                offset = first
+                while offset < stop and size < READ_BYTES and count < READ_ROWS:
                     rows = self.log.read(offset, ROWS_BYTES, stop)
                     if not rows:
                         return b"".join(kept), None if offset == begin else offset
-                    self._unmapped += 0 if zone else len(rows)
                     offset += len(rows)
+                    self._looked += len(rows)
                     kept.append(tsv.of_types(rows, types))
                     size, count = size + len(kept[-1]), count + kept[-1].count(b"\n")
-                if time.monotonic() > deadline:
-                    break
-            return b"".join(kept), offset
+                    if time.monotonic() > deadline:
+                        break
+                if offset < stop or time.monotonic() > deadline:
+                    return b"".join(kept), offset
+            return b"".join(kept), end
 
         found = work.step(step, offset)
-        self._note(end)
+        self._note(self._looked, end)
         return found
-
-    # -- the map ---------------------------------------------------------------------------
 
     def _after_id(self, view: View, id: bytes, work: Work) -> int | None:
         """Return the offset right after the first event with this id."""
         return self._find(
-            view.end, lambda zone: zone.admits_id(id), lambda rows: find.after_id(rows, id),
-            SCAN_BYTES, work,
-        )  # fmt: skip
-
-    @property
-    def _mapped(self) -> int:
-        """Up to where the log is mapped, from its begin on; that may have moved meanwhile."""
-        begin = self.log.begin
-        if begin != self._begin:
-            zones = self._zones if begin > self._begin else []
-            kept = [zone for zone in zones if zone.end > begin]
-            if kept:  # the first may have begun before: it admits too much now, never too little
-                kept[0] = kept[0]._replace(offset=max(kept[0].offset, begin))
-            self._zones, self._begin = kept, begin
-            self._part = self._part if kept else None
-        return self._zones[-1].end if self._zones else begin
+            view.end, Wanted(id=id), lambda rows: find.after_id(rows, id), SCAN_BYTES, work
+        )
 
     def _find(
-        self, end: int, admits: Callable[[Zone], bool], place_in: Callable[[bytes], int | None],
-        size: int, work: Work,
+        self, end: int, wanted: Wanted, place_in: Callable[[bytes], int | None], size: int,
+        work: Work,
     ) -> int | None:  # fmt: skip
-        """Return the first offset where `place_in` finds something, in zones that admit it.
+        """Return the first offset where `place_in` finds something, where the index admits it.
 
         `size` is how many bytes of rows it is given at a time.
         """
-        mapped = self._mapped
-
-        def places() -> Iterator[tuple[int, int]]:
-            for zone in self._zones:
-                if zone.offset >= min(mapped, end):
-                    break
-                if admits(zone):
-                    yield zone.offset, min(zone.end, end)
-            yield mapped, end
-
-        rest = places()
+        rest = self.log.places(wanted, self.log.begin, end)
+        looked = 0
 
         def step(deadline: float, offset: int, stop: int) -> tuple[int | None, int, int]:
             """Return where it was found, if it was, and where to go on; -1: nowhere."""
+            nonlocal looked
             while time.monotonic() < deadline:
                 offset = max(offset, self.log.begin)  # which may have moved meanwhile
                 rows = self.log.read(offset, size, stop) if offset < stop else b""
@@ -223,6 +200,7 @@ class Search:
                     if offset < 0:
                         break
                     continue
+                looked += len(rows)
                 found = place_in(rows)
                 if found is not None:
                     return offset + found, -1, -1
@@ -235,61 +213,45 @@ class Search:
                 found, offset, stop = work.step(step, offset, stop)
             return found
         finally:
-            self._learn(end)
+            self._note(looked, end)
 
-    def _zone_at(self, offset: int) -> Zone | None:
-        """Return the zone of the rows at an offset, if they are mapped."""
-        index = bisect_right(self._zones, offset, key=itemgetter(0)) - 1
-        zone = self._zones[index] if index >= 0 else None
-        return zone if zone and offset < zone.end else None
+    # -- the index -----------------------------------------------------------------------------
 
-    def _note(self, end: int) -> None:
-        """After a step of a filter: have the log mapped, if that has read much for want of it."""
-        if self._unmapped > LEARN_BYTES:
-            self._learn(end)
-
-    def _learn(self, end: int) -> None:
-        """For the next search, have the log mapped in the background, if much of it is not.
+    def _note(self, looked: int, end: int) -> None:
+        """After a search: learn for the next one, if it has read much.
 
         (Not during a search for an id: both would take ten times as long.)
         """
-        if end - self._mapped > LEARN_BYTES and not (self._is_mapping or self.is_closed):
-            self._is_mapping = True
-            gevent.spawn(self._map_quietly, end)
+        if looked > LEARN_BYTES:
+            self._looked = 0
+            self.learn(end)
 
-    def _map_quietly(self, end: int) -> None:
+    def learn(self, end: int) -> None:
+        """Learn what there is to be known of the rows up to an end, in the background."""
+        self._end = max(self._end, end)
+        if not (self._is_learning or self.is_closed):
+            self._is_learning = True
+            gevent.spawn(self._learn)
+
+    def _learn(self) -> None:
         try:
-            self._map(end, Work())
+            with suppress(StorageError):  # the next search meets the same, and says so
+                end = -1
+                while end < 0 or self._end - end >= ZONE_BYTES:  # it has grown meanwhile
+                    end = self._end
+                    self._learn_up_to(end)
         finally:
-            self._is_mapping = False
+            self._learned, self._is_learning = self._end, False
 
-    def _map(self, end: int, work: Work) -> None:
-        """Bring the zone map up to `end`, but for less than a zone."""
+    def _learn_up_to(self, end: int) -> None:
+        work, steps = Work(), self.log.learn(end)
 
-        def step(deadline: float) -> None:
-            """Map some rows."""
-            while time.monotonic() < deadline and self._is_due(end):
-                self._map_more(end)
+        def step(deadline: float) -> bool:
+            """Return whether there is more to learn."""
+            return any(time.monotonic() > deadline for _ in steps)
 
-        while self._is_due(end):
-            work.step(step)
-
-    def _is_due(self, end: int) -> bool:
-        """Whether there is a zone before `end` that is not mapped, but should be."""
-        return end - self._mapped >= ZONE_BYTES and not self.is_closed
-
-    def _map_more(self, end: int) -> None:
-        """Look at some rows before `end` for the next zone, for which there must be enough.
-
-        It is done in steps of works, of which no two run at once.
-        """
-        offset = self._part.end if self._part else self._mapped
-        rows = self.log.read(offset, ROWS_BYTES, end)
-        if not rows:  # the file was cut
-            self.close()
-            return
-        more = find.zone(offset, rows)
-        self._part = self._part.joined(more) if self._part else more
-        if self._part.end - self._part.offset >= ZONE_BYTES:
-            self._zones.append(self._part)
-            self._part = None
+        has_more = True
+        while has_more and not self.is_closed:
+            with _learning:
+                has_more = work.step(step)
+                gevent.sleep(PAUSE_SECONDS)

@@ -27,6 +27,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from esource.rows.find import Wanted
+
 NAME = re.compile(r"[A-Za-z0-9_-]{4,64}")  # of a channel; shorter ones are free for the hub itself
 MARK_BYTES = 1 << 12  # of the rows right before an offset, by which two logs are compared
 
@@ -183,6 +185,23 @@ class Log(Protocol):
 
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, whole rows), the last before `stop`, where a row begins, first."""
+
+    def places(
+        self, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of each part between two offsets that can have it, in order.
+
+        Where rows are not known yet, that is all of them. Some parts are empty: each step takes a
+        few milliseconds at most. What is before a part, or behind it if `is_backwards`, and in
+        none that was yielded, is not wanted.
+        """
+
+    def learn(self, stop: int) -> Iterator[None]:
+        """Learn where in the rows up to an offset something can be, for `places`.
+
+        Each step takes a few milliseconds. For one party at a time. It may be left at any step, and
+        goes on with the next call.
+        """
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went.

@@ -52,7 +52,9 @@ from esource.log import (
     settled,
 )  # fmt: skip
 from esource.log.disk import FILE_MODE, FLAGS
+from esource.log.index import Index
 from esource.rows import tsv
+from esource.rows.find import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class FileLog:
         self._reopen = reopen or (lambda: FileLog(path, fsync))
         self._is_closed = is_closed
         self._is_first = is_first
+        self._index = Index(path)
         self._fd = -1
         self._identity = (0, 0)
         self._seen = (0, 0)  # size and time of the file, when it was last looked at or written
@@ -595,6 +598,20 @@ class FileLog:
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, whole rows), the last before `stop`, where a row begins, first."""
         return reading.backwards(self, stop)
+
+    def status(self) -> os.stat_result | None:
+        """Return what the system says of the file; None if there is none."""
+        return os.fstat(self._fd) if self.exists else None
+
+    def places(
+        self, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of each part between two offsets that can have it, in order."""
+        return self._index.places(self, wanted, start, stop, is_backwards)
+
+    def learn(self, stop: int) -> Iterator[None]:
+        """Learn where in the rows up to an offset something can be."""
+        return self._index.learn(self, stop)
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from esource.errors import StorageError
 from esource.event import default_id
 from esource.log import Appended, Kept, Moved, Replaced, Summary, Written, settled
+from esource.log.index import Index
 from esource.rows import tsv
+from esource.rows.find import Wanted
 
 
 class Rows:
@@ -35,6 +37,7 @@ class MemoryLog:
         self._rows = logs.rows.setdefault(name, Rows())
         self.end = len(self._rows.content)
         self._is_busy = False
+        self._index = Index(None)
 
     @property
     def generation(self) -> str:
@@ -115,6 +118,17 @@ class MemoryLog:
         for row in reversed(self.pread(0, stop).split(b"\n")[:-1]):
             stop -= len(row) + 1
             yield stop, row + b"\n"
+
+    def status(self) -> None:
+        return None
+
+    def places(
+        self, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        return self._index.places(self, wanted, start, stop, is_backwards)
+
+    def learn(self, stop: int) -> Iterator[None]:
+        return self._index.learn(self, stop)
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         return os.write(socket_fd, self.pread(offset, size))

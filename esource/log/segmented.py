@@ -38,7 +38,9 @@ from esource.log import (
     settled,
 )  # fmt: skip
 from esource.log.file import SETTLED_SECONDS, FileLog
-from esource.log.segments import Move, Segment
+from esource.log.index import Index
+from esource.log.segments import ClosedRows, Move, Segment
+from esource.rows.find import Wanted
 from esource.rules import Rule
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class SegmentedLog:
         self._rule = rule
         self._reopen = reopen
         self._on_begun = on_begun
+        self._indexes: dict[Segment, Index] = {}
         self._not_before = 0.0  # by the monotonic clock: the next try to close the file
         self._has_others = False  # there are files that are not of this log
         self._hole = 0  # up to where a reader has found rows to be gone, since the last look
@@ -429,6 +432,43 @@ class SegmentedLog:
                 return os.pread(fd, min(size, segment.size - offset), offset) if fd >= 0 else b""
         except OSError as error:
             raise disk.storage_error("read", segment.path, error) from error
+
+    def places(
+        self, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of each part between two offsets that can have it, in order."""
+        files = self._files
+        parts = [*files.closed, None]
+        for segment in reversed(parts) if is_backwards else parts:
+            base, end = (segment.offset, segment.end) if segment else (files.base, stop)
+            first, last = max(start, base), min(stop, end)
+            if first >= last:
+                continue
+            inside = wanted, first - base, last - base, is_backwards
+            if segment:
+                some = self._index_of(segment).places(ClosedRows(segment), *inside)
+            else:
+                some = files.growing.places(*inside)
+            yield from ((base + offset, base + part_end) for offset, part_end in some)
+            yield (first, first) if is_backwards else (last, last)
+
+    def learn(self, stop: int) -> Iterator[None]:
+        """Learn where in the rows something can be, the newest first."""
+        done: set[Segment] = set()
+        while True:
+            files = self._files
+            yield from files.growing.learn(files.growing.end)
+            left = [segment for segment in files.closed if segment not in done]
+            if not left:
+                break
+            segment = left[-1]
+            yield from self._index_of(segment).learn(ClosedRows(segment), segment.size)
+            done.add(segment)
+            yield
+        self._indexes = {each: self._index_of(each) for each in self._files.closed}
+
+    def _index_of(self, segment: Segment) -> Index:
+        return self._indexes.setdefault(segment, Index(segment.path, segment.size))
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""

@@ -23,7 +23,15 @@ from typing import NamedTuple
 
 from esource.event import MAX_ID_BYTES, time_of
 from esource.log import MARK_BYTES, NAME
-from esource.log.disk import FILE_MODE, FLAGS, birth, generation, lock, sync_folder
+from esource.log.disk import (
+    FILE_MODE,
+    FLAGS,
+    birth,
+    generation,
+    lock,
+    storage_error,
+    sync_folder,
+)  # fmt: skip
 from esource.rows import tsv
 from esource.rules import Rule
 
@@ -231,6 +239,9 @@ def adopt(folder: Path, channel: str) -> bool:
     if first.exists():
         raise FileExistsError(f"{path.name} and {first.name} are both there")
     path.rename(first)
+    for old, new in zip(indexes(path), indexes(first), strict=True):
+        with suppress(FileNotFoundError):
+            old.replace(new)
     sync_folder(folder)
     return True
 
@@ -355,3 +366,30 @@ def reading(segment: Segment) -> Iterator[int]:
         yield fd if os.fstat(fd).st_size >= segment.size else -1
     finally:
         os.close(fd)
+
+
+class ClosedRows:
+    """The rows of a closed file, at offsets of its own."""
+
+    def __init__(self, segment: Segment) -> None:
+        """Begin behind a byte order mark; raises `StorageError`."""
+        self._segment = segment
+        self.begin = 0
+        if not segment.offset and self.pread(0, len(tsv.BOM)) == tsv.BOM:
+            self.begin = len(tsv.BOM)
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes at an offset; none of a file that is gone."""
+        segment = self._segment
+        try:
+            with reading(segment) as fd:
+                size = min(size, segment.size - offset)
+                return os.pread(fd, size, offset) if fd >= 0 and size > 0 else b""
+        except OSError as error:
+            raise storage_error("read", segment.path, error) from error
+
+    def status(self) -> os.stat_result | None:
+        """Return what the system says of the file; None if it is gone."""
+        with suppress(OSError):
+            return os.stat(self._segment.path, follow_symlinks=False)
+        return None

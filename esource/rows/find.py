@@ -5,19 +5,21 @@ start of the log, block by block, and its first occurrence counts: with a later 
 rows between the two could be lost to the reader.
 
     log  |-- zone --|-- zone --|-- zone --|-- less than a zone --|
-           least       least      least     not mapped: read it
+           least       least      least     not known: read it
            greatest    greatest   greatest
+           newest      newest     newest
            types       types      types
 
-A *zone* is about `ZONE_BYTES` of whole rows. Of each the map keeps the least and the greatest
-row, in the order of bytes, whether all its ids are default ids, and which types its events have,
-if those are few. An id, the first later time, or an event of a type can only stand in a zone that
-admits it. So of a channel in the order of time a search reads one zone and not the log; of any
-other it reads more, and is as right. The map is a summary of rows that never change: made when it
-is first needed, grown with the log, never stored.
+A *zone* is about `ZONE_BYTES` of whole rows. Of each is kept what its rows begin with, in the order
+of bytes, the latest time that is an id, and which types its events have, if those are few. An id,
+the first later time, or an event of a type can only stand in a zone that admits it. So of a channel
+in the order of time a search reads one zone and not the log. A zone is a summary of rows that never
+change; `log.index` makes it, and keeps it.
 """
 
 import re
+import zlib
+from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -33,6 +35,12 @@ MOST_TYPES, MOST_TYPE_BYTES = 64, 4096
 assert MAX_ID_BYTES + len(b"\t") < PREFIX_BYTES
 
 _OTHER_ID = re.compile(rb"\n(?!" + DEFAULT_ID.pattern + rb"\t)")
+# What may be a time, behind an LF: without a zone, and the zone.
+_TIME = re.compile(
+    rb"\n(\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?)?)"
+    rb"([Zz]|[+ -]\d\d(?::?\d\d)?|)\t"
+)
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
 class Verdict(str, Enum):
@@ -69,6 +77,9 @@ def later_than(rows: bytes, time: int) -> int | None:
 
     `time` is in nanoseconds since 1970.
     """
+    newest = newest_time(rows)
+    if newest is None or newest <= time:
+        return None
     bound = id_of_time(time)
     if bound is not None and is_uniform(rows):  # then the order of bytes is that of time
         offset = 0
@@ -85,7 +96,38 @@ def later_than(rows: bytes, time: int) -> int | None:
     return None
 
 
+def newest_time(rows: bytes) -> int | None:
+    """Return the latest time that is an id in whole rows, in nanoseconds since 1970.
+
+    None if there is none. A row that is no event, but begins like one, may count.
+    """
+    if is_uniform(rows):
+        newest = time_of(max(rows.split(b"\n"))[:DEFAULT_ID_BYTES])
+        if newest is not None:
+            return newest
+    found = _TIME.findall(b"\n" + rows)
+    if len({local.translate(_DIGITS) + zone for local, zone in found}) == 1:
+        newest = time_of(b"".join(max(found)))  # of one form: the order of bytes is that of time
+        if newest is not None:
+            return newest
+    times = (time_of(local + zone) for local, zone in found)
+    return max((time for time in times if time is not None), default=None)
+
+
+def hashes(rows: bytes) -> Iterator[int]:
+    """Return a checksum of 32 bits of each id in whole rows, and of some other texts."""
+    return map(zlib.crc32, [row[: row.find(b"\t")] for row in rows.split(b"\n")])
+
+
 # -- in zones ------------------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """What is looked for: all that is given must be admitted."""
+
+    id: bytes | None = None
+    later_than: int | None = None  # nanoseconds since 1970
+    types: frozenset[bytes] = frozenset()  # of events, any of them; none: of any type
 
 
 class Zone(NamedTuple):
@@ -93,50 +135,113 @@ class Zone(NamedTuple):
 
     offset: int
     end: int
-    least: bytes
-    greatest: bytes
-    is_uniform: bool  # all ids are default ids
+    checksum: int  # CRC-32
+    least: bytes  # what the least and
+    greatest: bytes  # the greatest row begin with, up to and with the tab behind the id
+    newest: int | None  # of the times that are ids, in microseconds since 1970, rounded up
     types: frozenset[bytes] | None  # of the events; None if they are too many to be kept
+
+    def admits(self, wanted: Wanted) -> bool:
+        """Return whether what is wanted can be here."""
+        return (
+            (wanted.id is None or self.admits_id(wanted.id))
+            and (wanted.later_than is None or self.admits_later(wanted.later_than))
+            and self.admits_types(wanted.types)
+        )
 
     def admits_id(self, id: bytes) -> bool:
         """Return whether an event with this id can be here."""
         start = (id + b"\t")[:PREFIX_BYTES]
-        return self.least[: len(start)] <= start <= self.greatest
+        return self.least <= start <= self.greatest
 
     def admits_later(self, time: int) -> bool:
         """Return whether an id here can be a time after `time`, in nanoseconds since 1970."""
-        bound = id_of_time(time)
-        return not self.is_uniform or bound is None or self.greatest[: len(bound)] > bound
+        return self.newest is not None and self.newest * 1000 > time
 
     def admits_types(self, types: frozenset[bytes]) -> bool:
         """Return whether an event of one of these types can be here; without types, of any."""
         return not types or self.types is None or not self.types.isdisjoint(types)
 
     def joined(self, other: "Zone") -> "Zone":
-        """Return the zone of these rows and of those of the zone right behind them."""
+        """Return the zone of these rows and of those of the zone right behind them.
+
+        The checksum is that of the other.
+        """
         types = None if self.types is None or other.types is None else self.types | other.types
+        times = [time for time in (self.newest, other.newest) if time is not None]
         return Zone(
             self.offset,
             other.end,
+            other.checksum,
             min(self.least, other.least),
             max(self.greatest, other.greatest),
-            self.is_uniform and other.is_uniform,
+            max(times, default=None),
             types and _few(types),
         )
 
+    def fields(self) -> list[object]:
+        """Return all of it as JSON has it: bytes are Latin-1."""
+        types = self.types
+        return [
+            self.offset, self.end, self.checksum, self.least.decode("latin-1"),
+            self.greatest.decode("latin-1"), self.newest,
+            None if types is None else sorted(type.decode("latin-1") for type in types),
+        ]  # fmt: skip
 
-def zone(offset: int, rows: bytes) -> Zone:
-    """Return the zone of whole rows, at least one, that begin at an offset."""
+    @classmethod
+    def of(cls, fields: list[object]) -> "Zone":
+        """Return what `fields` has returned; raises `ValueError` for anything else."""
+        match fields:
+            case [
+                int(offset), int(end), int(checksum), str(least), str(greatest),
+                int() | None as newest, list() | None as types,
+            ] if 0 <= offset < end:  # fmt: skip
+                ends = least.encode("latin-1"), greatest.encode("latin-1")
+                kept = None if types is None else frozenset(map(_latin_1, types))
+                return cls(offset, end, checksum, *ends, newest, kept)
+        raise ValueError("no zone")
+
+
+def _latin_1(type: object) -> bytes:
+    if not isinstance(type, str):
+        raise ValueError("no type")
+    return type.encode("latin-1")
+
+
+def zone(offset: int, rows: bytes, checksum: int = 0) -> Zone:
+    """Return the zone of whole rows, at least one, that begin at an offset.
+
+    Its checksum goes on from that of the rows before them.
+    """
     each = rows.split(b"\n")
     each.pop()
+    newest = newest_time(rows)
     return Zone(
         offset,
         offset + len(rows),
-        min(each)[:PREFIX_BYTES],
-        max(each)[:PREFIX_BYTES],
-        is_uniform(rows),
+        zlib.crc32(rows, checksum),
+        _beginning(min(each)),
+        _beginning(max(each)),
+        None if newest is None else -(-newest // 1000),
         _few(frozenset(tsv.types(rows))),
     )
+
+
+def rises(zones: list[Zone], before: bytes = b"") -> bool:
+    """Return whether at most one of these zones, or one that ends with `before`, admits an id.
+
+    Or, of an id that stands where two zones meet, two.
+    """
+    for zone in zones:
+        if zone.least < before:
+            return False
+        before = zone.greatest
+    return True
+
+
+def _beginning(row: bytes) -> bytes:
+    """Return what is kept of a row."""
+    return row[: row.find(b"\t") + 1 or None][:PREFIX_BYTES]
 
 
 def _few(types: frozenset[bytes]) -> frozenset[bytes] | None:

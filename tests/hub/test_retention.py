@@ -161,7 +161,7 @@ def test_what_comes_back_counts_within_a_look_and_a_gap_is_named(years: Years) -
     years.wait(60)
     assert log.start == int(files[2].name.split(".")[1])
     [gap] = years.logs.gaps()
-    assert gap.startswith("orders: ")
+    assert gap.startswith("orders")
     assert files[1].name in gap or files[0].name in gap
     assert years.channel("orders").after(years.channel("orders").view, b"x")[2] is Verdict.TRIMMED
     away.rename(files[1])

@@ -142,7 +142,7 @@ def test_a_look_at_the_folder_says_what_is_to_be_done_and_opens_nothing(tmp_path
     folder = Folder(tmp_path, rules=rules)
     assert sorted(folder.due(time.time())) == ["aged", "full", "late", "more"]
     assert folder.removable(time.time()) == (2, 10 + (2 << 20))
-    assert [gap.partition(" ")[0] for gap in folder.gaps()] == ["gone"]
+    assert [gap.partition(":")[0] for gap in folder.gaps()] == ["gone"]
     (tmp_path / f"fine.{10:020}.tsv").unlink()
     assert "fine" in folder.due(time.time())
     assert "fine" not in folder.due(time.time())

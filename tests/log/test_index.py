@@ -1,0 +1,280 @@
+"""The index of a file: when it is believed, what it costs, and that it may be lost at any time."""
+
+import hashlib
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from esource.event import default_id
+from esource.log import Log, index, segments
+from esource.log.folder import Folder
+from esource.log.index import Index
+from esource.log.segments import ClosedRows, Segment
+from esource.rows.find import Wanted
+from esource.rules import Rule
+
+ROWS = [b"%03d\t\tx\n" % n for n in range(100)]  # which rise
+MIXED = [b"%03d\t\tx\n" % (n * 37 % 101) for n in range(100)]
+RULE = [Rule("*", segment=400)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_zones() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "ZONE_BYTES", 50)
+        patch.setattr(index, "ROWS_BYTES", 20)
+        patch.setattr(index, "FEW", 2)
+        patch.setattr(index, "MANY", 4)
+        yield
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "orders.tsv"
+    path.write_bytes(b"".join(ROWS))
+    return path
+
+
+def learned(log: Log) -> Log:
+    for _ in log.learn(log.end):
+        pass
+    return log
+
+
+def opened(path: Path) -> Log:
+    return Folder(path.parent, "never").open("orders")
+
+
+def looked_at(log: Log, id: bytes) -> int:
+    """Return in how many bytes an id can be."""
+    return sum(end - offset for offset, end in log.places(Wanted(id=id), log.begin, log.end))
+
+
+def is_known(log: Log) -> bool:
+    return looked_at(log, b"050") < 120 < log.end
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [orjson.loads(line)[1] for line in path.with_suffix(".idx").read_bytes().splitlines()]
+
+
+# -- a file that grows ---------------------------------------------------------------------
+
+
+def test_what_was_learned_is_known_after_a_start(path: Path) -> None:
+    assert not is_known(opened(path))
+    learned(opened(path))
+    assert is_known(opened(path))
+    assert not list(path.parent.glob("*.ids")), "where ids rise the zones tell them apart"
+
+
+def test_a_file_that_has_grown_has_a_line_more_for_each_zone(path: Path) -> None:
+    log = learned(opened(path))
+    before = path.with_suffix(".idx").read_bytes()
+    log.append(None, [b"100\t\tx\n"])
+    learned(log)
+    assert path.with_suffix(".idx").read_bytes() == before, "less than a zone"
+    log.append(None, [b"%03d\t\tx\n" % n for n in range(101, 120)])
+    learned(log)
+    after = path.with_suffix(".idx").read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == before.count(b"\n") + 3
+    assert looked_at(opened(path), b"110") < 120
+
+
+def test_an_index_is_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "ZONE_BYTES", 1 << 20)
+    monkeypatch.setattr(index, "ROWS_BYTES", 1 << 16)
+    row = b"\torder\t%b\n" % (b"x" * 65)
+    path.write_bytes(b"".join(default_id(n) + row for n in range(40_000)))
+    learned(opened(path))
+    assert path.with_suffix(".idx").stat().st_size < path.stat().st_size / 4000
+
+
+@pytest.mark.parametrize(
+    "change", ["another file", "copied", "other last rows", "cut", "as before and longer"]
+)
+def test_an_index_of_other_rows_is_not_believed_and_made_again(path: Path, change: str) -> None:
+    learned(opened(path))
+    content = path.read_bytes()
+    if change in ("another file", "copied"):
+        (path.parent / "other").write_bytes(
+            content if change == "copied" else content.replace(b"x", b"y")
+        )
+        (path.parent / "other").replace(path)
+    elif change == "other last rows":
+        with path.open("r+b") as file:
+            file.seek(-60, os.SEEK_END)  # in the last zone
+            file.write(b"y")
+    elif change == "cut":
+        os.truncate(path, 350)
+    else:
+        with path.open("ab") as file:
+            file.write(b"1\t\tx\n")
+    log = opened(path)
+    assert is_known(log) == (change == "as before and longer")
+    assert is_known(learned(log))
+    assert is_known(opened(path))
+
+
+def test_an_index_that_another_has_replaced_is_left_alone(path: Path) -> None:
+    old = opened(path)
+    steps = old.learn(old.end)
+    for _ in range(10):
+        next(steps)
+    path.replace(path.with_name("moved"))
+    path.write_bytes(b"".join(MIXED))
+    learned(opened(path))
+    after = path.with_suffix(".idx").read_bytes()
+    for _ in steps:
+        pass
+    assert path.with_suffix(".idx").read_bytes() == after
+    assert is_known(old)
+
+
+def test_where_ids_do_not_rise_their_hashes_tell_zones_apart(path: Path) -> None:
+    path.write_bytes(b"".join(MIXED))
+    log = learned(opened(path))
+    for each in (log, opened(path)):
+        assert looked_at(each, b"050") < 200, "the zone, and those that are not hashed yet"
+        assert looked_at(each, b"xyz") < 120, "an id that is not there"
+    blocks = [line["ids"] for line in lines(path) if "ids" in line]
+    assert [block[1] for block in blocks].count(4) == 3  # type: ignore[index]
+    path.with_suffix(".ids").unlink()
+    log = opened(path)
+    assert looked_at(log, b"050") > 500, "hashes that are gone say nothing"
+    assert looked_at(learned(log), b"050") < 200
+    assert looked_at(opened(path), b"050") < 200
+
+
+@contextmanager
+def full_disk(left: int) -> Iterator[None]:
+    """Let no file of this process become longer than so many bytes, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("left", [0, 250, 700])
+@pytest.mark.parametrize("rows", [ROWS, MIXED])
+def test_what_cannot_be_stored_is_known_in_memory(path: Path, left: int, rows: list[bytes]) -> None:
+    path.write_bytes(b"".join(rows))
+    with full_disk(left):
+        log = learned(opened(path))
+    assert looked_at(log, b"999") == looked_at(log, b"") < log.end
+    assert is_known(log) == (rows is ROWS)  # there are no hashes
+    assert is_known(learned(opened(path))), "with room for it, all of it is stored"
+    assert is_known(opened(path))
+
+
+def test_a_line_that_was_damaged_is_not_believed(path: Path) -> None:
+    learned(opened(path))
+    target = path.with_suffix(".idx")
+    target.write_bytes(target.read_bytes().replace(b'"048\\t"', b'"052\\t"'))
+    log = opened(path)
+    assert 300 < looked_at(log, b"050") < log.end, "what stands before it is"
+    assert is_known(learned(log))
+
+
+@pytest.mark.parametrize("foreign", ["folder", "fifo", "link", "no json", "huge"])
+def test_a_foreign_index_is_no_error(path: Path, foreign: str) -> None:
+    target = path.with_suffix(".idx")
+    if foreign == "folder":
+        target.mkdir()
+    elif foreign == "fifo":
+        os.mkfifo(target)
+    elif foreign == "link":
+        target.symlink_to("/dev/zero")
+    elif foreign == "no json":
+        target.write_bytes(b"\xff\x00[[[" * 100 + b"\n")
+    else:
+        with target.open("wb") as file:
+            file.truncate(1 << 40)
+    log = opened(path)
+    assert looked_at(log, b"050") == log.end
+    assert is_known(learned(log))
+    assert is_known(opened(path)) == (foreign != "folder")
+
+
+# -- closed files --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """Return the first of two segments, of which all is learned."""
+    for offset, rows in ((0, MIXED), (len(b"".join(MIXED)), ROWS)):
+        segments.path_of(tmp_path, "orders", offset).write_bytes(b"".join(rows))
+    learned(opened(tmp_path / "orders.tsv"))
+    return segments.path_of(tmp_path, "orders", 0)
+
+
+def known_parts(path: Path, id: bytes | None = b"xyz", *types: bytes) -> int:
+    """Return how many bytes of a closed file can have an id, as is known after a start."""
+    size, wanted = path.stat().st_size, Wanted(id=id, types=frozenset(types))
+    rows = ClosedRows(Segment(0, size, path))
+    return sum(end - start for start, end in Index(path, size).places(rows, wanted, 0, size))
+
+
+def test_of_a_closed_file_all_is_known_and_its_digest(closed: Path) -> None:
+    head, *zones = lines(closed)
+    assert head["sha256"] == hashlib.sha256(closed.read_bytes()).hexdigest()
+    assert head["zones"] == len(zones) == 13
+    assert head["size"] == closed.stat().st_size
+    assert known_parts(closed) == 0
+    assert known_parts(closed, b"050") < 120
+
+
+def test_a_copy_with_its_times_is_believed_and_any_other_is_not(closed: Path) -> None:
+    copy = closed.parent / "copy"
+    shutil.copytree(closed.parent, copy, symlinks=True)  # as `rsync -a` does
+    assert known_parts(copy / closed.name) == 0
+    os.utime(copy / closed.name)
+    assert known_parts(copy / closed.name) == closed.stat().st_size
+    learned(opened(copy / "orders.tsv"))
+    assert known_parts(copy / closed.name) == 0
+    closed.with_suffix(".idx").rename(copy / closed.with_suffix(".idx").name)
+    assert known_parts(copy / closed.name) == closed.stat().st_size
+
+
+def test_a_summary_is_enough_where_a_file_does_not_have_it(closed: Path) -> None:
+    path = closed.with_suffix(".idx")
+    path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\n")  # its zones are gone
+    assert known_parts(closed, None, b"other type") == 0
+    assert known_parts(closed, b"050") == closed.stat().st_size
+
+
+def test_what_was_learned_of_a_file_that_grows_is_kept_when_it_is_closed(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "never", RULE)
+    log = folder.open("orders")
+    for row in MIXED[:50]:
+        log.append(None, [row])
+        learned(log)
+    assert len(list(tmp_path.glob("*.idx"))) == 1
+    log.append(None, [b"".join(MIXED[50:])])
+    first = segments.path_of(tmp_path, "orders", 0)
+    assert "inode" in lines(first)[0]
+    learned(log)
+    assert lines(first)[0]["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
+    assert looked_at(log, b"050") < 120
+
+
+def test_a_channel_that_gets_a_rule_keeps_its_index_and_loses_it_with_its_files(
+    path: Path,
+) -> None:
+    learned(opened(path))
+    Folder(path.parent, "never", RULE).open("orders")
+    assert not path.with_suffix(".idx").exists()
+    first = segments.path_of(path.parent, "orders", 0)
+    size = first.stat().st_size
+    assert "inode" in lines(first)[0]
+    segments.remove(Segment(0, size, first))
+    assert not list(path.parent.glob("*.id*"))
