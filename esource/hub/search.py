@@ -10,7 +10,6 @@ All of it is the `Work` of a client: in steps, and ended with the client.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -235,13 +234,15 @@ class Search:
 
     def _learn(self) -> None:
         try:
-            with suppress(StorageError):  # the next search meets the same, and says so
-                end = -1
-                while end < 0 or self._end - end >= ZONE_BYTES:  # it has grown meanwhile
-                    end = self._end
-                    self._learn_up_to(end)
+            is_due = True
+            while is_due:
+                self._learned = self._end
+                self._learn_up_to(self._learned)
+                is_due = self._end - self._learned >= ZONE_BYTES  # it has grown meanwhile
+        except StorageError:
+            pass  # the next search meets the same, and says so
         finally:
-            self._learned, self._is_learning = self._end, False
+            self._is_learning = False
 
     def _learn_up_to(self, end: int) -> None:
         work, steps = Work(), self.log.learn(end)
