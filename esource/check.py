@@ -21,6 +21,7 @@ from esource.log import Moved, disk, erasures, reading, segments
 from esource.log.disk import FLAGS
 from esource.log.file import SETTLED_SECONDS, FileLog
 from esource.log.folder import channel_names
+from esource.log.index import Index, OpenRows
 from esource.rows import tsv
 
 LOOK_SECONDS = 0.1  # until what looks wrong is looked at again
@@ -138,6 +139,10 @@ def _check(
                     yield Finding(path.name, line, *wrong)
             end = offset + len(rows)
             progress(path, end, stop)
+        begin = len(tsv.BOM) if is_first and os.pread(fd, len(tsv.BOM), 0) == tsv.BOM else 0
+        for zone in Index(path, size).changed(OpenRows(fd, begin)):
+            text = f"MiB {zone.offset >> 20} (bytes {zone.offset} to {zone.end}) is not as it was"
+            yield Finding(path.name, 0, "changed", f"{text} when it was indexed")
         if torn := stop - end if size is not None else _torn(fd, end):
             text = f"the last row has no end; {torn} bytes are torn"
             yield Finding(path.name, line + 1, "torn", text)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from esource.check import check
+from esource.log.folder import Folder
+from esource.rules import Rule
 from tests.harness import Hub, Publishers
 
 GOOD = b"2020-01-01T00:00:00.000001Z\t\ta\n2020-01-01T00:00:00.000002Z\t\tb\nmine\t\tc\n"
@@ -305,3 +307,37 @@ def test_a_terminal_is_told_how_far_a_large_file_has_been_read(tmp_path: Path) -
     assert len(percents) > 50
     assert percents == sorted(set(percents))
     assert percents[-1] == 100
+
+
+@pytest.mark.parametrize("rules", [[], [Rule("*", segment=3 << 20)]], ids=["a file", "segments"])
+def test_a_byte_that_has_changed_is_found_in_its_mib_and_nothing_is_written(
+    tmp_path: Path, rules: list[Rule]
+) -> None:
+    row = b"\t\t" + b"x" * 1000 + b"\n"
+    log = Folder(tmp_path, "never", rules).open("orders")
+    for start in range(0, 6400, 3200):
+        log.append(None, [b"".join(b"%05d" % n + row for n in range(start, start + 3200))])
+    for _ in log.learn(log.end):
+        pass
+    assert kinds(tmp_path) == []
+    path = sorted(tmp_path.glob("orders.[0-9]*.tsv" if rules else "orders.tsv"))[0]
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek((3 << 19) + 100)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(b"y" if byte == b"x" else b"x")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    files = {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()}
+    assert [(f.file, f.kind) for f in check(tmp_path, "orders")] == [(path.name, "changed")]
+    assert "MiB 1 " in next(check(tmp_path, "orders")).text
+    assert {e.name: e.read_bytes() for e in tmp_path.iterdir() if e.is_file()} == files
+    index = path.with_suffix(".idx")
+    index.write_bytes(index.read_bytes()[:-20] + b"not an index at all\n")
+    torn = index.read_bytes()
+    list(check(tmp_path, "orders"))
+    assert index.read_bytes() == torn
+
+
+def kinds(folder: Path) -> list[str]:
+    return [finding.kind for finding in check(folder, "orders")]

@@ -33,7 +33,10 @@ def test_the_version_is_printed(word: str) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("check", ("[--json]", "torn", "malformed", "order", "repeated", "gap", "ESOURCE_DIR")),
+        (
+            "check",
+            ("[--json]", "torn", "malformed", "order", "repeated", "changed", "gap", "ESOURCE_DIR"),
+        ),
         ("rotate", ("CHANNEL", "--dir", "on disk", "esource rotate orders")),
         (
             "trim",

@@ -16,6 +16,7 @@ Read all channel files of DIR and say, a line each, what is wrong with them:
   malformed  a row is no event: it has fewer than two tabs
   order      a default id is not greater than one before it
   repeated   an id stands there twice
+  changed    rows are not those that the index was made of: a disk's error, or an editor
   gap        a segment is missing or too short: the history begins after it
   late       a program has written into a segment after it was closed
   link       CHANNEL.tsv does not lead to the segment that grows

@@ -128,6 +128,20 @@ class Index:
         if not is_backwards and end < stop:
             yield max(end, start), stop
 
+    def changed(self, rows: Rows) -> Iterator[Zone]:
+        """Yield the zones whose rows are not those that the index was made of. Reads all of them.
+
+        None without an index that is believed. Writes nothing; raises `OSError`.
+        """
+        known = self._load(rows)
+        try:
+            zones = self.closed_zones(known) if known.all else known.zones
+        except (OSError, *_BAD):
+            return
+        for zone in zones:
+            if crc32(rows.pread(zone.offset, zone.end - zone.offset)) != zone.checksum:
+                yield zone
+
     def _excluded(self, known: _Known, id: bytes) -> set[int]:
         """Return the numbers of zones that do not have an id, as its hash says."""
         excluded: set[int] = set()
@@ -395,6 +409,23 @@ def _copied(known: _Known, first: int, count: int, ids: Ids) -> Block | None:
 
 
 # -- files ---------------------------------------------------------------------------------
+
+
+class OpenRows:
+    """The rows of a file that is open."""
+
+    def __init__(self, fd: int, begin: int) -> None:
+        """`begin` is the offset of the first row."""
+        self.begin = begin
+        self._fd = fd
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes at `offset`. Raises `OSError`."""
+        return os.pread(self._fd, size, offset)
+
+    def status(self) -> os.stat_result:
+        """Return what the system says of the file."""
+        return os.fstat(self._fd)
 
 
 def _size_and_time(status: os.stat_result) -> tuple[int, int]:
