@@ -124,8 +124,8 @@ def learn(home: Path, megabytes: int) -> None:
 
         def is_quiet() -> bool:
             nonlocal seen, since
-            *closed, _ = sorted((home / "events").glob("*.tsv"))
-            indexes = [path.with_suffix(".idx") for path in closed]
+            parts = sorted((home / "events").glob(f"{CHANNEL}.[0-9]*.tsv"))
+            indexes = [path.with_suffix(".idx") for path in parts[:-1]]
             size = sum(path.stat().st_size for path in (home / "events").glob("*.id?"))
             is_done = all(path.exists() and b'"all"' in path.read_bytes() for path in indexes)
             if size != seen or not is_done:

@@ -20,7 +20,7 @@ from bench.publishers import request
 from bench.servers import GEVENT, HUB, HUB_WITHOUT_COUNTING, Server, place
 from tests.harness import ROOT, do_without, needs
 
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 300
 FIRST = (
     "seed", "publish", "crowd", "channels", "nginx", "pipelined", "beside", "fan-out", "tail",
     "idle", "counting",

@@ -152,8 +152,8 @@ def test_half_a_row_that_stays_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 @pytest.mark.parametrize("command", ["rotate", "join"])
 def test_what_root_makes_belongs_to_who_owned_it(tmp_path: Path, command: str) -> None:
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
+    for above in tmp_path.parents[:-2]:  # that user has to get there
+        above.chmod(above.stat().st_mode | 0o011)
     os.chown(tmp_path, 65534, 65534)
     paths = in_segments(tmp_path, ONE, TWO)
     for path in paths:
