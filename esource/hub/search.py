@@ -28,6 +28,8 @@ SCAN_BYTES = 1 << 18  # of rows searched at a time, which the processor's cache 
 # And where each row is looked at: what one call of the interpreter takes, nothing interrupts.
 ROWS_BYTES = 1 << 16
 PAUSE_SECONDS = STEP_SECONDS  # between two steps of learning, which nobody waits for
+BUSY_PAUSE_SECONDS = 9 * STEP_SECONDS  # likewise, while the log is published to
+BUSY_SECONDS = 10.0  # that long after a commit, it still is
 
 _learning = BoundedSemaphore(1)  # of all logs together
 
@@ -41,6 +43,7 @@ class Search:
     def __init__(self, log: Log) -> None:
         """Begin with nothing learned."""
         self.log = log
+        self._grown = -BUSY_SECONDS  # when it was published to last, by the monotonic clock
         self._learned = 0  # up to where, but for less than a zone
         self._end = 0  # up to where it is to be learned
         self._looked = 0  # bytes that filters have read since then
@@ -53,6 +56,7 @@ class Search:
 
     def grow(self, end: int) -> None:
         """Learn what there is to be known of the rows up to an end, soon, if it is worth it."""
+        self._grown = time.monotonic()
         if end - self._learned >= ZONE_BYTES:
             self.learn(end)
 
@@ -255,4 +259,5 @@ class Search:
         while has_more and not self.is_closed:
             with _learning:
                 has_more = work.step(step)
-                gevent.sleep(PAUSE_SECONDS)
+                is_busy = time.monotonic() - self._grown < BUSY_SECONDS
+                gevent.sleep(BUSY_PAUSE_SECONDS if is_busy else PAUSE_SECONDS)
