@@ -17,6 +17,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -24,6 +25,7 @@ from zlib import crc32
 from esource.log import disk
 
 ZONES = 256  # as many as a byte can count
+RUN = 4096  # hashes that are sorted at a time: a millisecond
 NEAR = 2048  # hashes on both sides of the place where one should be
 FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 assert array("I").itemsize == 4
@@ -51,22 +53,24 @@ class Hashes:
     """The hashes of a block that is being made."""
 
     def __init__(self) -> None:
-        self._runs: list[array[int]] = []  # of a zone each, in order: hash, and number of the zone
+        self._runs: list[array[int]] = []  # each in order: hash, and number of the zone
 
-    def add(self, hashes: Iterable[int]) -> None:
-        """Add those of the next zone."""
-        number = len(self._runs)
-        self._runs.append(array("Q", sorted({each << 8 | number for each in hashes})))
+    def add(self, number: int, hashes: Iterable[int]) -> Iterator[None]:
+        """Add those of a zone, a run at a time."""
+        rest = iter(hashes)
+        while run := list(islice(rest, RUN)):
+            self._runs.append(array("Q", sorted([each << 8 | number for each in run])))
+            yield
 
     def sorted(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield some hashes of all zones, in order, and the numbers of their zones."""
+        """Yield some hashes of all runs, in order, and the numbers of their zones."""
         starts = [0] * len(self._runs)
         for byte in range(256):  # the first one of a hash: one list would take long to sort
             both: list[int] = []
-            for number, run in enumerate(self._runs):
-                stop = bisect_left(run, (byte + 1) << 32, starts[number])
-                both += run[starts[number] : stop]
-                starts[number] = stop
+            for place, run in enumerate(self._runs):
+                stop = bisect_left(run, (byte + 1) << 32, starts[place])
+                both += run[starts[place] : stop]
+                starts[place] = stop
             both.sort()
             numbers = bytes([each & 255 for each in both])
             yield array("I", [each >> 8 for each in both]).tobytes(), numbers

@@ -48,6 +48,9 @@ FORM = f"esource index 1, {sys.byteorder} endian"
 ROWS_BYTES = 1 << 16  # of rows that are looked at in one step
 PIECE_BYTES = 1 << 20  # likewise, of what is only summed up, which does not hold the interpreter
 FEW, MANY = 8, 128  # zones whose ids are one block: at first, and once there are so many
+# Of a zone have hashes, on average of a block: they take 5 bytes each, which rows of less than 32 are
+# not worth; and 8 in memory while a block is made.
+MOST_IDS = ZONE_BYTES >> 5
 HEAD_BYTES = 1 << 20  # in which the first line ends
 _BAD = (ValueError, TypeError, KeyError, IndexError, OverflowError)  # what an index says
 
@@ -366,12 +369,13 @@ def _next_zone(known: _Known, rows: Rows, stop: int) -> Generator[None, None, Zo
 def _unclear(zones: list[Zone], count: int) -> Iterator[tuple[int, list[Zone]]]:
     """Yield runs of so many zones, and the number of the first, which do not tell ids apart.
 
-    Of all others, taken together, one zone admits an id.
+    Of all others, taken together, one zone admits an id, or they are of too many ids.
     """
     top = b""
     for first in range(0, len(zones), count):
         some = zones[first : first + count]
-        if not find.rises(some, top):
+        are_few = sum(zone.rows for zone in some) <= MOST_IDS * len(some)
+        if are_few and not find.rises(some, top):
             yield first, some
         top = max([top, *(zone.greatest for zone in some)])
 
@@ -381,7 +385,7 @@ def _block(
 ) -> Generator[None, None, Block | None]:
     """Put the hashes of the ids in some zones on disk; return the block, None of rows gone."""
     hashes = Hashes()
-    for zone in zones:
+    for number, zone in enumerate(zones):
         offset, of_zone = zone.offset, set[int]()
         while offset < zone.end:
             some = reading.read(rows, offset, ROWS_BYTES, zone.end)
@@ -390,7 +394,8 @@ def _block(
             of_zone.update(find.hashes(some))
             offset += len(some)
             yield
-        hashes.add(of_zone)
+        for _ in hashes.add(number, of_zone):
+            yield
     parts = []
     for part in hashes.sorted():
         parts.append(part)

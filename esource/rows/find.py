@@ -135,6 +135,7 @@ class Zone(NamedTuple):
 
     offset: int
     end: int
+    rows: int  # how many
     checksum: int  # CRC-32
     least: bytes  # what the least and
     greatest: bytes  # the greatest row begin with, up to and with the tab behind the id
@@ -172,6 +173,7 @@ class Zone(NamedTuple):
         return Zone(
             self.offset,
             other.end,
+            self.rows + other.rows,
             other.checksum,
             min(self.least, other.least),
             max(self.greatest, other.greatest),
@@ -183,7 +185,7 @@ class Zone(NamedTuple):
         """Return all of it as JSON has it: bytes are Latin-1."""
         types = self.types
         return [
-            self.offset, self.end, self.checksum, self.least.decode("latin-1"),
+            self.offset, self.end, self.rows, self.checksum, self.least.decode("latin-1"),
             self.greatest.decode("latin-1"), self.newest,
             None if types is None else sorted(type.decode("latin-1") for type in types),
         ]  # fmt: skip
@@ -193,12 +195,12 @@ class Zone(NamedTuple):
         """Return what `fields` has returned; raises `ValueError` for anything else."""
         match fields:
             case [
-                int(offset), int(end), int(checksum), str(least), str(greatest),
+                int(offset), int(end), int(count), int(checksum), str(least), str(greatest),
                 int() | None as newest, list() | None as types,
             ] if 0 <= offset < end:  # fmt: skip
                 ends = least.encode("latin-1"), greatest.encode("latin-1")
                 kept = None if types is None else frozenset(map(_latin_1, types))
-                return cls(offset, end, checksum, *ends, newest, kept)
+                return cls(offset, end, count, checksum, *ends, newest, kept)
         raise ValueError("no zone")
 
 
@@ -219,6 +221,7 @@ def zone(offset: int, rows: bytes, checksum: int = 0) -> Zone:
     return Zone(
         offset,
         offset + len(rows),
+        len(each),
         zlib.crc32(rows, checksum),
         _beginning(min(each)),
         _beginning(max(each)),
