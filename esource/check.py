@@ -139,7 +139,7 @@ def _check(
                     yield Finding(path.name, line, *wrong)
             end = offset + len(rows)
             progress(path, end, stop)
-        begin = len(tsv.BOM) if is_first and os.pread(fd, len(tsv.BOM), 0) == tsv.BOM else 0
+        begin = tsv.mark_bytes(os.pread(fd, len(tsv.BOM), 0)) if is_first else 0
         for zone in Index(path, size).changed(OpenRows(fd, begin)):
             text = f"MiB {zone.offset >> 20} (bytes {zone.offset} to {zone.end}) is not as it was"
             yield Finding(path.name, 0, "changed", f"{text} when it was indexed")

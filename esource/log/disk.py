@@ -18,6 +18,7 @@ from esource.errors import StorageError, StorageFull
 FLAGS = os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16
+LOCK_SECONDS = 5.0  # for which a file's lock is waited for: it is held for a sync or two
 LOCK_POLL_SECONDS = 0.005
 AT_EMPTY_PATH, STATX_BTIME = 0x1000, 0x800  # of Linux
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # what a file says that may only be read

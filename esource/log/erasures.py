@@ -70,8 +70,7 @@ def find(folder: Path, channel: str, id: bytes) -> Iterator[Erasure]:
             status = os.fstat(fd)
             length = status.st_size if stop is None else stop - start
             for offset, rows in reading.stretches(fd, length):
-                is_marked = not (start or offset) and rows.startswith(tsv.BOM)
-                begin = len(tsv.BOM) if is_marked else 0
+                begin = 0 if start or offset else tsv.mark_bytes(rows)
                 for place, size in tsv.of_id(rows[begin:], id):
                     at = begin + place
                     is_done = rows[at : at + size] == tsv.erased(id, size)

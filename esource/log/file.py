@@ -62,7 +62,6 @@ TORN = "the last row had no end (a torn write)"
 FAILED = "an append has failed"
 GROWN_BYTES = 1 << 20  # by so many a file may have grown and still be appended to unasked
 SHIFT_BYTES = 1 << 26  # of others' rows that are put behind ours, in memory
-LOCK_SECONDS = 5.0  # for which the lock of a command is waited for: it is held for a sync or two
 SETTLED_SECONDS = 1.0  # after which half a row that has not grown is torn
 POLL_SECONDS = 0.01  # between looks at one that may grow
 
@@ -240,7 +239,7 @@ class FileLog:
         self._is_busy = True
         written: Written | Appended | Moved | None = None
         try:
-            if not self._lock(LOCK_SECONDS):
+            if not self._lock(disk.LOCK_SECONDS):
                 raise self._locked_away()
             written = self._write(expected, blocks, least)
             return written
@@ -272,7 +271,7 @@ class FileLog:
         """Keep appends and commands away meanwhile. Blocks; raises `StorageError`."""
         self._hold()
         try:
-            if not self._lock(LOCK_SECONDS):
+            if not self._lock(disk.LOCK_SECONDS):
                 raise self._locked_away()
             yield
         finally:
@@ -411,7 +410,7 @@ class FileLog:
 
     def _create(self) -> None:
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
-        if not self._lock(LOCK_SECONDS):  # a command that looks at it finds no rows
+        if not self._lock(disk.LOCK_SECONDS):  # a command that looks at it finds no rows
             raise self._locked_away()
 
     def _cut_back(self, end: int, written: int, theirs: bytes, cause: BaseException | None) -> None:

@@ -148,12 +148,6 @@ class Folder:
             return []
         return self._names[1]
 
-    def files(self) -> list[Path]:
-        """Return the paths of all files that channels have, by name, the oldest part first."""
-        with suppress(FileNotFoundError), os.scandir(self.path) as entries:
-            return sorted(Path(entry.path) for entry in entries if channel_of(entry) is not None)
-        return []
-
     def summaries(self, names: Sequence[str]) -> list[Summary]:
         """Return what the ends of files tell; files that are gone meanwhile are left out."""
         found = []
@@ -260,7 +254,7 @@ def _summary(path: Path, name: str) -> Summary:
             rows = os.pread(fd, status.st_size - start, start)
             size = start + rows.rfind(b"\n") + 1
             # The first row may have begun before.
-            first = rows.find(b"\n") + 1 if start else len(tsv.BOM) * rows.startswith(tsv.BOM)
+            first = rows.find(b"\n") + 1 if start else tsv.mark_bytes(rows)
             rows = rows[first : rows.rfind(b"\n") + 1]
             place, found = tsv.last(rows, 1)
             if found:

@@ -73,7 +73,6 @@ def rotate(folder: Path, channel: str) -> tuple[Path, Path] | None:
 
 def _closed(folder: Path, channel: str, fd: int, start: int | None, size: int) -> tuple[Path, Path]:
     disk.sync(fd)
-    os.utime(fd)  # the newest event is not younger than that
     status = os.fstat(fd)
     with disk.made_like(status):
         if start is None:
@@ -105,8 +104,7 @@ def trim(
         gone = tuple(segments.removable(closed, start + os.fstat(fd).st_size, rule, now))
         if gone and not dry_run:
             for segment in gone:
-                segments.remove(segment)
-                disk.sync_folder(folder)  # or a power cut may leave a gap
+                segments.remove(segment.path)
         return gone
 
 
@@ -121,7 +119,7 @@ def _growing(folder: Path, channel: str) -> Iterator[tuple[int, int | None, Path
         except FileNotFoundError:
             continue
         try:
-            if not disk.lock(fd, segments.LOCK_SECONDS):
+            if not disk.lock(fd, disk.LOCK_SECONDS):
                 raise StorageError(f"{path.name} is locked by another program (flock)")
             if segments.files(folder, channel)[-1:] == files[-1:] and _is_at(fd, path):
                 is_only = path == segments.plain_path(folder, channel)
@@ -272,5 +270,4 @@ def _ends_with(plain: Path, folder: Path, channel: str, starts: Sequence[int]) -
 def _remove(paths: Sequence[Path]) -> None:
     """Remove files in this order, and what is beside them: whatever happens, the end is left."""
     for path in paths:
-        segments.remove_file(path)
-        disk.sync_folder(path.parent)
+        segments.remove(path)

@@ -48,8 +48,8 @@ FORM = f"esource index 1, {sys.byteorder} endian"
 ROWS_BYTES = 1 << 16  # of rows that are looked at in one step
 PIECE_BYTES = 1 << 20  # likewise, of what is only summed up, which does not hold the interpreter
 FEW, MANY = 8, 128  # zones whose ids are one block: at first, and once there are so many
-# Of a zone have hashes, on average of a block: they take 5 bytes each, which rows of less than 32 are
-# not worth; and 8 in memory while a block is made.
+# Of a zone that have hashes, on average of a block. One takes 5 bytes, which rows of less than 32
+# are not worth, and 8 in memory while a block is made.
 MOST_IDS = ZONE_BYTES >> 5
 HEAD_BYTES = 1 << 20  # in which the first line ends
 _BAD = (ValueError, TypeError, KeyError, IndexError, OverflowError)  # what an index says

@@ -395,7 +395,7 @@ class SegmentedLog:
         for segment in gone:
             files = self._files
             self._files = files._replace(closed=files.closed[1:])  # first of all: reads go on
-            segments.remove(segment)
+            segments.remove(segment.path)
         size = sum(segment.size for segment in gone)
         return f"{len(gone)} files, {size} bytes" if gone else ""
 

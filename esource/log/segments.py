@@ -3,7 +3,7 @@
     orders.00000000000000000000.tsv    closed: it never changes
     orders.00000000000268435456.tsv    closed; its name is the offset of its first byte
     orders.00000000000536870912.tsv    the growing one, which is the last
-    orders.tsv                         a symbolic link to that, for people: no hub reads it
+    orders.tsv                         a symbolic link to that, for people; to the hub it is a hint
 
 A closed file counts up to where the next one begins. The history is the run without a gap that
 ends with the growing file: before a file that is missing, or too short, nothing counts.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esource.event import MAX_ID_BYTES, time_of
-from esource.log import MARK_BYTES, NAME
+from esource.log import MARK_BYTES, NAME, disk
 from esource.log.disk import (
     FILE_MODE,
     FLAGS,
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".tsv"
 INDEXES = (".idx", ".ids")
 NEWEST_BYTES = 1 << 16  # at the end of a file, in which its newest default id is looked for
-LOCK_SECONDS = 5.0  # for which a command's is waited for
 _FILE = re.compile(rf"({NAME.pattern})(?:\.([0-9]{{20}}))?\{SUFFIX}")
 
 
@@ -170,7 +169,7 @@ def _closed(path: Path, start: int, end: int) -> tuple[Segment | None, str]:
         if not stat.S_ISREG(status.st_mode) or late < 0:
             return None, f"{path.name} is {status.st_size} bytes long, and the next begins at {end}"
         rows = os.pread(fd, min(size, MARK_BYTES), 0)
-        mark_bytes = 0 if start else len(tsv.BOM) * rows.startswith(tsv.BOM)
+        mark_bytes = 0 if start else tsv.mark_bytes(rows)
         which = generation(fd, rows)
         return Segment(start, size, path, late, status.st_mtime, which, mark_bytes), ""
     finally:
@@ -280,15 +279,20 @@ def removable(closed: Sequence[Segment], end: int, rule: Rule | None, now: float
     seconds since 1970.
     """
     found: list[Segment] = []
-    for segment in closed if rule else ():
-        assert rule
-        is_old = rule.age is not None and now - segment.modified > rule.age
-        is_old = is_old and rule.age is not None and now - newest(segment) > rule.age
+    if not rule:
+        return found
+    for segment in closed:
         is_beyond = rule.size is not None and end - segment.end >= rule.size
-        if segment.late or not (is_old or is_beyond):
+        is_needed = not (is_beyond or (rule.age is not None and _is_older(segment, now - rule.age)))
+        if is_needed or segment.late:
             break
         found.append(segment)
     return found
+
+
+def _is_older(segment: Segment, time: float) -> bool:
+    """Return whether all events of a closed file are older than a time, in seconds since 1970."""
+    return segment.modified < time and newest(segment) < time  # it is opened for the latter
 
 
 def indexes(path: Path) -> list[Path]:
@@ -302,16 +306,15 @@ def remove_index(path: Path) -> None:
         each.unlink(missing_ok=True)
 
 
-def remove(segment: Segment) -> None:
-    """Remove a closed file; one that is gone is as good."""
-    remove_file(segment.path)
+def remove(path: Path) -> None:
+    """Remove a file of rows, its index, and what was noted of it; one that is gone is as good.
 
-
-def remove_file(path: Path) -> None:
-    """Remove a file of rows, its index, and what was noted of it."""
+    It is gone from the disk on return: so of several, removed in order, a power cut leaves the end.
+    """
     path.unlink(missing_ok=True)
     remove_index(path)
     _note_path(path).unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def _note_path(path: Path) -> Path:
@@ -347,7 +350,7 @@ def held(segment: Segment) -> Iterator[int]:
     """Open a closed file to change it, and keep commands away meanwhile."""
     fd = os.open(segment.path, os.O_RDWR | FLAGS)
     try:
-        if not lock(fd, LOCK_SECONDS):
+        if not lock(fd, disk.LOCK_SECONDS):
             raise OSError(errno.EWOULDBLOCK, "locked by another program")
         yield fd
     finally:
@@ -372,11 +375,9 @@ class ClosedRows:
     """The rows of a closed file, at offsets of its own."""
 
     def __init__(self, segment: Segment) -> None:
-        """Begin behind a byte order mark; raises `StorageError`."""
+        """Begin behind a byte order mark."""
         self._segment = segment
-        self.begin = 0
-        if not segment.offset and self.pread(0, len(tsv.BOM)) == tsv.BOM:
-            self.begin = len(tsv.BOM)
+        self.begin = segment.mark_bytes
 
     def pread(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes at an offset; none of a file that is gone."""

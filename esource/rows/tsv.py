@@ -199,6 +199,11 @@ def malformed(rows: bytes) -> Iterator[int]:
         offset += len(row) + 1
 
 
+def mark_bytes(rows: bytes) -> int:
+    """Return how many bytes of a byte order mark are before rows, the first of a file."""
+    return len(BOM) if rows.startswith(BOM) else 0
+
+
 def of_id(rows: bytes, id: bytes) -> Iterator[tuple[int, int]]:
     """Yield (offset, size in bytes) of each event with an id, in whole rows."""
     wanted, found = id + b"\t", 0

@@ -32,13 +32,5 @@ def broken(
     tmp_path_factory: pytest.TempPathFactory, shim: shims.Build
 ) -> Iterator[tuple[Hub, Disk]]:
     """A hub on a disk that fails, or is slow, when it is told to."""
-    hub = Hub(tmp_path_factory.mktemp("broken"), **QUIET)
-    hub.folder.mkdir()
-    disk = Disk(hub, shim("disk"))
-    try:
-        hub.start()
-        yield hub, disk
-    finally:
-        disk.heal()
-        if hub.process:
-            hub.stop()
+    with shims.on_a_disk(tmp_path_factory.mktemp("broken"), shim, **QUIET) as hub_and_disk:
+        yield hub_and_disk

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness import QUIET, Hub
-from tests.harness.shims import Build, Disk
+from tests.harness.shims import Build, Disk, on_a_disk
 
 LARGE = b"x" * 400_000  # of which two are in a segment
 
@@ -16,17 +16,9 @@ def closing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shim: Build
 ) -> Iterator[tuple[Hub, Disk]]:
     """A hub that closes files, on a disk that fails when it is told to."""
-    home = tmp_path_factory.mktemp("closing")
-    hub = Hub(home, ESOURCE_KEEP="*/segment=1M", ESOURCE_FSYNC=request.param, **QUIET)
-    hub.folder.mkdir()
-    disk = Disk(hub, shim("disk"))
-    try:
-        hub.start()
-        yield hub, disk
-    finally:
-        disk.heal()
-        if hub.process:
-            hub.stop()
+    settings = {"ESOURCE_KEEP": "*/segment=1M", "ESOURCE_FSYNC": request.param, **QUIET}
+    with on_a_disk(tmp_path_factory.mktemp("closing"), shim, **settings) as hub_and_disk:
+        yield hub_and_disk
 
 
 FAULTS = {

@@ -6,7 +6,8 @@ These are in C, and their sources in `tests/faults`. In Python: a disk that hang
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.harness.hub import Hub
@@ -117,3 +118,18 @@ def customized(home: Path, code: str) -> dict[str, str]:
     (home / "sitecustomize.py").write_text(code)
     paths = filter(None, [str(home), os.environ.get("PYTHONPATH", "")])
     return {"PYTHONPATH": os.pathsep.join(paths), "HANG": str(home / "hang")}
+
+
+@contextmanager
+def on_a_disk(home: Path, shim: Build, **settings: str) -> Iterator[tuple[Hub, Disk]]:
+    """Run a hub on a disk that fails, or is slow, when it is told to."""
+    hub = Hub(home, **settings)
+    hub.folder.mkdir()
+    disk = Disk(hub, shim("disk"))
+    try:
+        hub.start()
+        yield hub, disk
+    finally:
+        disk.heal()
+        if hub.process:
+            hub.stop()

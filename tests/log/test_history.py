@@ -223,7 +223,7 @@ def test_nothing_is_closed_or_removed_while_an_append_has_the_lock(
     else:
         path = in_segments(tmp_path, *pieces)[-1]
     before = content(tmp_path)
-    monkeypatch.setattr(segments, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.05)
     with path.open("rb") as file:
         assert disk.lock(file.fileno())
         with pytest.raises(StorageError, match="locked by another program"):

@@ -274,7 +274,20 @@ def test_a_channel_that_gets_a_rule_keeps_its_index_and_loses_it_with_its_files(
     Folder(path.parent, "never", RULE).open("orders")
     assert not path.with_suffix(".idx").exists()
     first = segments.path_of(path.parent, "orders", 0)
-    size = first.stat().st_size
     assert "inode" in lines(first)[0]
-    segments.remove(Segment(0, size, first))
+    segments.remove(first)
     assert not list(path.parent.glob("*.id*"))
+
+
+def test_ids_of_rows_so_short_that_it_is_not_worth_it_have_no_hashes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger decides how short rows are: a MiB of the shortest has 150 000 ids."""
+    monkeypatch.setattr(index, "MOST_IDS", 7)  # of 8 in a zone
+    path.write_bytes(b"".join(MIXED))
+    log = learned(opened(path))
+    assert not path.with_suffix(".ids").exists()
+    assert looked_at(log, b"050") > log.end / 2
+    monkeypatch.setattr(index, "MOST_IDS", 8)
+    learned(log)
+    assert looked_at(log, b"050") < log.end / 2
