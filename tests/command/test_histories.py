@@ -286,13 +286,13 @@ class Walk:
 
     def join(self) -> None:
         text, offset = self.text(), self.kept[0].offset
+        modified = self.files[-1].stat().st_mtime_ns
         said = done(self.hub.folder, "join", self.channel).splitlines()
         assert len(said) == (2 if offset else 1)
         self.start = offset
-        assert self.hub.file(self.channel).read_bytes() == text
-        assert [path.name for path in self.hub.folder.glob(f"{self.channel}*")] == [
-            f"{self.channel}.tsv"
-        ]
+        path = self.hub.file(self.channel)
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == (text, modified)
+        assert list(self.hub.folder.glob(f"{self.channel}*")) == [path]
 
     def as_one_file_again(self) -> None:
         etag, asleep = self.etag, self.rows[0].id

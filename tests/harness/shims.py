@@ -1,4 +1,4 @@
-"""Shims under a hub: a disk that fails or is slow, a power cut's journal, a clock that jumps.
+"""Shims under a hub: a disk that fails or is slow, a power cut's journal, clocks that a test moves.
 
 These are in C, and their sources in `tests/faults`. In Python: a disk that hangs.
 """
