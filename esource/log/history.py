@@ -36,7 +36,7 @@ from esource.rules import Rule
 
 logger = logging.getLogger(__name__)
 
-JOINING = ".tsv.join"  # of a file that is being made
+JOINING = ".tsv.join"  # of a file that is being made; one of the `segments.rests`
 
 
 class Joined(NamedTuple):
@@ -225,14 +225,15 @@ def remove(folder: Path, channel: str) -> list[Path]:
     """
     paths = [path for _, path in _files(folder, channel)]
     plain = segments.plain_path(folder, channel)
-    _remove([*paths, *([plain] if plain not in paths and os.path.lexists(plain) else [])])
+    # The link goes first: as long as there is a file, the same command goes on after a crash.
+    _remove([*([plain] if plain not in paths and os.path.lexists(plain) else []), *paths])
     return paths
 
 
 def finish(folder: Path) -> None:
     """Finish each `join` that was broken off in a folder, which is the caller's alone.
 
-    What fails is logged.
+    Rests of files that were being made go, too. What fails is logged.
     """
     for channel, starts in segments.offsets(folder).items():
         plain = segments.plain_path(folder, channel)
@@ -242,10 +243,9 @@ def finish(folder: Path) -> None:
                 logger.warning("%s: finished a join that was begun", plain.name)
         except OSError as error:
             logger.error("%s: a join that was begun cannot be finished: %s", plain.name, error)
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(JOINING):
-                os.unlink(entry.path)
+    with suppress(OSError):
+        for path in segments.rests(folder):
+            path.unlink()
 
 
 def _ends_with(plain: Path, folder: Path, channel: str, starts: Sequence[int]) -> bool:

@@ -41,6 +41,10 @@ SUFFIX = ".tsv"
 INDEXES = (".idx", ".ids")
 NEWEST_BYTES = 1 << 16  # at the end of a file, in which its newest default id is looked for
 _FILE = re.compile(rf"({NAME.pattern})(?:\.([0-9]{{20}}))?\{SUFFIX}")
+_BESIDE = re.compile(rf"\.?({NAME.pattern}\.[0-9]{{20}})\.(?:idx|ids|late)")
+_UNFINISHED = re.compile(
+    rf"\.{NAME.pattern}(?:\.[0-9]{{20}})?\.(?:tsv\.(?:join|link)|(?:idx|ids|late)\.new)"
+)
 
 
 class Segment(NamedTuple):
@@ -310,11 +314,26 @@ def remove(path: Path) -> None:
     """Remove a file of rows, its index, and what was noted of it; one that is gone is as good.
 
     It is gone from the disk on return: so of several, removed in order, a power cut leaves the end.
+    What is beside it goes first: without the file nobody would look for that.
     """
-    path.unlink(missing_ok=True)
     remove_index(path)
     _note_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def rests(folder: Path) -> list[Path]:
+    """Return what is left of files that were being made, and of what was beside files that are gone.
+
+    The folder is the caller's alone, or they may not be rests.
+    """
+    names = set(os.listdir(folder))
+    found = [name for name in names if _UNFINISHED.fullmatch(name)]
+    for name in names:
+        beside = _BESIDE.fullmatch(name)
+        if beside and beside[1] + SUFFIX not in names:
+            found.append(name)
+    return [folder / name for name in found]
 
 
 def _note_path(path: Path) -> Path:
@@ -341,8 +360,12 @@ def noted(segment: Segment) -> Move | None:
 
 
 def forget(segment: Segment) -> None:
-    """Forget what was moved: it is no longer behind the closed file."""
+    """Forget what was moved: it is no longer behind the closed file.
+
+    Else after a power cut such rows might be taken for moved that come there anew.
+    """
     _note_path(segment.path).unlink(missing_ok=True)
+    sync_folder(segment.path.parent)
 
 
 @contextmanager
