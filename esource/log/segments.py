@@ -323,7 +323,7 @@ def remove(path: Path) -> None:
 
 
 def rests(folder: Path) -> list[Path]:
-    """Return what is left of files that were being made, and of what was beside files that are gone.
+    """Return rests of files that were being made, and what was beside files that are gone.
 
     The folder is the caller's alone, or they may not be rests.
     """

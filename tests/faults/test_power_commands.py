@@ -1,8 +1,8 @@
 """A power cut in a command, before each of its calls: what it has to keep is there, once, in place.
 
 The command runs with `power.c`, is killed before its n-th call that changes something, and then
-the power is cut: nothing that was not synced survives, or any part of it, such as the last change of
-a name without those before it. A second run ends what was begun.
+the power is cut: nothing that was not synced survives, or any part of it, such as the last change
+of a name without those before it. A second run ends what was begun.
 """
 
 import os

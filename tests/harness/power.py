@@ -19,7 +19,6 @@ from typing import NamedTuple
 from tests.harness.killed import KILLED
 from tests.harness.machine import ROOT
 
-
 Choice = Callable[[int, int], int]  # of what survives, between the least and the most
 
 
@@ -98,10 +97,10 @@ class Power:
         pool = self.folder.with_name(f"{self.folder.name}.off")
         pool.mkdir()
         for path in [*_files(self.folder), *self._kept()]:
-            inode = path.lstat().st_ino
+            number = path.lstat().st_ino
             if path.parent == self.folder and path.name not in known:
-                changes.append(["+", str(inode), path.name])  # it was killed before it was noted
-            path.rename(pool / str(inode))
+                changes.append(["+", str(number), path.name])  # it was killed before it was noted
+            path.rename(pool / str(number))
         kept = changes[-1:] if in_disorder else [change for change in changes if choose(0, 1)]
         for kind, inode, *changed in kept:
             if kind != "+":
@@ -117,8 +116,8 @@ class Power:
         pool.rmdir()
         for path in _files(self.folder):
             if not path.is_symlink():
-                inode = path.stat().st_ino
-                _take(path, choose, synced.sizes.get(inode, 0), synced.overwritten.get(inode, []))
+                number = path.stat().st_ino
+                _take(path, choose, synced.sizes.get(number, 0), synced.overwritten.get(number, []))
 
     def _kept(self) -> list[Path]:
         """Return what is kept of files whose last name has gone."""

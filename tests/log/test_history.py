@@ -296,6 +296,19 @@ def test_late_rows_are_in_it_once(tmp_path: Path) -> None:
     assert content(tmp_path) == {"orders.tsv": ROWS + b"late\t\trow\n"}
 
 
+def test_a_note_of_what_was_moved_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the same row, written again, would be taken for moved."""
+    paths = in_segments(tmp_path, ONE, TWO)
+    with paths[0].open("ab") as file:
+        file.write(THREE)
+    steps = traced(monkeypatch, tmp_path, "unlink", "fsync")
+    history.settle(tmp_path, "orders")
+    gone = steps.index(f"unlink ./.{paths[0].stem}.late")
+    assert steps[gone - 1 :][::2] == [f"fsync ./{paths[0].name}", "fsync ."]
+
+
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
@@ -357,8 +370,8 @@ def test_what_a_crash_has_left_of_others_goes_and_nothing_else(tmp_path: Path) -
         f"{stem}.idx", f"{stem}.ids", f".{stem}.late",
     ]  # fmt: skip
     stay = [
-        "plain.idx", f"{paths[0].stem}.idx", f".{paths[0].stem}.late", f"{stem}.tsv.torn-1", "x.new",
-        "orders.erasures", f"{stem}.idx.gz", ".lock",
+        "plain.idx", f"{paths[0].stem}.idx", f".{paths[0].stem}.late", f"{stem}.tsv.torn-1",
+        "orders.erasures", f"{stem}.idx.gz", ".lock", "x.new",
     ]  # fmt: skip
     for name in (*rests, *stay):
         (tmp_path / name).write_bytes(b"login")
