@@ -361,6 +361,25 @@ def test_a_file_of_other_rows_is_not_taken_for_what_was_joined(tmp_path: Path) -
         assert content(folder) == before
 
 
+@pytest.mark.parametrize("copy", [b"", TWO, TWO + THREE])
+def test_a_copy_of_the_growing_file_in_the_place_of_its_link_is_that_again(
+    tmp_path: Path, copy: bytes
+) -> None:
+    """`scp -r`, `cp -rL` and `rsync -L` follow links, perhaps while a hub appends."""
+    growing = in_segments(tmp_path, ONE, TWO + THREE)[-1]
+    before = content(tmp_path)
+    (tmp_path / "orders.tsv").unlink()
+    (tmp_path / "orders.tsv").write_bytes(copy)
+    history.finish(tmp_path)
+    assert content(tmp_path) == before
+    (tmp_path / "orders.tsv").unlink()
+    (tmp_path / "orders.tsv").write_bytes(TWO + ONE)
+    before = content(tmp_path)
+    history.finish(tmp_path)
+    assert content(tmp_path) == before
+    assert growing.read_bytes() == TWO + THREE
+
+
 def test_what_a_crash_has_left_of_others_goes_and_nothing_else(tmp_path: Path) -> None:
     paths = in_segments(tmp_path, ONE, TWO)
     stem = f"gone.{0:020}"
