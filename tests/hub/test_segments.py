@@ -1,6 +1,5 @@
 """A channel in segments is one list to publishers, readers and followers."""
 
-import subprocess
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -184,15 +183,14 @@ def test_curl_does_not_take_a_copy_for_complete_that_is_as_long_as_what_is_left(
     hub: Hub, name: str
 ) -> None:
     """With a `Content-Length` of the size of its copy it says that there is nothing to do."""
-    [curl] = needs("curl")
+    needs("curl")
     fill(hub, name, 3)
     files(hub, name)[0].unlink()
     left, copy = content(hub, name), hub.home / f"{name}.copy"
     for length in (len(left) - 1, len(left), len(left) + 1):
         copy.write_bytes(b"x" * length)
-        arguments = [curl, "-sS", "-C", "-", "-o", copy, f"{hub.url}/{name}"]
-        result = subprocess.run(arguments, capture_output=True, text=True, check=False)
-        assert (result.returncode, "Cannot resume" in result.stderr) == (33, True), result.stderr
+        result = hub.curl("-C", "-", "-o", str(copy), f"{hub.url}/{name}")
+        assert (result.returncode, b"Cannot resume" in result.stderr) == (33, True), result.stderr
         assert copy.read_bytes() == b"x" * length
 
 
