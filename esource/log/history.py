@@ -259,7 +259,7 @@ def _begins_with(growing: Path, plain: Path) -> bool:
     """Return whether a file is or was a copy of the growing one: `scp` and `cp -L` follow links."""
     with growing.open("rb") as whole, plain.open("rb") as part:
         while block := part.read(BLOCK_BYTES):
-            if whole.read(len(block)) != block:
+            if block != whole.read(len(block)):
                 return False
     return True
 
