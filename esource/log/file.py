@@ -347,8 +347,8 @@ class FileLog:
     def _append_at(self, end: int, blocks: Sequence[bytes]) -> Written | Moved:
         """Put rows at `end`, where whole rows end, and what others have behind that behind them."""
         try:
-            if self._fd < 0:
-                self._create()
+            if self._fd < 0 and not self._create():
+                return Moved(f"{self.name} is locked by another program", None)
         except FileExistsError:
             return Moved(f"{self.name} was created", None)
         self._leftover = end
@@ -408,10 +408,10 @@ class FileLog:
         finally:
             self._let_go()
 
-    def _create(self) -> None:
+    def _create(self) -> bool:
+        """Make the file; return whether it is locked: a command may have been faster."""
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
-        if not self._lock(disk.LOCK_SECONDS):  # a command that looks at it finds no rows
-            raise self._locked_away()
+        return self._lock()  # not waited for: that is for the next try, in a thread
 
     def _cut_back(self, end: int, written: int, theirs: bytes, cause: BaseException | None) -> None:
         """Take away what an append has left between two offsets, unless others are there, too."""
