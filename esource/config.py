@@ -19,12 +19,20 @@ N = TypeVar("N", int, float)
 DEFAULT_FOLDER = Path("events")
 LOG_FORMATS = ("text", "json")
 FSYNC_POLICIES = ("always", "interval", "never")
+SECRET = {"store"}  # settings that may hold a password, and are never shown
+OF_FOLDERS = {"dir", "fsync"}  # settings that mean nothing for an engine
 
 
 def _folder(text: str) -> Path:
     if "\0" in text:
         raise ValueError("a folder")
     return Path(text)
+
+
+def _store(text: str) -> str:
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("a postgresql:// URL")
+    return text
 
 
 def _bind(text: str) -> str:
@@ -95,6 +103,12 @@ class Config:
 
     dir: Path = _setting(  # noqa: RUF009 -- it is `field`, which is meant to be called here
         DEFAULT_FOLDER, _folder, "the folder of the channel files; its parent must exist"
+    )
+    store: str = _setting(
+        "", _store, "an engine that several hubs share, instead of a folder: `postgresql://…`"
+    )
+    store_timeout: float = _setting(
+        8.0, _positive(float, "seconds"), "how long the engine is waited for, before a `503`"
     )
     # The hub has no access control of its own, so it is not offered to the network by default.
     bind: str = _setting("127.0.0.1:9000", _bind, "the address to listen at")
@@ -174,7 +188,11 @@ class Config:
             try:
                 values[setting.name] = setting.metadata["cast"](text)
             except ValueError as error:
-                raise StartError(f"{name} is {text!r}, but must be {error}") from None
+                shown = "not right" if setting.name in SECRET else repr(text)
+                raise StartError(f"{name} is {shown}, but must be {error}") from None
+        if clash := OF_FOLDERS & values.keys() if "store" in values else None:
+            names = ", ".join(map(variable, sorted(clash)))
+            raise StartError(f"{names}: that is for folders, and ESOURCE_STORE is an engine")
         return cls(**values)
 
 

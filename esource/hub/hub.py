@@ -13,13 +13,14 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from esource.config import Config
-from esource.errors import BadInput
+from esource.errors import BadInput, StartError
 from esource.hub.channel import Channel
 from esource.hub.clients import Clients
 from esource.hub.committer import Committer
 from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
+from esource.hub.news import News
 from esource.hub.retention import Retention
 from esource.hub.stats import Stats
 from esource.hub.usage import Meter
@@ -38,19 +39,36 @@ def prepare(config: Config) -> Callable[[], None]:
 
     Return what lets go of that. Raises `StartError`.
     """
+    if config.store:
+        return lambda: None  # several hubs have it
     return prepare_folder(config.dir).release
 
 
+def _logs(config: Config) -> Logs:
+    """Return the logs of a hub; nothing is opened yet. Raises `StartError`."""
+    if not config.store:
+        return Folder(config.dir, config.fsync, config.keep)
+    try:
+        from esource.log.postgresql import PostgreSQL
+    except ImportError as error:
+        raise StartError(
+            f"ESOURCE_STORE needs pip install 'esource[postgresql]': {error}"
+        ) from None
+    return PostgreSQL(config.store, config.store_timeout)
+
+
 class Hub:
-    """All channels of one folder."""
+    """All channels of one folder, or of one engine."""
 
     def __init__(self, config: Config) -> None:
         """Configure a hub; nothing is opened or locked yet."""
         self.config = config
         self.stats = Stats(config.metrics_channels)
         self.draining = False
-        self.logs: Logs = Folder(config.dir, config.fsync, config.keep)
-        self._committer = Committer(self.logs.sync_all)
+        self.logs = _logs(config)
+        self.news = News(self.logs.shared, self.open_channels) if self.logs.shared else None
+        grown = self.news.grown if self.news else lambda name: None
+        self._committer = Committer(self.logs.sync_all, grown)
         self.meter = Meter(self.logs, config.metrics_channels)
         self.clients = Clients()
         # Plain publishes have a part of their own: what is large keeps none of them out.
@@ -76,6 +94,8 @@ class Hub:
         share_the_interpreter()
         self._is_open = True
         Retention(self.logs, self.channel).start()
+        if self.news:
+            self.news.start()
 
     def channel(self, name: str) -> Channel:
         """Return the open channel of this name. Blocks; raises `BadInput`, `StorageError`."""

@@ -18,7 +18,8 @@ All calls block, and may raise `StorageError`. One party at a time may append (f
 `settle`), refresh or tend; the caller sees to that: there is no lock, in which the hub could hang.
 All other calls may be made by any number of threads at once.
 
-Kinds of logs: `file` (one plain file), `segmented` (several), `memory` (a list, for the tests).
+Kinds of logs: `file` (one plain file), `segmented` (several), `blocks` (on an engine, such as
+`postgresql`), `memory` (a list, for the tests).
 What all of them promise is tested by `tests/log/test_contract.py`.
 """
 
@@ -251,6 +252,13 @@ class Kept(NamedTuple):
 class Logs(Protocol):
     """All logs of a hub, by the names of their channels. All calls block."""
 
+    @property
+    def shared(self) -> "Shared | None":
+        """What tells of other hubs that append to these logs, if there can be any."""
+
+    def place(self) -> str:
+        """Return where they are kept, and how safely, for a person: one line, without secrets."""
+
     def hold(self, waiting: Callable[[], None]) -> None:
         """Wait until this process may append, and call `waiting` meanwhile. Raises `StartError`."""
 
@@ -292,3 +300,19 @@ class Logs(Protocol):
 
     def problems(self) -> list[str]:
         """Return why nothing can be appended now, a line each; empty if something can."""
+
+
+class Shared(Protocol):
+    """Logs that several hubs append to. All calls block; raise `StorageError`."""
+
+    def tell(self, names: Sequence[str]) -> None:
+        """Tell other hubs that these logs have grown. It may be lost."""
+
+    def listen(self, seconds: float) -> list[str] | None:
+        """Wait until others tell that logs have grown; return their names.
+
+        None of them after so many seconds; None if some may have been missed.
+        """
+
+    def grown(self, logs: Sequence[Log]) -> list[Log]:
+        """Return those of some logs that are not as they were last looked at or appended to."""
