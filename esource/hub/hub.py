@@ -54,7 +54,7 @@ def _logs(config: Config) -> Logs:
         raise StartError(
             f"ESOURCE_STORE needs pip install 'esource[postgresql]': {error}"
         ) from None
-    return PostgreSQL(config.store, config.store_timeout)
+    return PostgreSQL(config.store, config.store_timeout, config.keep)
 
 
 class Hub:

@@ -18,7 +18,7 @@ from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from esource.errors import StorageError
 from esource.event import default_id
@@ -26,6 +26,7 @@ from esource.log import Appended, Moved, Replaced, Written, reading, settled
 from esource.log.index import Index
 from esource.rows import tsv
 from esource.rows.find import Wanted
+from esource.rules import Rule
 
 BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
@@ -41,6 +42,7 @@ class Head(NamedTuple):
     begin: int = 0  # of the first row that is kept, behind a byte order mark
     end: int = 0
     nonce: int = 0  # of the last block
+    erasures: int = 0  # how many events have been overwritten
     modified: float = 0.0  # by the engine's clock, in seconds since 1970
 
 
@@ -87,6 +89,30 @@ class Engine(Protocol):
         The last of them has the byte before `stop`, if that is not far. No rows: there is none.
         """
 
+    def trim(self, name: str, rule: Rule) -> int:
+        """Remove the oldest blocks that a rule need not keep; return how many bytes they had.
+
+        All rows of these are older than its age, by the engine's clock, or beyond its size. The
+        last block stays. A few thousand at a time: 0 says that there are no more.
+        """
+
+    # For commands:
+
+    def create(self, name: str, start: int) -> None:
+        """Make a channel without rows, whose next row is at an offset; not if there is one."""
+
+    def date(self, name: str, start: int, end: int, modified: float) -> None:
+        """Have rows be stored, and the channel changed, at a time in seconds since 1970."""
+
+    def overwrite(self, name: str, offset: int, rows: bytes) -> None:
+        """Put other bytes in the place of rows, of just that length. Counts as an erasure."""
+
+    def remove(self, name: str) -> None:
+        """Remove a channel with all its rows."""
+
+
+Key: TypeAlias = tuple[int, int]  # what rows are of: their generation, and its erasures
+
 
 class Cache:
     """The rows of blocks that were read last, of all channels. For any number of threads.
@@ -97,37 +123,37 @@ class Cache:
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         """Keep so many bytes, about."""
         self._limit = limit
-        self._rows: OrderedDict[tuple[int, int], bytes] = OrderedDict()  # by generation and start
-        self._starts: dict[int, list[int]] = {}  # by generation, in order
+        self._rows: OrderedDict[tuple[Key, int], bytes] = OrderedDict()  # by key and start
+        self._starts: dict[Key, list[int]] = {}  # in order
 
-    def at(self, generation: int, offset: int) -> tuple[int, bytes] | None:
+    def at(self, key: Key, offset: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if they are here."""
-        starts = self._starts.get(generation, [])
+        starts = self._starts.get(key, [])
         number = bisect_right(starts, offset) - 1
         if number < 0:
             return None
         try:
             start = starts[number]
-            rows = self._rows[generation, start]
-            self._rows.move_to_end((generation, start))
+            rows = self._rows[key, start]
+            self._rows.move_to_end((key, start))
         except (IndexError, KeyError):
             return None  # another thread has let it go
         return (start, rows) if offset < start + len(rows) else None
 
-    def put(self, generation: int, start: int, rows: bytes) -> None:
+    def put(self, key: Key, start: int, rows: bytes) -> None:
         """Keep rows, and let others go if they are too many."""
-        if (generation, start) not in self._rows:
-            insort(self._starts.setdefault(generation, []), start)
-        self._rows[generation, start] = rows
+        if (key, start) not in self._rows:
+            insort(self._starts.setdefault(key, []), start)
+        self._rows[key, start] = rows
         while len(self._rows) > CACHED or sum(map(len, list(self._rows.values()))) > self._limit:
             with suppress(KeyError, ValueError):
                 self._drop(*self._rows.popitem(last=False)[0])
 
-    def _drop(self, generation: int, start: int) -> None:
-        starts = self._starts[generation]
+    def _drop(self, key: Key, start: int) -> None:
+        starts = self._starts[key]
         starts.remove(start)
         if not starts:
-            del self._starts[generation]
+            del self._starts[key]
 
 
 class BlockLog:
@@ -135,11 +161,14 @@ class BlockLog:
 
     refusal = ""  # an engine that is away may be there for the next append
 
-    def __init__(self, name: str, engine: Engine, cache: Cache, head: Head) -> None:
+    def __init__(
+        self, name: str, engine: Engine, cache: Cache, head: Head, rule: Rule | None = None
+    ) -> None:  # fmt: skip
         """Begin with what is there."""
         self.name = name
         self._engine = engine
         self._cache = cache
+        self._rule = rule
         self._head = head
         self._is_busy = False  # between `write` and `settle`
         self._index = Index(None)
@@ -147,7 +176,10 @@ class BlockLog:
     @property
     def generation(self) -> str:
         head = self._head
-        return f"{head.generation:016x}{head.start:x}" if head.end else ""
+        if not head.end:
+            return ""
+        changes = f"{head.erasures:08x}{head.start:x}" if head.erasures or head.start else ""
+        return f"{head.generation:016x}{changes}"
 
     def generation_at(self, offset: int) -> str:
         return f"{self._head.generation:016x}" if self._head.end else ""
@@ -238,11 +270,15 @@ class BlockLog:
         if answer.goes_on:
             self._head = answer.head
             return None
-        log = BlockLog(self.name, self._engine, self._cache, answer.head)
+        log = BlockLog(self.name, self._engine, self._cache, answer.head, self._rule)
         return Replaced(log, f"{self.name} has other rows now")
 
     def tend(self, now: float, may_remove: bool) -> str:
-        return ""
+        size = 0
+        if self._rule and may_remove:
+            while removed := self._engine.trim(self.name, self._rule):
+                size += removed
+        return f"{size} bytes" if size else ""
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -262,14 +298,14 @@ class BlockLog:
 
     def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
-        generation = self._head.generation
-        found = self._cache.at(generation, offset)
-        if found or not generation:
+        key = self._head.generation, self._head.erasures
+        found = self._cache.at(key, offset)
+        if found or not self._head.generation:
             return found
         start, rows = self._engine.read(self._head, offset, min(stop, offset + READ_BYTES))
         if not start <= offset < start + len(rows):
             return None
-        self._cache.put(generation, start, rows)
+        self._cache.put(key, start, rows)
         return start, rows
 
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:

@@ -26,6 +26,7 @@ from psycopg.pq import TransactionStatus
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Kept, Log, Summary, Written
 from esource.log.blocks import Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.rules import Rule, rule_of
 
 RV = TypeVar("RV")
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -48,6 +49,7 @@ CREATE TABLE esource.channel (
     first bigint NOT NULL,
     "end" bigint NOT NULL DEFAULT 0,
     nonce bigint NOT NULL DEFAULT 0,
+    erasures bigint NOT NULL DEFAULT 0,
     newest bytea NOT NULL DEFAULT '',
     floor bytea NOT NULL DEFAULT '',
     modified timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -56,6 +58,7 @@ CREATE TABLE esource.block (
     generation bigint NOT NULL,
     "end" bigint NOT NULL,
     nonce bigint NOT NULL,
+    stored timestamptz NOT NULL DEFAULT clock_timestamp(),
     rows bytea NOT NULL,
     PRIMARY KEY (generation, "end")
 );
@@ -120,18 +123,41 @@ BEGIN
         floor = greatest(x.floor, highest)
         WHERE x.name = a_name RETURNING * INTO c;
 END $$;
+
+CREATE FUNCTION esource.trim(a_name text, age interval, size bigint, OUT removed bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    c esource.channel;
+    cut bigint;
+BEGIN
+    SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
+    SELECT max(s."end") INTO cut FROM (
+        SELECT b."end", bool_and(
+            coalesce(b.stored < clock_timestamp() - age, false)
+            OR coalesce(c."end" - b."end" >= size, false)
+        ) OVER (ORDER BY b."end") AS goes
+        FROM esource.block b WHERE b.generation = c.generation AND b."end" < c."end"
+        ORDER BY b."end" LIMIT 5000
+    ) s WHERE goes;
+    removed := coalesce(cut - c.start, 0);
+    IF removed > 0 THEN
+        DELETE FROM esource.block b WHERE b.generation = c.generation AND b."end" <= cut;
+        UPDATE esource.channel x SET start = cut, first = cut WHERE x.name = a_name;
+    END IF;
+END $$;
 """
 HEAD = """
-SELECT generation, start, first, "end", nonce, extract(epoch FROM modified)::float8,
+SELECT generation, start, first, "end", nonce, erasures, extract(epoch FROM modified)::float8,
     esource.goes_on(c, %s, %s, %s)
 FROM esource.channel c WHERE name = %s
 """
 HEADS = """
-SELECT name, generation, start, first, "end", nonce, extract(epoch FROM modified)::float8
+SELECT name, generation, start, first, "end", nonce, erasures,
+    extract(epoch FROM modified)::float8
 FROM esource.channel WHERE name = ANY(%s)
 """
 APPEND = """
-SELECT (c).generation, (c).start, (c).first, (c)."end", (c).nonce,
+SELECT (c).generation, (c).start, (c).first, (c)."end", (c).nonce, (c).erasures,
     extract(epoch FROM (c).modified)::float8, is_known, at
 FROM esource.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
@@ -153,6 +179,38 @@ FROM esource.channel WHERE name = ANY(%s)
 """
 KEPT = """
 SELECT name, "end" - start, extract(epoch FROM modified)::float8 FROM esource.channel
+"""
+# Of each channel: its size, and how old its first block is, in seconds.
+OLDEST_BLOCKS = """
+SELECT name, "end" - start, extract(epoch FROM clock_timestamp() - (
+    SELECT stored FROM esource.block b WHERE b.generation = c.generation ORDER BY "end" LIMIT 1
+))::float8 FROM esource.channel c
+"""
+TRIM = """SELECT esource.trim(%s, %s * interval '1 second', %s)"""
+CREATE = """
+INSERT INTO esource.channel (name, generation, start, first, "end") VALUES (%s, %s, %s, %s, %s)
+"""
+DATE = """
+WITH c AS (
+    UPDATE esource.channel SET modified = to_timestamp(%(time)s) WHERE name = %(name)s RETURNING *
+), b AS (
+    UPDATE esource.block b SET stored = c.modified FROM c
+    WHERE b.generation = c.generation AND b."end" > %(start)s AND b."end" <= %(end)s
+) SELECT
+"""
+OVERWRITE = """
+WITH c AS (
+    UPDATE esource.channel SET erasures = erasures + 1 WHERE name = %(name)s RETURNING *
+), b AS (
+    SELECT b.generation, b."end", b.rows FROM esource.block b, c
+    WHERE b.generation = c.generation AND b."end" > %(offset)s ORDER BY b."end" LIMIT 1
+) UPDATE esource.block x
+SET rows = overlay(b.rows PLACING %(rows)s FROM (%(offset)s - b."end" + length(b.rows) + 1)::int)
+FROM b WHERE x.generation = b.generation AND x."end" = b."end" RETURNING 1
+"""
+REMOVE = """
+WITH c AS (DELETE FROM esource.channel WHERE name = %s RETURNING generation)
+DELETE FROM esource.block b USING c WHERE b.generation = c.generation RETURNING 1
 """
 SETTINGS = """
 SELECT name, setting FROM pg_settings WHERE name IN
@@ -190,11 +248,12 @@ class _Connection(psycopg.Connection[Any]):
 class PostgreSQL:
     """The logs in one database (see `esource.log.Logs`), and their engine."""
 
-    def __init__(self, url: str, seconds: float) -> None:
+    def __init__(self, url: str, seconds: float, rules: Sequence[Rule] = ()) -> None:
         """Name the database; nothing is asked yet. A call takes up to so many seconds.
 
         Raises `StartError`.
         """
+        self._rules = rules
         self._seconds = seconds
         self._parameters = _parameters(url, seconds)
         self._idle: deque[_Connection] = deque()
@@ -315,6 +374,23 @@ class PostgreSQL:
             start, rows = found[0] if found else (offset, b"")
         return start, rows
 
+    def trim(self, name: str, rule: Rule) -> int:
+        [(removed,)] = self._call(TRIM, (name, rule.age, rule.size))
+        size: int = removed
+        return size
+
+    def create(self, name: str, start: int) -> None:
+        self._call(CREATE + "RETURNING 1", (name, new_number(), start, start, start))
+
+    def date(self, name: str, start: int, end: int, modified: float) -> None:
+        self._call(DATE, {"name": name, "start": start, "end": end, "time": modified})
+
+    def overwrite(self, name: str, offset: int, rows: bytes) -> None:
+        self._call(OVERWRITE, {"name": name, "offset": offset, "rows": rows})
+
+    def remove(self, name: str) -> None:
+        self._call(REMOVE, (name,))
+
     # -- logs ----------------------------------------------------------------------------
 
     def hold(self, waiting: Callable[[], None]) -> None:
@@ -332,7 +408,8 @@ class PostgreSQL:
             raise StartError("ESOURCE_STORE: " + "; ".join(problems))
 
     def open(self, name: str) -> Log:
-        return BlockLog(name, self, self._cache, self.head(name, Head()).head)
+        head = self.head(name, Head()).head
+        return BlockLog(name, self, self._cache, head, rule_of(self._rules, name))
 
     def names(self) -> list[str]:
         return [name for (name,) in self._call(NAMES, ())]
@@ -345,7 +422,13 @@ class PostgreSQL:
             yield Kept(*row)
 
     def due(self, now: float) -> list[str]:
-        return []
+        if not self._rules:
+            return []
+        return [
+            name for name, size, age in self._call(OLDEST_BLOCKS, ())
+            if (rule := rule_of(self._rules, name))
+            and ((rule.age and age and age > rule.age) or (rule.size and size > rule.size))
+        ]  # fmt: skip
 
     def removable(self, now: float) -> tuple[int, int]:
         return 0, 0
