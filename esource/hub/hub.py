@@ -13,7 +13,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from esource.config import Config
-from esource.errors import BadInput, StartError
+from esource.errors import BadInput
 from esource.hub.channel import Channel
 from esource.hub.clients import Clients
 from esource.hub.committer import Committer
@@ -48,13 +48,9 @@ def _logs(config: Config) -> Logs:
     """Return the logs of a hub; nothing is opened yet. Raises `StartError`."""
     if not config.store:
         return Folder(config.dir, config.fsync, config.keep)
-    try:
-        from esource.log.postgresql import PostgreSQL
-    except ImportError as error:
-        raise StartError(
-            f"ESOURCE_STORE needs pip install 'esource[postgresql]': {error}"
-        ) from None
-    return PostgreSQL(config.store, config.store_timeout, config.keep)
+    from esource.log.engines import logs_of
+
+    return logs_of(config.store, config.store_timeout, config.keep)
 
 
 class Hub:

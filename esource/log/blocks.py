@@ -104,8 +104,8 @@ class Engine(Protocol):
     def date(self, name: str, start: int, end: int, modified: float) -> None:
         """Have rows be stored, and the channel changed, at a time in seconds since 1970."""
 
-    def overwrite(self, name: str, offset: int, rows: bytes) -> None:
-        """Put other bytes in the place of rows, of just that length. Counts as an erasure."""
+    def erase(self, name: str, offset: int, row: bytes, by: str, reason: str) -> None:
+        """Put a row in the place of one of that length; record who did so, when, where and why."""
 
     def remove(self, name: str) -> None:
         """Remove a channel with all its rows."""

@@ -26,6 +26,7 @@ from psycopg.pq import TransactionStatus
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Kept, Log, Summary, Written
 from esource.log.blocks import Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
 RV = TypeVar("RV")
@@ -61,6 +62,15 @@ CREATE TABLE esource.block (
     stored timestamptz NOT NULL DEFAULT clock_timestamp(),
     rows bytea NOT NULL,
     PRIMARY KEY (generation, "end")
+);
+CREATE TABLE esource.erasure (
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    channel text COLLATE "C" NOT NULL,
+    "offset" bigint NOT NULL,
+    size bigint NOT NULL,
+    id bytea NOT NULL,
+    "by" text NOT NULL,
+    reason text NOT NULL
 );
 ALTER TABLE esource.block ALTER rows SET STORAGE EXTERNAL;
 
@@ -198,14 +208,17 @@ WITH c AS (
     WHERE b.generation = c.generation AND b."end" > %(start)s AND b."end" <= %(end)s
 ) SELECT
 """
-OVERWRITE = """
-WITH c AS (
+ERASE = """
+WITH record AS (
+    INSERT INTO esource.erasure (channel, "offset", id, size, "by", reason)
+    VALUES (%(name)s, %(offset)s, %(id)s, length(%(row)s), %(by)s, %(reason)s)
+), c AS (
     UPDATE esource.channel SET erasures = erasures + 1 WHERE name = %(name)s RETURNING *
 ), b AS (
     SELECT b.generation, b."end", b.rows FROM esource.block b, c
     WHERE b.generation = c.generation AND b."end" > %(offset)s ORDER BY b."end" LIMIT 1
 ) UPDATE esource.block x
-SET rows = overlay(b.rows PLACING %(rows)s FROM (%(offset)s - b."end" + length(b.rows) + 1)::int)
+SET rows = overlay(b.rows PLACING %(row)s FROM (%(offset)s - b."end" + length(b.rows) + 1)::int)
 FROM b WHERE x.generation = b.generation AND x."end" = b."end" RETURNING 1
 """
 REMOVE = """
@@ -385,8 +398,9 @@ class PostgreSQL:
     def date(self, name: str, start: int, end: int, modified: float) -> None:
         self._call(DATE, {"name": name, "start": start, "end": end, "time": modified})
 
-    def overwrite(self, name: str, offset: int, rows: bytes) -> None:
-        self._call(OVERWRITE, {"name": name, "offset": offset, "rows": rows})
+    def erase(self, name: str, offset: int, row: bytes, by: str, reason: str) -> None:
+        about = {"by": by, "reason": reason, "id": tsv.id_of(row)}
+        self._call(ERASE, {"name": name, "offset": offset, "row": row, **about})
 
     def remove(self, name: str) -> None:
         self._call(REMOVE, (name,))
