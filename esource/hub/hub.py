@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from esource.config import Config
@@ -29,6 +30,9 @@ from esource.log import Logs
 from esource.log.folder import Folder
 from esource.log.lock import prepare_folder
 
+if TYPE_CHECKING:
+    from esource.log.engines import EngineLogs
+
 KEEP_OPEN = 10_000  # channels used last, if that is not more than half of all descriptors
 TURN_CHANNELS = 1000  # looked at, before others get a turn
 COUNT_SECONDS = 10.0  # between counts of the channels, once there are too many
@@ -39,15 +43,20 @@ def prepare(config: Config) -> Callable[[], None]:
 
     Return what lets go of that. Raises `StartError`.
     """
-    if config.store:
-        return lambda: None  # several hubs have it
+    if config.store:  # which several hubs have: whether it can be had is seen before the fork
+        logs = _logs_on(config)
+        logs.hold(lambda: None)
+        logs.close()
+        return lambda: None
     return prepare_folder(config.dir).release
 
 
 def _logs(config: Config) -> Logs:
     """Return the logs of a hub; nothing is opened yet. Raises `StartError`."""
-    if not config.store:
-        return Folder(config.dir, config.fsync, config.keep)
+    return _logs_on(config) if config.store else Folder(config.dir, config.fsync, config.keep)
+
+
+def _logs_on(config: Config) -> "EngineLogs":
     from esource.log.engines import logs_of
 
     return logs_of(config.store, config.store_timeout, config.keep)

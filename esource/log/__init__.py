@@ -302,8 +302,28 @@ class Logs(Protocol):
         """Return why nothing can be appended now, a line each; empty if something can."""
 
 
+class Counts:
+    """What was counted of the calls of an engine: by several threads, and so about right."""
+
+    __slots__ = ("appends", "gaps", "is_up", "notices", "retries", "seconds", "unknown")
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.is_up = True  # whether the last call was answered
+        self.appends = 0
+        self.seconds = 0.0  # of these appends
+        self.retries = 0  # calls that were made again
+        self.unknown = 0  # appends of which nobody knows whether they were done
+        self.notices = 0  # of other hubs, that logs have grown
+        self.gaps = 0  # times that notices may have been missed
+
+
 class Shared(Protocol):
     """Logs that several hubs append to. All calls block; raise `StorageError`."""
+
+    @property
+    def counts(self) -> Counts:
+        """What was counted, of this hub."""
 
     def tell(self, names: Sequence[str]) -> None:
         """Tell other hubs that these logs have grown. It may be lost."""

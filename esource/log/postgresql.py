@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from esource.errors import StartError, StorageError, StorageFull
-from esource.log import Kept, Log, Summary, Written
+from esource.log import Counts, Kept, Log, Summary, Written
 from esource.log.blocks import Answer, BlockLog, Cache, Entry, Head, new_number
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
@@ -266,6 +266,7 @@ class PostgreSQL:
 
         Raises `StartError`.
         """
+        self.counts = Counts()
         self._rules = rules
         self._seconds = seconds
         self._parameters = _parameters(url, seconds)
@@ -334,13 +335,16 @@ class PostgreSQL:
                     rows = connection.execute(statement, arguments, binary=True).fetchall()
                     if connection.warning:  # such as of a standby that was not waited for
                         raise _Warned(connection.warning)
+                    self.counts.is_up = True
                     return rows
             except errors.DiskFull as error:
                 raise StorageFull(f"PostgreSQL: {_said(error)}") from error
             except AWAY as error:
+                self.counts.is_up = False
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise StorageError(f"PostgreSQL is away: {_said(error)}") from error
+                self.counts.retries += 1
                 time.sleep(min(random.uniform(pause / 2, pause), left))
                 pause = min(pause * 2, most)
             except psycopg.Error as error:
@@ -363,6 +367,7 @@ class PostgreSQL:
         return Answer(Head(*head), goes_on)
 
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
+        began = time.monotonic()
         try:
             rows = self._call(
                 APPEND,
@@ -375,7 +380,10 @@ class PostgreSQL:
         except StorageFull:
             raise
         except StorageError as error:
+            self.counts.unknown += 1
             raise error.with_text(f"{error.text}; {MAY_BE_STORED}") from error
+        self.counts.appends += 1
+        self.counts.seconds += time.monotonic() - began
         *head, goes_on, start = rows[0]
         return Answer(Head(*head) if head[0] is not None else Head(), goes_on, start)
 
@@ -478,12 +486,15 @@ class PostgreSQL:
                 self._ears = self._connect(time.monotonic() + self._seconds)
                 self._ears.deadline = time.monotonic() + self._seconds
                 self._ears.execute(f"LISTEN {NEWS}")
+                self.counts.gaps += 1
                 return None  # of what came before nothing is known
             self._ears.deadline = time.monotonic() + seconds + self._seconds
             names = []
             for notice in self._ears.notifies(timeout=seconds, stop_after=1):
                 token, *told = notice.payload.split(" ")
-                names += told if token != self._token else []
+                if token != self._token:
+                    names += told
+                    self.counts.notices += 1
             return names
         except psycopg.Error:
             if self._ears:
