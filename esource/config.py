@@ -104,12 +104,6 @@ class Config:
     dir: Path = _setting(  # noqa: RUF009 -- it is `field`, which is meant to be called here
         DEFAULT_FOLDER, _folder, "the folder of the channel files; its parent must exist"
     )
-    store: str = _setting(
-        "", _store, "an engine that several hubs share, instead of a folder: `postgresql://…`"
-    )
-    store_timeout: float = _setting(
-        8.0, _positive(float, "seconds"), "how long the engine is waited for, before a `503`"
-    )
     # The hub has no access control of its own, so it is not offered to the network by default.
     bind: str = _setting("127.0.0.1:9000", _bind, "the address to listen at")
     fsync: str = _setting(
@@ -121,6 +115,12 @@ class Config:
         (), parse_rules,
         "what is kept of which channels: `app-*/age=30d,size=10G:orders/segment=1G`",
     )  # fmt: skip
+    store: str = _setting(
+        "", _store, "an engine that several hubs share, instead of a folder: `postgresql://…`"
+    )
+    store_timeout: float = _setting(
+        8.0, _positive(float, "seconds"), "how long the engine is waited for, before a `503`"
+    )
     # One event is held in memory, whole, by its publisher and by each reader that is sending it.
     max_event_bytes: int = _setting(
         1 << 20, _positive(int, "bytes"), "the largest event; a larger body is answered `413`"
