@@ -30,7 +30,7 @@ def _folder(text: str) -> Path:
 
 
 def _store(text: str) -> str:
-    if not text.startswith(("postgresql://", "postgres://")):
+    if text and not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("a postgresql:// URL")
     return text
 
