@@ -57,7 +57,7 @@ def check(
     alone.
     """
     yield from _history(folder, channel, segments.files(folder, channel, known))
-    ids = _Ids()
+    ids = Ids()
     for start, stop, path in segments.spans(folder, channel, known):
         size = None if stop is None else stop - start
         with suppress(FileNotFoundError):  # it was removed meanwhile, as the oldest are
@@ -95,14 +95,23 @@ def _wrong(folder: Path, channel: str, files: list[tuple[int, Path]]) -> list[tu
     return wrong
 
 
-class _Ids:
+class Ids:
     """The ids of a channel, as far as they are to be remembered."""
 
     def __init__(self) -> None:
+        """Begin with none."""
         self.newest = b""  # the greatest default id
         self.others: set[bytes] = set()
 
-    def wrong(self, id: bytes) -> tuple[str, str] | None:
+    def wrong_rows(self, file: str, line: int, rows: bytes) -> Iterator[Finding]:
+        """Yield what is wrong with the next rows of a file, whole rows that begin at a line."""
+        for number, row in enumerate(rows.split(b"\n")[:-1], line):
+            if not tsv.is_event(row):
+                yield Finding(file, number, "malformed", "not an event (fewer than two tabs)")
+            elif wrong := self._wrong(tsv.id_of(row)):
+                yield Finding(file, number, *wrong)
+
+    def _wrong(self, id: bytes) -> tuple[str, str] | None:
         """Take the next id; return (kind, text) if something is wrong with it."""
         shown = id.decode(errors="replace")
         if DEFAULT_ID.fullmatch(id):
@@ -118,7 +127,7 @@ class _Ids:
 
 
 def _check(
-    path: Path, size: int | None, is_first: bool, ids: _Ids,
+    path: Path, size: int | None, is_first: bool, ids: Ids,
     progress: Callable[[Path, int, int], None],
 ) -> Iterator[Finding]:  # fmt: skip
     """Yield what is wrong with a file, of which `size` bytes count; None: all, and it may grow."""
@@ -126,17 +135,13 @@ def _check(
     try:
         there = os.fstat(fd).st_size
         stop = there if size is None else min(size, there)
-        line = end = 0
+        line, end = 1, 0
         for offset, rows in reading.stretches(fd, stop):
-            for row in rows.split(b"\n")[:-1]:
-                line += 1
-                if line == 1 and is_first:
-                    row = row.removeprefix(tsv.BOM)
-                if not tsv.is_event(row):
-                    text = "not an event (fewer than two tabs)"
-                    yield Finding(path.name, line, "malformed", text)
-                elif wrong := ids.wrong(tsv.id_of(row)):
-                    yield Finding(path.name, line, *wrong)
+            is_begin = is_first and not offset
+            yield from ids.wrong_rows(
+                path.name, line, rows.removeprefix(tsv.BOM) if is_begin else rows
+            )
+            line += rows.count(b"\n")
             end = offset + len(rows)
             progress(path, end, stop)
         begin = tsv.mark_bytes(os.pread(fd, len(tsv.BOM), 0)) if is_first else 0
@@ -145,7 +150,7 @@ def _check(
             yield Finding(path.name, 0, "changed", f"{text} when it was indexed")
         if torn := stop - end if size is not None else _torn(fd, end):
             text = f"the last row has no end; {torn} bytes are torn"
-            yield Finding(path.name, line + 1, "torn", text)
+            yield Finding(path.name, line, "torn", text)
         if size is not None and there > size:
             text = f"{there - size} bytes were written into it after it was closed"
             yield Finding(path.name, 0, "late", f"{text}; a hub moves whole rows to the end")

@@ -19,12 +19,20 @@ N = TypeVar("N", int, float)
 DEFAULT_FOLDER = Path("events")
 LOG_FORMATS = ("text", "json")
 FSYNC_POLICIES = ("always", "interval", "never")
+SECRET = {"store"}  # settings that may hold a password, and are never shown
+OF_FOLDERS = {"dir", "fsync"}  # settings that mean nothing for an engine
 
 
 def _folder(text: str) -> Path:
     if "\0" in text:
         raise ValueError("a folder")
     return Path(text)
+
+
+def _store(text: str) -> str:
+    if text and not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("a postgresql:// URL")
+    return text
 
 
 def _bind(text: str) -> str:
@@ -107,6 +115,12 @@ class Config:
         (), parse_rules,
         "what is kept of which channels: `app-*/age=30d,size=10G:orders/segment=1G`",
     )  # fmt: skip
+    store: str = _setting(
+        "", _store, "an engine that several hubs share, instead of a folder: `postgresql://…`"
+    )
+    store_timeout: float = _setting(
+        8.0, _positive(float, "seconds"), "how long the engine is waited for, before a `503`"
+    )
     # One event is held in memory, whole, by its publisher and by each reader that is sending it.
     max_event_bytes: int = _setting(
         1 << 20, _positive(int, "bytes"), "the largest event; a larger body is answered `413`"
@@ -174,7 +188,11 @@ class Config:
             try:
                 values[setting.name] = setting.metadata["cast"](text)
             except ValueError as error:
-                raise StartError(f"{name} is {text!r}, but must be {error}") from None
+                shown = "not right" if setting.name in SECRET else repr(text)
+                raise StartError(f"{name} is {shown}, but must be {error}") from None
+        if clash := OF_FOLDERS & values.keys() if "store" in values else None:
+            names = ", ".join(map(variable, sorted(clash)))
+            raise StartError(f"{names}: that is for folders, and ESOURCE_STORE is an engine")
         return cls(**values)
 
 

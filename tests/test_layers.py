@@ -28,6 +28,7 @@ ONLY_IN = {
     "werkzeug": {"web"},
     "gunicorn": {"server", "__main__"},
     "prometheus_client": {"web"},
+    "psycopg": {"log"},
 }
 NOT_IN_ROWS = {"os", "socket", "time"}
 

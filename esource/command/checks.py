@@ -3,11 +3,16 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from esource.command.command import Command, folder_of, say
+from esource.command.command import Command, folder_of, is_for_engine, say
 from esource.errors import EsourceError
+
+if TYPE_CHECKING:
+    from esource.check import Finding
 
 CHECK = """\
 Read all channel files of DIR and say, a line each, what is wrong with them:
@@ -77,34 +82,58 @@ def _check(options: argparse.Namespace) -> int:
     from esource.command.against import Hub, compare
     from esource.log import segments
 
+    report = _Report(options.json)
+    if is_for_engine(options) and not options.against:
+        from esource.command import engines
+
+        with engines.engine() as logs:
+            for channel in logs.names():
+                report.add(channel, 1, engines.check(logs.open(channel)))
+        return report.end("channels")
     folder = folder_of(options)
     progress = _Progress()
     channels = check.channels(folder)
     hub = Hub(options.against, dict(options.headers)) if options.against else None
     there = hub.channels() if hub else {}
     known = segments.offsets(folder)
-    files, findings = 0, []
     for channel in sorted({*channels, *there}):
-        files += len(segments.files(folder, channel, known))
         found = check.check(folder, channel, progress, known)
         if hub:
             found = chain(found, compare(folder, channel, hub, progress, known))
+        report.add(channel, len(segments.files(folder, channel, known)), found)
+    return report.end("files")
+
+
+class _Report:
+    """What was found, printed line by line as it is found, or in the end as JSON."""
+
+    def __init__(self, is_json: bool) -> None:
+        self._is_json = is_json
+        self._count = 0
+        self._findings: list[Finding] = []
+
+    def add(self, channel: str, count: int, found: Iterable["Finding"]) -> None:
+        """Take what is wrong with a channel, which has so many files."""
+        self._count += count
         shown = 0
         for finding in found:
             shown += 1
-            findings.append(finding)
-            if shown <= SHOWN and not options.json:
+            self._findings.append(finding)
+            if shown <= SHOWN and not self._is_json:
                 line = f", line {finding.line}" if finding.line else ""
                 say(f"{finding.file}{line}: {finding.text}")
-        if shown > SHOWN and not options.json:
+        if shown > SHOWN and not self._is_json:
             say(f"{channel}: {shown - SHOWN} more")
-    if options.json:
-        report = [finding._asdict() for finding in findings]
-        print(json.dumps({"files": files, "findings": report}, indent=1))
-    else:
-        wrong = len({finding.file for finding in findings})
-        print(f"{files} files, {wrong} of them with something wrong")
-    return 1 if findings else 0
+
+    def end(self, what: str) -> int:
+        """Print the sum of all; return the exit code."""
+        if self._is_json:
+            findings = [finding._asdict() for finding in self._findings]
+            print(json.dumps({what: self._count, "findings": findings}, indent=1))
+        else:
+            wrong = len({finding.file for finding in self._findings})
+            print(f"{self._count} {what}, {wrong} of them with something wrong")
+        return 1 if self._findings else 0
 
 
 class _Progress:

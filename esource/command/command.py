@@ -52,8 +52,18 @@ def say(text: str, to: TextIO | None = None) -> None:
     print(printable(text), file=to)
 
 
+def is_for_engine(options: argparse.Namespace) -> bool:
+    """Return whether a command is for the engine of ESOURCE_STORE: no folder is named, and it is.
+
+    Raises `StartError` for settings that make no sense.
+    """
+    return not options.folder and bool(Config.from_env(os.environ).store)
+
+
 def folder_of(options: argparse.Namespace) -> Path:
     """Return the folder that a command is for; raise `StartError` if it is none."""
+    if is_for_engine(options):
+        raise StartError("ESOURCE_STORE is an engine, which has no files; name a folder")
     folder: Path = options.folder or Config.from_env(os.environ).dir
     if not folder.is_dir():
         raise StartError(f"{folder} is not a folder")

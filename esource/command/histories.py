@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from esource.command.command import Command, channel_of, folder_of, say
+from esource.command.command import Command, channel_of, folder_of, is_for_engine, say
 from esource.errors import Conflict, Missing
 from esource.rules import Rule, amount
 
@@ -116,6 +116,12 @@ def _trim(options: argparse.Namespace) -> int:
 
     channel = channel_of(options)
     rule = Rule("*", options.age, options.size)
+    if is_for_engine(options):
+        from esource.command import engines
+
+        if options.dry_run:
+            raise Missing("on an engine there is no --dry-run")
+        return engines.trim(channel, rule)
     gone = history.trim(
         folder_of(options), channel, rule, time.time(), dry_run=options.dry_run
     )  # fmt: skip
@@ -129,7 +135,7 @@ def _trim(options: argparse.Namespace) -> int:
 def _join(options: argparse.Namespace) -> int:
     from esource.log import history
 
-    channel, folder = channel_of(options), _held(options)
+    channel, folder = channel_of(options), held(options)
     joined = history.join(folder, channel)
     if not joined:
         print(f"{channel}: is one file already")
@@ -143,7 +149,12 @@ def _join(options: argparse.Namespace) -> int:
 def _rm(options: argparse.Namespace) -> int:
     from esource.log import history
 
-    channel, folder = channel_of(options), _held(options)
+    channel = channel_of(options)
+    if is_for_engine(options):
+        from esource.command import engines
+
+        return engines.remove(channel)
+    folder = held(options)
     removed = history.remove(folder, channel)
     print(f"{channel}: removed {len(removed)} files")
     if left := _others(folder, channel):
@@ -169,10 +180,14 @@ def _reason(text: str) -> str:
 def _erase(options: argparse.Namespace) -> int:
     from esource.log import erasures, history
 
-    channel, folder = channel_of(options), _held(options)
-    id, at = os.fsencode(options.id), options.at
+    channel, id, at = channel_of(options), os.fsencode(options.id), options.at
     if not id and at is None:
         raise Missing("the ID is empty; an event without an id is named by --at OFFSET")
+    if is_for_engine(options):
+        from esource.command import engines
+
+        return engines.erase(channel, id, at, options.all, _user(), options.reason)
+    folder = held(options)
     history.settle(folder, channel)
     found = [
         each for each in erasures.find(folder, channel, id) if at is None or each.offset == at
@@ -203,7 +218,7 @@ def _erase(options: argparse.Namespace) -> int:
     return 0
 
 
-def _held(options: argparse.Namespace) -> Path:
+def held(options: argparse.Namespace) -> Path:
     """Return the folder, which no hub has; what was begun in it is finished."""
     from esource.log import erasures, history
     from esource.log.lock import hold

@@ -149,9 +149,16 @@ class _Part:
 class Committer:
     """What writes and syncs for all writers of a hub."""
 
-    def __init__(self, sync_of: SyncOf = lambda written: None) -> None:
-        """Begin with nothing to do. `sync_of` is `Logs.sync_all`; without it there is none."""
+    def __init__(
+        self, sync_of: SyncOf = lambda written: None,
+        grown: Callable[[str], None] = lambda name: None,
+    ) -> None:  # fmt: skip
+        """Begin with nothing to do. `sync_of` is `Logs.sync_all`; without it there is none.
+
+        `grown` is told the name of each log that was appended to in a thread.
+        """
         self._sync_of = sync_of
+        self._grown = grown
         self._parts: list[_Part] = []  # of the next round
         self._greenlet: gevent.Greenlet | None = None
         self._large = 0  # commits on their way by themselves for which a sync of all would wait
@@ -202,6 +209,7 @@ class Committer:
             part.append()
         finally:
             self._large -= is_large
+        self._grown(part.view.log.name)
 
     def _write(self, parts: list[_Part]) -> None:
         if not self._writes.is_quick:

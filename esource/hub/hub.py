@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from esource.config import Config
@@ -20,6 +21,7 @@ from esource.hub.committer import Committer
 from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
+from esource.hub.news import News
 from esource.hub.retention import Retention
 from esource.hub.stats import Stats
 from esource.hub.usage import Meter
@@ -27,6 +29,9 @@ from esource.log import NAME as NAME
 from esource.log import Logs
 from esource.log.folder import Folder
 from esource.log.lock import prepare_folder
+
+if TYPE_CHECKING:
+    from esource.log.engines import EngineLogs
 
 KEEP_OPEN = 10_000  # channels used last, if that is not more than half of all descriptors
 TURN_CHANNELS = 1000  # looked at, before others get a turn
@@ -38,19 +43,37 @@ def prepare(config: Config) -> Callable[[], None]:
 
     Return what lets go of that. Raises `StartError`.
     """
+    if config.store:  # which several hubs have: whether it can be had is seen before the fork
+        logs = _logs_on(config)
+        logs.hold(lambda: None)
+        logs.close()
+        return lambda: None
     return prepare_folder(config.dir).release
 
 
+def _logs(config: Config) -> Logs:
+    """Return the logs of a hub; nothing is opened yet. Raises `StartError`."""
+    return _logs_on(config) if config.store else Folder(config.dir, config.fsync, config.keep)
+
+
+def _logs_on(config: Config) -> "EngineLogs":
+    from esource.log.engines import logs_of
+
+    return logs_of(config.store, config.store_timeout, config.keep)
+
+
 class Hub:
-    """All channels of one folder."""
+    """All channels of one folder, or of one engine."""
 
     def __init__(self, config: Config) -> None:
         """Configure a hub; nothing is opened or locked yet."""
         self.config = config
         self.stats = Stats(config.metrics_channels)
         self.draining = False
-        self.logs: Logs = Folder(config.dir, config.fsync, config.keep)
-        self._committer = Committer(self.logs.sync_all)
+        self.logs = _logs(config)
+        self.news = News(self.logs.shared, self.open_channels) if self.logs.shared else None
+        grown = self.news.grown if self.news else lambda name: None
+        self._committer = Committer(self.logs.sync_all, grown)
         self.meter = Meter(self.logs, config.metrics_channels)
         self.clients = Clients()
         # Plain publishes have a part of their own: what is large keeps none of them out.
@@ -76,6 +99,8 @@ class Hub:
         share_the_interpreter()
         self._is_open = True
         Retention(self.logs, self.channel).start()
+        if self.news:
+            self.news.start()
 
     def channel(self, name: str) -> Channel:
         """Return the open channel of this name. Blocks; raises `BadInput`, `StorageError`."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from gevent.lock import BoundedSemaphore
 
 from esource.hub.work import Work
+from esource.log import Counts as Counts
 from esource.log import Kept, Logs
 
 PART = 0.01  # of the time, that is spent on it at most

@@ -18,7 +18,8 @@ All calls block, and may raise `StorageError`. One party at a time may append (f
 `settle`), refresh or tend; the caller sees to that: there is no lock, in which the hub could hang.
 All other calls may be made by any number of threads at once.
 
-Kinds of logs: `file` (one plain file), `segmented` (several), `memory` (a list, for the tests).
+Kinds of logs: `file` (one plain file), `segmented` (several), `blocks` (on an engine, such as
+`postgresql`), `memory` (a list, for the tests).
 What all of them promise is tested by `tests/log/test_contract.py`.
 """
 
@@ -251,6 +252,13 @@ class Kept(NamedTuple):
 class Logs(Protocol):
     """All logs of a hub, by the names of their channels. All calls block."""
 
+    @property
+    def shared(self) -> "Shared | None":
+        """What tells of other hubs that append to these logs, if there can be any."""
+
+    def place(self) -> str:
+        """Return where they are kept, and how safely, for a person: one line, without secrets."""
+
     def hold(self, waiting: Callable[[], None]) -> None:
         """Wait until this process may append, and call `waiting` meanwhile. Raises `StartError`."""
 
@@ -292,3 +300,39 @@ class Logs(Protocol):
 
     def problems(self) -> list[str]:
         """Return why nothing can be appended now, a line each; empty if something can."""
+
+
+class Counts:
+    """What was counted of the calls of an engine: by several threads, and so about right."""
+
+    __slots__ = ("appends", "gaps", "is_up", "notices", "retries", "seconds", "unknown")
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.is_up = True  # whether the last call was answered
+        self.appends = 0
+        self.seconds = 0.0  # of these appends
+        self.retries = 0  # calls that were made again
+        self.unknown = 0  # appends of which nobody knows whether they were done
+        self.notices = 0  # of other hubs, that logs have grown
+        self.gaps = 0  # times that notices may have been missed
+
+
+class Shared(Protocol):
+    """Logs that several hubs append to. All calls block; raise `StorageError`."""
+
+    @property
+    def counts(self) -> Counts:
+        """What was counted, of this hub."""
+
+    def tell(self, names: Sequence[str]) -> None:
+        """Tell other hubs that these logs have grown. It may be lost."""
+
+    def listen(self, seconds: float) -> list[str] | None:
+        """Wait until others tell that logs have grown; return their names.
+
+        None of them after so many seconds; None if some may have been missed.
+        """
+
+    def grown(self, logs: Sequence[Log]) -> list[Log]:
+        """Return those of some logs that are not as they were last looked at or appended to."""

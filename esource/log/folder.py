@@ -55,6 +55,8 @@ def channel_names(folder: Path) -> list[str]:
 class Folder:
     """The logs of a folder (see `esource.log.Logs`)."""
 
+    shared = None  # one hub has it
+
     def __init__(self, path: Path, fsync: str = "always", rules: Sequence[Rule] = ()) -> None:
         """Name the folder; nothing is read, made or locked yet. `fsync` is as for `FileLog`.
 
@@ -68,6 +70,10 @@ class Folder:
         self._lock = Lock.of_writer(path)
         self._names: tuple[int, list[str]] = (-1, [])  # when the folder was changed, and names
         self._file_system = FileSystem(path)
+
+    def place(self) -> str:
+        """Return the path, and when rows are synced."""
+        return f"{self.path.absolute()}, fsync {self._fsync}"
 
     def hold(self, waiting: Callable[[], None]) -> None:
         """Make the folder and become its one writer; wait for as long as another process is.

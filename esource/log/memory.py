@@ -141,8 +141,13 @@ class MemoryLog:
 class MemoryLogs:
     """Logs in memory, by name (see `esource.log.Logs`)."""
 
+    shared = None
+
     def __init__(self) -> None:
         self.rows: dict[str, Rows] = {}
+
+    def place(self) -> str:
+        return "memory"
 
     def hold(self, waiting: Callable[[], None]) -> None:
         pass

@@ -27,7 +27,7 @@ from prometheus_client.utils import floatToGoString
 
 from esource import __version__
 from esource.hub.stats import Histogram, Stats
-from esource.hub.usage import Usage
+from esource.hub.usage import Counts, Usage
 
 # There from the start, or `rate()` would miss the first one.
 WATCHED = (500, 503, 507)
@@ -43,6 +43,7 @@ class Gauges(NamedTuple):
     subscribers_by_channel: dict[str, int]  # none, unless there are series for each channel
     body_bytes: int
     usage: Usage
+    store: Counts | None = None  # of the engine, if there is one
 
 
 def text(stats: Stats, gauges: Gauges, accept: str) -> tuple[bytes, str]:
@@ -119,6 +120,8 @@ class _Everything:
         for name, meaning, value in now:
             if value is not None:
                 yield GaugeMetricFamily(f"esource_{name}", meaning, value)
+        if gauges.store:
+            yield from _store(gauges.store)
         resumes = {verdict.value: count for verdict, count in stats.resumes.items()}
         yield _labelled(
             CounterMetricFamily, "resumes", "Reads by how their beginning was found", "verdict",
@@ -144,6 +147,20 @@ class _Everything:
                 meaning = f"As esource_{name}"
                 yield _labelled(family, f"channel_{name}", meaning, "channel", values)
         yield from _process.collect()
+
+
+def _store(counts: Counts) -> Iterator[Metric]:
+    up = "Whether the engine has answered the last call"
+    yield GaugeMetricFamily("esource_store_up", up, float(counts.is_up))
+    for name, meaning, count in (
+        ("appends", "Appends that the engine has answered", counts.appends),
+        ("append_seconds", "Time of these", counts.seconds),
+        ("retries", "Calls that were made again, since the engine was away", counts.retries),
+        ("unknown_outcomes", "Appends that may have been stored, and got a 503", counts.unknown),
+        ("notices", "Notices of other hubs that channels have grown", counts.notices),
+        ("gaps", "Times that notices may have been missed, and all was looked at", counts.gaps),
+    ):
+        yield CounterMetricFamily(f"esource_store_{name}", meaning, count)
 
 
 def _labelled(

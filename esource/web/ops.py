@@ -114,7 +114,8 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
         if hub.config.metrics_channels and channel.followers:
             subscribers[channel.name] = len(channel.followers)
     usage = hub.meter.usage()
-    gauges = Gauges(hub.subscribers, opened, refusing, subscribers, hub.body_bytes, usage)
+    store = hub.logs.shared.counts if hub.logs.shared else None
+    gauges = Gauges(hub.subscribers, opened, refusing, subscribers, hub.body_bytes, usage, store)
     accept = environ.get("HTTP_ACCEPT", "")
     work = Work(client_of(environ))
     content, content_type = work.do(metrics.text, hub.stats, gauges, accept)

@@ -19,7 +19,7 @@ from werkzeug.http import (
     parse_range_header,
 )
 
-from esource.errors import BadInput, BadRange, Missing
+from esource.errors import BadInput, BadRange, Missing, StorageError
 from esource.event import PLACE
 from esource.hub import download
 from esource.hub.channel import Channel
@@ -33,7 +33,7 @@ from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, 
 from esource.web import answers, query, stream
 from esource.web.encoder import Encoder
 from esource.web.post import Environ, client_of
-from esource.web.query import Selection
+from esource.web.query import Pairs, Selection
 
 # What monitors ask by mistake: as a channel that is empty it would be well for ever.
 PROBES = {
@@ -54,12 +54,25 @@ class Start(NamedTuple):
 
 def read(hub: Hub, name: str, environ: Environ) -> Response:
     """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
-    channel = hub.channel(name)
     pairs = query.pairs(environ.get("QUERY_STRING", ""), hub.config.ignore_parameters)
     wanted = query.parse(pairs)
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     check(wanted, format, follow)
+    try:
+        return _read(hub, name, environ, pairs, wanted, format, follow)
+    except StorageError as error:
+        if not (follow and format in EVENT_STREAMS and hub.logs.shared):
+            raise
+        headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
+        return stream.sent_away(hub, error, headers)  # the engine is away: it will be back
+
+
+def _read(
+    hub: Hub, name: str, environ: Environ, pairs: Pairs, wanted: Selection, format: Format,
+    follow: bool,
+) -> Response:  # fmt: skip
+    channel = hub.channel(name)
     resume_id = utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
     if name in PROBES and not follow and not channel.refresh().end:
         raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")

@@ -17,7 +17,7 @@ from flask import Response
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_resource_modified, quote_etag
 
-from esource.errors import BadInput
+from esource.errors import BadInput, StorageError
 from esource.event import PLACE
 from esource.hub import several
 from esource.hub.channel import Channel
@@ -61,11 +61,23 @@ KINDS: dict[str, Kind[Any]] = {
 def read(hub: Hub, environ: Environ) -> Response:
     """Answer a GET or HEAD. Blocks while the places to start from are looked for."""
     pairs = query.pairs(environ.get("QUERY_STRING", ""), hub.config.ignore_parameters)
-    channels = _channels(hub, pairs)
     wanted = query.parse([pair for pair in pairs if pair[0] != "channel"], KINDS)
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     check(wanted, format, follow)
+    try:
+        return _read(hub, environ, pairs, wanted, format, follow)
+    except StorageError as error:
+        if not (follow and format in EVENT_STREAMS and hub.logs.shared):
+            raise
+        headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
+        return stream.sent_away(hub, error, headers)  # the engine is away: it will be back
+
+
+def _read(
+    hub: Hub, environ: Environ, pairs: Pairs, wanted: Selection, format: Format, follow: bool
+) -> Response:
+    channels = _channels(hub, pairs)
     resume_id = utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1")) or wanted.resume
     if resume_id:
         wanted = wanted._replace(after=resume_id, since=None, tail=None)

@@ -8,7 +8,7 @@ from socket import socket
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from esource.errors import Busy
+from esource.errors import Busy, EsourceError
 from esource.hub.channel import Channel
 from esource.hub.clients import is_gone, takes_plain_bytes, tune
 from esource.hub.hub import Hub
@@ -77,17 +77,32 @@ def refused(hub: Hub, count: int, format: Format, headers: Headers) -> Response 
 
     Raises `Busy`, but not for an event stream: an `EventSource` would give up for good.
     """
-    headers["Cache-Control"] = "no-store, no-transform"  # what compresses holds it back
-    headers["X-Accel-Buffering"] = "no"  # nginx
+    _set_live(headers)
     try:
         hub.admit_subscribers(count)
     except Busy as busy:
         if format not in EVENT_STREAMS:
             raise
-        hub.stats.refuse(busy.status)
-        end = sse.retry(random.randint(*BUSY_RETRY_MS))
-        return Response(f": {busy}\n".encode() + end, 200, headers)
+        return sent_away(hub, busy, headers, BUSY_RETRY_MS)
     return None
+
+
+def _set_live(headers: Headers) -> None:
+    headers["Cache-Control"] = "no-store, no-transform"  # what compresses holds it back
+    headers["X-Accel-Buffering"] = "no"  # nginx
+
+
+def sent_away(
+    hub: Hub, error: EsourceError, headers: Headers, retry_ms: tuple[int, int] = RETRY_MS
+) -> Response:
+    """Answer an event stream with why there is none, and when to come back.
+
+    With another status an `EventSource` would give up for good.
+    """
+    _set_live(headers)
+    hub.stats.refuse(error.status)
+    end = sse.retry(random.randint(*retry_ms))
+    return Response(f": {error}\n".encode() + end, 200, headers)
 
 
 def follow(

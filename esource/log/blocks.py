@@ -1,0 +1,364 @@
+r"""Logs on an engine that several hubs share: rows in blocks.
+
+    |-- block --|-- block --|-- removed before `start`; the rest is kept --|
+    0                       start                                        end
+
+A block is whole rows that were appended together, at most 256 KiB of them, or one longer row. It is
+found by the offset of its end, never changes, and has the *nonce* of its append: a number that no
+other append has. By it an append finds itself, if the answer to the first try was lost; and two
+histories of one length are told apart.
+
+What differs between engines is an `Engine`; what is here is the same for all.
+"""
+# ruff: noqa: D102 -- what the calls of a log promise, the contract says
+
+import os
+import secrets
+from bisect import bisect_right, insort
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple, Protocol, TypeAlias
+
+from esource.errors import StorageError
+from esource.event import default_id
+from esource.log import Appended, Moved, Replaced, Written, reading, settled
+from esource.log.index import Index
+from esource.rows import tsv
+from esource.rows.find import Wanted
+from esource.rules import Rule
+
+BLOCK_BYTES = 1 << 18
+READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
+CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
+CACHED = 1000  # times that was read
+
+
+class Head(NamedTuple):
+    """What an engine says of a channel: where its rows begin and end."""
+
+    generation: int = 0  # a random number, made with the first rows; 0 before
+    start: int = 0  # the offset of the first byte that is kept
+    begin: int = 0  # of the first row that is kept, behind a byte order mark
+    end: int = 0
+    nonce: int = 0  # of the last block
+    erasures: int = 0  # how many events have been overwritten
+    modified: float = 0.0  # by the engine's clock, in seconds since 1970
+
+
+class Entry(NamedTuple):
+    """What is to be appended."""
+
+    blocks: list[bytes]
+    expected: int | None  # the offset at which they must begin; None: at the end, and then
+    least: bytes  # must be greater than every default id there, if it is not empty
+    greatest: bytes  # default id in the rows; empty without one
+    newest_id: bytes  # of the last event; empty without one
+    begin: int  # of the first row, if these are the first bytes of the channel
+    nonce: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes it is."""
+        return sum(map(len, self.blocks))
+
+
+class Answer(NamedTuple):
+    """What came of an append, or of a question."""
+
+    head: Head  # as it is now
+    goes_on: bool  # whether the rows before the known end are still those that were known
+    start: int | None = None  # where the rows of the entry are; None if they are not there
+
+
+class Engine(Protocol):
+    """What keeps heads and blocks. All calls block, each for a limited time.
+
+    They raise `StorageError`.
+    """
+
+    def head(self, name: str, known: Head) -> Answer:
+        """Return what is there now, and whether that goes on from what is known."""
+
+    def append(self, name: str, known: Head, entry: Entry) -> Answer:
+        """Append blocks, all or none, at most once; those that are answered for are durable."""
+
+    def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+        """Return (start, rows) of a few blocks, the first with the byte at an offset.
+
+        The last of them has the byte before `stop`, if that is not far. No rows: there is none.
+        """
+
+    def trim(self, name: str, rule: Rule) -> int:
+        """Remove the oldest blocks that a rule need not keep; return how many bytes they had.
+
+        All rows of these are older than its age, by the engine's clock, or beyond its size. The
+        last block stays. A few thousand at a time: 0 says that there are no more.
+        """
+
+    # For commands:
+
+    def create(self, name: str, start: int) -> None:
+        """Make a channel without rows, whose next row is at an offset; not if there is one."""
+
+    def date(self, name: str, start: int, end: int, modified: float) -> None:
+        """Have rows be stored, and the channel changed, at a time in seconds since 1970."""
+
+    def erase(self, name: str, offset: int, row: bytes, by: str, reason: str) -> None:
+        """Put a row in the place of one of that length; record who did so, when, where and why."""
+
+    def remove(self, name: str) -> None:
+        """Remove a channel with all its rows."""
+
+
+Key: TypeAlias = tuple[int, int]  # what rows are of: their generation, and its erasures
+
+
+class Cache:
+    """The rows of blocks that were read last, of all channels. For any number of threads.
+
+    It needs no lock: each step is one call of a dictionary or a list, and what is missed is read.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        """Keep so many bytes, about."""
+        self._limit = limit
+        self._rows: OrderedDict[tuple[Key, int], bytes] = OrderedDict()  # by key and start
+        self._starts: dict[Key, list[int]] = {}  # in order
+
+    def at(self, key: Key, offset: int) -> tuple[int, bytes] | None:
+        """Return (start, rows) of blocks that have the byte at an offset, if they are here."""
+        starts = self._starts.get(key, [])
+        number = bisect_right(starts, offset) - 1
+        if number < 0:
+            return None
+        try:
+            start = starts[number]
+            rows = self._rows[key, start]
+            self._rows.move_to_end((key, start))
+        except (IndexError, KeyError):
+            return None  # another thread has let it go
+        return (start, rows) if offset < start + len(rows) else None
+
+    def put(self, key: Key, start: int, rows: bytes) -> None:
+        """Keep rows, and let others go if they are too many."""
+        if (key, start) not in self._rows:
+            insort(self._starts.setdefault(key, []), start)
+        self._rows[key, start] = rows
+        while len(self._rows) > CACHED or sum(map(len, list(self._rows.values()))) > self._limit:
+            with suppress(KeyError, ValueError):
+                self._drop(*self._rows.popitem(last=False)[0])
+
+    def _drop(self, key: Key, start: int) -> None:
+        starts = self._starts[key]
+        starts.remove(start)
+        if not starts:
+            del self._starts[key]
+
+
+class BlockLog:
+    """The rows of one channel (see `esource.log.Log`)."""
+
+    refusal = ""  # an engine that is away may be there for the next append
+
+    def __init__(
+        self, name: str, engine: Engine, cache: Cache, head: Head, rule: Rule | None = None
+    ) -> None:  # fmt: skip
+        """Begin with what is there."""
+        self.name = name
+        self._engine = engine
+        self._cache = cache
+        self._rule = rule
+        self._head = head
+        self._is_busy = False  # between `write` and `settle`
+        self._index = Index(None)
+
+    @property
+    def generation(self) -> str:
+        head = self._head
+        if not head.end:
+            return ""
+        changes = f"{head.erasures:08x}{head.start:x}" if head.erasures or head.start else ""
+        return f"{head.generation:016x}{changes}"
+
+    def generation_at(self, offset: int) -> str:
+        return f"{self._head.generation:016x}" if self._head.end else ""
+
+    @property
+    def start(self) -> int:
+        return self._head.start
+
+    @property
+    def begin(self) -> int:
+        return self._head.begin
+
+    @property
+    def end(self) -> int:
+        return self._head.end
+
+    @property
+    def modified(self) -> float:
+        return self._head.modified
+
+    # -- appending -------------------------------------------------------------------------
+
+    def append(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Appended | Moved:
+        written = self.write(expected, blocks, least)
+        return settled(self, written) if isinstance(written, Written) else written
+
+    def write(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
+    ) -> Written | Appended | Moved:
+        if not blocks:
+            answer = self._engine.head(self.name, self._head)
+            if answer.goes_on and expected in (None, answer.head.end):
+                return Appended(answer.head.end, 0.0, is_due=False)
+            return self._moved(answer, expected)
+        entry = _entry(blocks, expected, least)
+        self._is_busy = True
+        try:
+            answer = self._engine.append(self.name, self._head, entry)
+        except BaseException:
+            self._is_busy = False
+            raise
+        if answer.start is None:
+            self._is_busy = False
+            return self._moved(answer, expected)
+        return Written(answer.start, to_sync=False, about=answer.head)
+
+    def _moved(self, answer: Answer, expected: int | None) -> Moved:
+        if not answer.goes_on:
+            return Moved(f"{self.name} has other rows now", None)
+        end = answer.head.end
+        if expected not in (None, end):
+            return Moved(f"{self.name} is {end} bytes long, not {expected}", end)
+        return Moved(f"{self.name} has grown by rows of a later time", end)
+
+    def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
+        return None  # the engine is waited for
+
+    def sync(self) -> float:
+        return 0.0
+
+    def settle(
+        self, written: Written, seconds: float, failure: Exception | None = None
+    ) -> Appended:
+        """Do the last part of `append`; after a `failure` the rows are there, but not seen yet."""
+        self._is_busy = False
+        if failure:
+            raise StorageError(f"{self.name}: {failure}; the event may have been stored")
+        assert isinstance(written.about, Head)
+        self._head = written.about
+        return Appended(written.start, seconds, is_due=False)
+
+    def flush(self) -> float:
+        return 0.0
+
+    # -- what others do --------------------------------------------------------------------
+
+    def is_current(self) -> bool:
+        return self._is_busy or self._engine.head(self.name, self._head).head == self._head
+
+    def is_at(self, head: Head) -> bool:
+        """Return whether the log is as this head says; an append in progress is no change."""
+        return self._is_busy or head == self._head
+
+    def refresh(self) -> Replaced | None:
+        answer = self._engine.head(self.name, self._head)
+        if answer.goes_on:
+            self._head = answer.head
+            return None
+        log = BlockLog(self.name, self._engine, self._cache, answer.head, self._rule)
+        return Replaced(log, f"{self.name} has other rows now")
+
+    def tend(self, now: float, may_remove: bool) -> str:
+        size = 0
+        if self._rule and may_remove:
+            while removed := self._engine.trim(self.name, self._rule):
+                size += removed
+        return f"{size} bytes" if size else ""
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def read(self, offset: int, limit: int, stop: int) -> bytes:
+        return reading.read(self, offset, limit, stop)
+
+    def pread(self, offset: int, size: int) -> bytes:
+        parts, stop = [], offset + size
+        while offset < stop:
+            found = self._at(offset, stop)
+            if not found:
+                break
+            start, rows = found
+            parts.append(rows[offset - start : stop - start])
+            offset = start + len(rows)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
+        """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
+        key = self._head.generation, self._head.erasures
+        found = self._cache.at(key, offset)
+        if found or not self._head.generation:
+            return found
+        start, rows = self._engine.read(self._head, offset, min(stop, offset + READ_BYTES))
+        if not start <= offset < start + len(rows):
+            return None
+        self._cache.put(key, start, rows)
+        return start, rows
+
+    def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
+        return reading.backwards(self, stop)
+
+    def status(self) -> None:
+        """Return nothing: there is no file for an index to be beside."""
+
+    def places(
+        self, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        return self._index.places(self, wanted, start, stop, is_backwards)
+
+    def learn(self, stop: int) -> Iterator[None]:
+        return self._index.learn(self, stop)
+
+    def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
+        piece = self.pread(offset, min(size, BLOCK_BYTES))
+        return os.write(socket_fd, piece) if piece else 0
+
+
+def _entry(blocks: Sequence[bytes], expected: int | None, least: bytes) -> Entry:
+    """Return what an engine needs to know of rows to append them."""
+    micros = [found for rows in blocks if (found := tsv.newest_micros(rows)) is not None]
+    newest_id = b""
+    for rows in reversed(blocks):
+        place, events = tsv.last(rows, 1)
+        if events:
+            newest_id = tsv.id_of(rows[place:])
+            break
+    return Entry(
+        [piece for rows in blocks for piece in pieces(rows)],
+        expected,
+        least,
+        default_id(max(micros)) if micros else b"",
+        newest_id,
+        tsv.mark_bytes(blocks[0]),
+        new_number(),
+    )
+
+
+def pieces(rows: bytes) -> Iterator[bytes]:
+    """Yield whole rows in blocks of `BLOCK_BYTES` at most, or of one row that is longer."""
+    start = 0
+    while len(rows) - start > BLOCK_BYTES:
+        stop = rows.rfind(b"\n", start, start + BLOCK_BYTES) + 1
+        stop = stop or rows.index(b"\n", start + BLOCK_BYTES) + 1
+        yield rows[start:stop]
+        start = stop
+    if start < len(rows):
+        yield rows[start:]
+
+
+def new_number() -> int:
+    """Return a random number for a generation or a nonce: 63 bits, and not 0."""
+    return secrets.randbits(63) or 1

@@ -1,0 +1,29 @@
+"""Which engine a URL is of: its module is imported here, and only if there is such a URL."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from esource.errors import StartError
+from esource.log import Logs, Shared
+from esource.log.blocks import Engine
+from esource.rules import Rule
+
+
+class EngineLogs(Logs, Shared, Engine, Protocol):
+    """All logs on an engine."""
+
+    def close(self) -> None:
+        """Let go of all connections."""
+
+
+def logs_of(url: str, seconds: float, rules: Sequence[Rule] = ()) -> EngineLogs:
+    """Return the logs at a URL; nothing is asked yet. A call takes up to so many seconds.
+
+    Raises `StartError`, also if the package that it takes is not installed.
+    """
+    try:
+        from esource.log.postgresql import PostgreSQL
+    except ImportError as error:
+        needed = "pip install 'esource[postgresql]'"
+        raise StartError(f"ESOURCE_STORE needs {needed}: {error}") from None
+    return PostgreSQL(url, seconds, rules)

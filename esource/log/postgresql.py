@@ -1,0 +1,564 @@
+"""Logs in PostgreSQL, 15 and later: heads and blocks in two tables, and one function that appends.
+
+The row of a channel is locked while it is appended to; the queue for that lock is the order of the
+appends, whichever hub they come from. What is committed there is durable, as far as the server's
+`synchronous_commit` and its standbys make it so.
+
+What others are told (`NOTIFY`) is told after the commit and on another connection: within the
+transaction it takes a lock of the whole server.
+"""
+# ruff: noqa: D102 -- what the calls of logs and engines promise, the contracts say
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+from psycopg import errors
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+
+from esource.errors import StartError, StorageError, StorageFull
+from esource.log import Counts, Kept, Log, Summary, Written
+from esource.log.blocks import Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.rows import tsv
+from esource.rules import Rule, rule_of
+
+RV = TypeVar("RV")
+Rows: TypeAlias = list[tuple[Any, ...]]
+OLDEST = 15_00_00
+FORM = 1  # of the tables
+NEWS = "esource"  # the channel of notices
+NOTICE_BYTES = 7500  # of at most 8000
+MAX_NAME_BYTES = 64
+POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
+PAUSE_SECONDS = 0.05, 1.0  # between tries
+IDLE = 16  # connections that are kept for the next calls
+
+SCHEMA = """
+CREATE SCHEMA IF NOT EXISTS esource;
+CREATE TABLE esource.form (form int NOT NULL);
+CREATE TABLE esource.channel (
+    name text COLLATE "C" PRIMARY KEY,
+    generation bigint NOT NULL,
+    start bigint NOT NULL DEFAULT 0,
+    first bigint NOT NULL,
+    "end" bigint NOT NULL DEFAULT 0,
+    nonce bigint NOT NULL DEFAULT 0,
+    erasures bigint NOT NULL DEFAULT 0,
+    newest bytea NOT NULL DEFAULT '',
+    floor bytea NOT NULL DEFAULT '',
+    modified timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+CREATE TABLE esource.block (
+    generation bigint NOT NULL,
+    "end" bigint NOT NULL,
+    nonce bigint NOT NULL,
+    stored timestamptz NOT NULL DEFAULT clock_timestamp(),
+    rows bytea NOT NULL,
+    PRIMARY KEY (generation, "end")
+);
+CREATE TABLE esource.erasure (
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    channel text COLLATE "C" NOT NULL,
+    "offset" bigint NOT NULL,
+    size bigint NOT NULL,
+    id bytea NOT NULL,
+    "by" text NOT NULL,
+    reason text NOT NULL
+);
+ALTER TABLE esource.block ALTER rows SET STORAGE EXTERNAL;
+
+-- Whether the rows before an offset are those of which the last block had this nonce.
+CREATE FUNCTION esource.goes_on(
+    c esource.channel, known_generation bigint, known_end bigint, known_nonce bigint
+) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN known_generation = 0 THEN true
+        WHEN known_generation IS DISTINCT FROM c.generation OR known_end > c."end" THEN false
+        WHEN known_end <= c.start THEN true
+        WHEN known_end = c."end" THEN known_nonce = c.nonce
+        ELSE EXISTS (
+            SELECT FROM esource.block b
+            WHERE b.generation = c.generation AND b."end" = known_end AND b.nonce = known_nonce
+        )
+    END
+$$;
+
+CREATE FUNCTION esource.append(
+    a_name text, known_generation bigint, known_end bigint, known_nonce bigint,
+    expected bigint, lowest bytea, highest bytea, newest_id bytea, a_first bigint,
+    a_nonce bigint, new_generation bigint, blocks bytea[],
+    OUT c esource.channel, OUT is_known boolean, OUT at bigint
+) LANGUAGE plpgsql AS $$
+DECLARE
+    size bigint := (SELECT sum(length(r)) FROM unnest(blocks) r);
+BEGIN
+    SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
+    IF c.name IS NULL THEN
+        IF known_generation <> 0 OR coalesce(expected, 0) <> 0 THEN
+            is_known := known_generation = 0;
+            RETURN;
+        END IF;
+        INSERT INTO esource.channel (name, generation, first)
+            VALUES (a_name, new_generation, a_first) ON CONFLICT DO NOTHING;
+        SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
+    END IF;
+    is_known := esource.goes_on(c, known_generation, known_end, known_nonce);
+    IF NOT is_known THEN
+        RETURN;
+    END IF;
+    IF c."end" > known_end THEN  -- did an earlier try get through?
+        SELECT max(b."end") - size INTO at FROM esource.block b
+            WHERE b.generation = c.generation AND b."end" > known_end AND b.nonce = a_nonce;
+        IF at IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    IF expected <> c."end" OR (lowest <> '' AND lowest <= c.floor) THEN
+        RETURN;
+    END IF;
+    at := c."end";
+    INSERT INTO esource.block (generation, "end", nonce, rows)
+        SELECT c.generation, at + sum(length(r)) OVER (ORDER BY n), a_nonce, r
+        FROM unnest(blocks) WITH ORDINALITY AS each(r, n);
+    UPDATE esource.channel x SET
+        "end" = at + size, nonce = a_nonce, modified = clock_timestamp(),
+        newest = CASE WHEN newest_id = '' THEN x.newest ELSE newest_id END,
+        floor = greatest(x.floor, highest)
+        WHERE x.name = a_name RETURNING * INTO c;
+END $$;
+
+CREATE FUNCTION esource.trim(a_name text, age interval, size bigint, OUT removed bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    c esource.channel;
+    cut bigint;
+BEGIN
+    SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
+    SELECT max(s."end") INTO cut FROM (
+        SELECT b."end", bool_and(
+            coalesce(b.stored < clock_timestamp() - age, false)
+            OR coalesce(c."end" - b."end" >= size, false)
+        ) OVER (ORDER BY b."end") AS goes
+        FROM esource.block b WHERE b.generation = c.generation AND b."end" < c."end"
+        ORDER BY b."end" LIMIT 5000
+    ) s WHERE goes;
+    removed := coalesce(cut - c.start, 0);
+    IF removed > 0 THEN
+        DELETE FROM esource.block b WHERE b.generation = c.generation AND b."end" <= cut;
+        UPDATE esource.channel x SET start = cut, first = cut WHERE x.name = a_name;
+    END IF;
+END $$;
+"""
+HEAD = """
+SELECT generation, start, first, "end", nonce, erasures, extract(epoch FROM modified)::float8,
+    esource.goes_on(c, %s, %s, %s)
+FROM esource.channel c WHERE name = %s
+"""
+HEADS = """
+SELECT name, generation, start, first, "end", nonce, erasures,
+    extract(epoch FROM modified)::float8
+FROM esource.channel WHERE name = ANY(%s)
+"""
+APPEND = """
+SELECT (c).generation, (c).start, (c).first, (c)."end", (c).nonce, (c).erasures,
+    extract(epoch FROM (c).modified)::float8, is_known, at
+FROM esource.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+# Blocks are at most 256 KiB, but for single rows.
+READ = """
+SELECT min("end" - length(rows)), string_agg(rows, ''::bytea ORDER BY "end")
+FROM esource.block
+WHERE generation = %(generation)s AND "end" > %(offset)s
+    AND "end" <= %(stop)s::bigint + 262144 AND "end" - length(rows) < %(stop)s
+"""
+READ_LONG = """
+SELECT "end" - length(rows), rows FROM esource.block
+WHERE generation = %(generation)s AND "end" > %(offset)s ORDER BY "end" LIMIT 1
+"""
+NAMES = """SELECT name FROM esource.channel ORDER BY name"""
+SUMMARIES = """
+SELECT name, "end", newest, extract(epoch FROM modified)::float8
+FROM esource.channel WHERE name = ANY(%s)
+"""
+KEPT = """
+SELECT name, "end" - start, extract(epoch FROM modified)::float8 FROM esource.channel
+"""
+# Of each channel: its size, and how old its first block is, in seconds.
+OLDEST_BLOCKS = """
+SELECT name, "end" - start, extract(epoch FROM clock_timestamp() - (
+    SELECT stored FROM esource.block b WHERE b.generation = c.generation ORDER BY "end" LIMIT 1
+))::float8 FROM esource.channel c
+"""
+TRIM = """SELECT esource.trim(%s, %s * interval '1 second', %s)"""
+CREATE = """
+INSERT INTO esource.channel (name, generation, start, first, "end") VALUES (%s, %s, %s, %s, %s)
+"""
+DATE = """
+WITH c AS (
+    UPDATE esource.channel SET modified = to_timestamp(%(time)s) WHERE name = %(name)s RETURNING *
+), b AS (
+    UPDATE esource.block b SET stored = c.modified FROM c
+    WHERE b.generation = c.generation AND b."end" > %(start)s AND b."end" <= %(end)s
+) SELECT
+"""
+ERASE = """
+WITH record AS (
+    INSERT INTO esource.erasure (channel, "offset", id, size, "by", reason)
+    VALUES (%(name)s, %(offset)s, %(id)s, length(%(row)s), %(by)s, %(reason)s)
+), c AS (
+    UPDATE esource.channel SET erasures = erasures + 1 WHERE name = %(name)s RETURNING *
+), b AS (
+    SELECT b.generation, b."end", b.rows FROM esource.block b, c
+    WHERE b.generation = c.generation AND b."end" > %(offset)s ORDER BY b."end" LIMIT 1
+) UPDATE esource.block x
+SET rows = overlay(b.rows PLACING %(row)s FROM (%(offset)s - b."end" + length(b.rows) + 1)::int)
+FROM b WHERE x.generation = b.generation AND x."end" = b."end" RETURNING 1
+"""
+REMOVE = """
+WITH c AS (DELETE FROM esource.channel WHERE name = %s RETURNING generation)
+DELETE FROM esource.block b USING c WHERE b.generation = c.generation RETURNING 1
+"""
+SETTINGS = """
+SELECT name, setting FROM pg_settings WHERE name IN
+    ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names')
+"""
+# Not waited for until it is on disk: those who miss it look for themselves.
+NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"""
+# What may be over the next moment: the server ends, begins, or is a standby now.
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
+MAY_BE_STORED = "the event may have been stored: repeat it with unique=1"
+DEFAULTS = {
+    "application_name": "esource", "target_session_attrs": "read-write",
+    "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
+}  # fmt: skip
+
+
+class _Warned(psycopg.OperationalError):
+    """The server has warned of something: its answer is not to be relied on."""
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection of which each call ends in time."""
+
+    deadline = 0.0  # of the call, by the monotonic clock
+    warning = ""  # that the server has sent with an answer
+
+    def wait(
+        self, gen: PQGen[RV], interval: float = POLL_SECONDS, timeout: float | None = None
+    ) -> RV:  # fmt: skip
+        """Wait for the server, until the deadline if nothing else is said; raise what is `AWAY`."""
+        left = self.deadline - time.monotonic()
+        return super().wait(gen, interval, max(left, 0.0) if timeout is None else timeout)
+
+
+class PostgreSQL:
+    """The logs in one database (see `esource.log.Logs`), and their engine."""
+
+    def __init__(self, url: str, seconds: float, rules: Sequence[Rule] = ()) -> None:
+        """Name the database; nothing is asked yet. A call takes up to so many seconds.
+
+        Raises `StartError`.
+        """
+        self.counts = Counts()
+        self._rules = rules
+        self._seconds = seconds
+        self._parameters = _parameters(url, seconds)
+        self._idle: deque[_Connection] = deque()
+        self._cache = Cache()
+        self._token = f"{new_number():x}"  # by which a hub knows its own notices
+        self._ears: _Connection | None = None
+        self._version = 0
+        self._settings: dict[str, str] = {}
+
+    @property
+    def shared(self) -> "PostgreSQL":
+        return self
+
+    def place(self) -> str:
+        at = ", ".join(f"{name} {self._parameters.get(name)}" for name in ("host", "dbname"))
+        standbys = self._settings.get("synchronous_standby_names") or "none"
+        version = f"{self._version // 10000}.{self._version % 10000}"
+        return f"PostgreSQL {version}, {at}, synchronous standbys: {standbys}"
+
+    # -- calls ---------------------------------------------------------------------------
+
+    def _connect(self, deadline: float) -> _Connection:
+        seconds = max(2, round(deadline - time.monotonic()))
+        connection = _Connection.connect(
+            **self._parameters, autocommit=True, connect_timeout=seconds
+        )
+        connection.add_notice_handler(partial(_heed, connection))
+        return connection
+
+    @contextmanager
+    def _connection(self, deadline: float) -> Iterator[_Connection]:
+        """Give a connection for one call; what has failed is closed, and so are all idle ones."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect(deadline)
+        connection.deadline, connection.warning = deadline, ""
+        try:
+            yield connection
+        except psycopg.Error:
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                connection.close()
+                self.close()
+            else:
+                self._idle.append(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._idle) < IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _call(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> Rows:
+        """Return the rows of a statement that may be run again; try for as long as there is time.
+
+        Raises `StorageError`.
+        """
+        deadline = time.monotonic() + self._seconds
+        pause, most = PAUSE_SECONDS
+        while True:
+            try:
+                with self._connection(deadline) as connection:
+                    rows = connection.execute(statement, arguments, binary=True).fetchall()
+                    if connection.warning:  # such as of a standby that was not waited for
+                        raise _Warned(connection.warning)
+                    self.counts.is_up = True
+                    return rows
+            except errors.DiskFull as error:
+                raise StorageFull(f"PostgreSQL: {_said(error)}") from error
+            except AWAY as error:
+                self.counts.is_up = False
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise StorageError(f"PostgreSQL is away: {_said(error)}") from error
+                self.counts.retries += 1
+                time.sleep(min(random.uniform(pause / 2, pause), left))
+                pause = min(pause * 2, most)
+            except psycopg.Error as error:
+                raise StorageError(f"PostgreSQL: {_said(error)}") from error
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        for connection in (*self._idle, *filter(None, [self._ears])):
+            connection.close()
+        self._idle.clear()
+        self._ears = None
+
+    # -- an engine -----------------------------------------------------------------------
+
+    def head(self, name: str, known: Head) -> Answer:
+        rows = self._call(HEAD, (known.generation, known.end, known.nonce, name))
+        if not rows:
+            return Answer(Head(), goes_on=not known.generation)
+        *head, goes_on = rows[0]
+        return Answer(Head(*head), goes_on)
+
+    def append(self, name: str, known: Head, entry: Entry) -> Answer:
+        began = time.monotonic()
+        try:
+            rows = self._call(
+                APPEND,
+                (
+                    name, known.generation, known.end, known.nonce, entry.expected, entry.least,
+                    entry.greatest, entry.newest_id, entry.begin, entry.nonce, new_number(),
+                    entry.blocks,
+                ),
+            )  # fmt: skip
+        except StorageFull:
+            raise
+        except StorageError as error:
+            self.counts.unknown += 1
+            raise error.with_text(f"{error.text}; {MAY_BE_STORED}") from error
+        self.counts.appends += 1
+        self.counts.seconds += time.monotonic() - began
+        *head, goes_on, start = rows[0]
+        return Answer(Head(*head) if head[0] is not None else Head(), goes_on, start)
+
+    def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+        at = {"generation": head.generation, "offset": offset, "stop": stop}
+        [(start, rows)] = self._call(READ, at)
+        if rows is None:
+            found = self._call(READ_LONG, at)
+            start, rows = found[0] if found else (offset, b"")
+        return start, rows
+
+    def trim(self, name: str, rule: Rule) -> int:
+        [(removed,)] = self._call(TRIM, (name, rule.age, rule.size))
+        size: int = removed
+        return size
+
+    def create(self, name: str, start: int) -> None:
+        self._call(CREATE + "RETURNING 1", (name, new_number(), start, start, start))
+
+    def date(self, name: str, start: int, end: int, modified: float) -> None:
+        self._call(DATE, {"name": name, "start": start, "end": end, "time": modified})
+
+    def erase(self, name: str, offset: int, row: bytes, by: str, reason: str) -> None:
+        about = {"by": by, "reason": reason, "id": tsv.id_of(row)}
+        self._call(ERASE, {"name": name, "offset": offset, "row": row, **about})
+
+    def remove(self, name: str) -> None:
+        self._call(REMOVE, (name,))
+
+    # -- logs ----------------------------------------------------------------------------
+
+    def hold(self, waiting: Callable[[], None]) -> None:
+        """Make the tables if they are not there. Several hubs hold one database."""
+        try:
+            with self._connection(time.monotonic() + self._seconds) as connection:
+                self._version = connection.info.server_version
+                with connection.transaction():
+                    _make(connection)
+            problems = self.problems()
+        except (psycopg.Error, StorageError) as error:
+            said = _said(error) if isinstance(error, psycopg.Error) else error.text
+            raise StartError(f"ESOURCE_STORE: {said}") from error
+        if problems:
+            raise StartError("ESOURCE_STORE: " + "; ".join(problems))
+
+    def open(self, name: str) -> Log:
+        head = self.head(name, Head()).head
+        return BlockLog(name, self, self._cache, head, rule_of(self._rules, name))
+
+    def names(self) -> list[str]:
+        return [name for (name,) in self._call(NAMES, ())]
+
+    def summaries(self, names: Sequence[str]) -> list[Summary]:
+        return [Summary(*row) for row in self._call(SUMMARIES, (list(names),))]
+
+    def kept(self) -> Iterator[Kept]:
+        for row in self._call(KEPT, ()):
+            yield Kept(*row)
+
+    def due(self, now: float) -> list[str]:
+        if not self._rules:
+            return []
+        return [
+            name for name, size, age in self._call(OLDEST_BLOCKS, ())
+            if (rule := rule_of(self._rules, name))
+            and ((rule.age and age and age > rule.age) or (rule.size and size > rule.size))
+        ]  # fmt: skip
+
+    def removable(self, now: float) -> tuple[int, int]:
+        return 0, 0
+
+    def gaps(self) -> list[str]:
+        return []
+
+    def free(self) -> int | None:
+        return None
+
+    def sync_all(self, written: Sequence[Written]) -> Callable[[], float] | None:
+        return None
+
+    def problems(self) -> list[str]:
+        try:
+            self._settings = dict(self._call(SETTINGS, ()))
+        except StorageError as error:
+            return [error.text]
+        return list(_refused(self._version, self._settings))
+
+    # -- other hubs ----------------------------------------------------------------------
+
+    def tell(self, names: Sequence[str]) -> None:
+        size = NOTICE_BYTES // (MAX_NAME_BYTES + 1)
+        with suppress(StorageError):  # then they look for themselves
+            for start in range(0, len(names), size):
+                text = " ".join([self._token, *names[start : start + size]])
+                self._call(NOTIFY, (NEWS, text))
+
+    def listen(self, seconds: float) -> list[str] | None:
+        try:
+            if self._ears is None:
+                self._ears = self._connect(time.monotonic() + self._seconds)
+                self._ears.deadline = time.monotonic() + self._seconds
+                self._ears.execute(f"LISTEN {NEWS}")
+                self.counts.gaps += 1
+                return None  # of what came before nothing is known
+            self._ears.deadline = time.monotonic() + seconds + self._seconds
+            names = []
+            for notice in self._ears.notifies(timeout=seconds, stop_after=1):
+                token, *told = notice.payload.split(" ")
+                if token != self._token:
+                    names += told
+                    self.counts.notices += 1
+            return names
+        except psycopg.Error:
+            if self._ears:
+                self._ears.close()
+            self._ears = None
+            time.sleep(random.uniform(*PAUSE_SECONDS))
+            return []
+
+    def grown(self, logs: Sequence[Log]) -> list[Log]:
+        heads = {name: Head(*head) for name, *head in self._call(HEADS, ([x.name for x in logs],))}
+        return [
+            log for log in logs
+            if isinstance(log, BlockLog) and not log.is_at(heads.get(log.name, Head()))
+        ]  # fmt: skip
+
+
+def _parameters(url: str, seconds: float) -> dict[str, Any]:
+    """Return what a connection takes; raises `StartError`."""
+    try:
+        parameters = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        # libpq's own text may hold the URL, with a password.
+        raise StartError("ESOURCE_STORE is no postgresql:// URL that libpq understands") from error
+    milliseconds = round(seconds * 1000)
+    own = (
+        f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} "
+        f"-c idle_in_transaction_session_timeout={milliseconds}"
+    )
+    parameters["options"] = f"{parameters.get('options', '')} {own}".strip()
+    return {**DEFAULTS, **parameters}
+
+
+def _heed(connection: _Connection, notice: errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        connection.warning = notice.message_primary or "a warning"
+
+
+def _said(error: psycopg.Error) -> str:
+    """Return what the server, or libpq, has said: one line."""
+    return " ".join((error.diag.message_primary or str(error)).split())
+
+
+def _make(connection: _Connection) -> None:
+    """Make the tables, if no other hub has. Within a transaction."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtext('esource'))")
+    [(table,)] = connection.execute("SELECT to_regclass('esource.form')").fetchall()
+    if table is None:
+        connection.execute(SCHEMA)
+        connection.execute("INSERT INTO esource.form VALUES (%s)", (FORM,))
+    [(form,)] = connection.execute("SELECT form FROM esource.form").fetchall()
+    if form != FORM:
+        raise StorageError(f"the tables have form {form}, and this hub knows {FORM}")
+
+
+def _refused(version: int, settings: Mapping[str, str]) -> Iterator[str]:
+    """Yield why a server may lose what it has acknowledged, or cannot do."""
+    if version < OLDEST:
+        yield f"PostgreSQL {OLDEST // 10000} or later is needed"
+    for name in ("fsync", "full_page_writes"):
+        if settings.get(name) != "on":
+            yield f"PostgreSQL has {name} = {settings.get(name)}, and may lose events"
+    commit = settings.get("synchronous_commit")
+    good = {"on", "remote_apply"}
+    if not settings.get("synchronous_standby_names"):
+        good |= {"local", "remote_write"}
+    if commit not in good:
+        yield f"PostgreSQL has synchronous_commit = {commit}, and may lose events"
