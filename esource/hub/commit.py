@@ -56,6 +56,7 @@ class Moment(NamedTuple):
     last: bytes = b""  # bytes of rows, as many as a mark is made of
     least: bytes = b""  # of the default ids made for those before
     is_exact: bool = False  # whether what was asked holds only if no other rows come in between
+    lead: int = 0  # microseconds between the greatest default id before and the next at least
 
 
 class Receipt:
@@ -140,7 +141,7 @@ class Receipt:
                 if draft.newest_micros is not None:
                     newest = max(newest, draft.newest_micros)
                 if draft.without_id:
-                    micros = max(moment.now, newest + 1)
+                    micros = max(moment.now, newest + 1 + moment.lead)
                     rows, newest = tsv.stamp(draft, micros), micros + draft.without_id - 1
                     least = least or default_id(micros)
                 if self.wish.unique and moment.dedup:
@@ -258,6 +259,7 @@ class Commit:
         it may be tens of megabytes, of which no step is more than one. Raises `StorageError`.
         """
         log, expected = view.log, None
+        known.keep_up()
         if log.end != view.end:  # it has taken in more than could be made a view of
             view = View.of(log)
         for _ in range(TRIES):
@@ -271,6 +273,9 @@ class Commit:
             if written.end is None:
                 return written
             view, expected = View.of(log, written.end), written.end
+            if not written.is_kept:
+                expected = None
+                known.fall_behind()
         else:
             raise StorageError(f"{log.name} has changed, again and again")
         if not isinstance(written, Written):
@@ -318,7 +323,7 @@ class Commit:
     def _ask(self, view: View, known: Known, last: bytes) -> tuple[list[bytes], Moment]:
         """Return the rows of all receipts, in one block if they are few, and the moment behind."""
         now = time.time_ns() // 1000
-        moment = Moment(view, known.newest, now, known.dedup, {}, last)
+        moment = Moment(view, known.newest, now, known.dedup, {}, last, lead=known.lead)
         blocks: list[bytes] = []
         for receipt in self.receipts:
             rows, moment = receipt.ask(moment)

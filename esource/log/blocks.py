@@ -86,7 +86,9 @@ class Engine(Protocol):
     def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
         """Return (start, rows) of a few blocks, the first with the byte at an offset.
 
-        The last of them has the byte before `stop`, if that is not far. No rows: there is none.
+        The last of them has the byte before `stop`, if that is not far. No rows: there is none, or
+        the last block of the head is not there: a server that lacked it has taken over, and what
+        is there now does not go on from it.
         """
 
     def trim(self, name: str, rule: Rule) -> int:
@@ -111,7 +113,7 @@ class Engine(Protocol):
         """Remove a channel with all its rows."""
 
 
-Key: TypeAlias = tuple[int, int]  # what rows are of: their generation, and its erasures
+Key: TypeAlias = tuple[int, int]  # what rows are of: a log, and how many erasures it has had
 
 
 class Cache:
@@ -170,7 +172,11 @@ class BlockLog:
         self._cache = cache
         self._rule = rule
         self._head = head
-        self._is_busy = False  # between `write` and `settle`
+        self._written: Head | None = None  # between `write` and `settle`, what comes next
+        self._is_alone = False  # whether no rows of others are in what comes next
+        # Not the generation: if a server that lacks the last rows takes over, other rows come to
+        # stand at their offsets.
+        self._number = new_number()
         self._index = Index(None)
 
     @property
@@ -216,25 +222,22 @@ class BlockLog:
             if answer.goes_on and expected in (None, answer.head.end):
                 return Appended(answer.head.end, 0.0, is_due=False)
             return self._moved(answer, expected)
-        entry = _entry(blocks, expected, least)
-        self._is_busy = True
-        try:
-            answer = self._engine.append(self.name, self._head, entry)
-        except BaseException:
-            self._is_busy = False
-            raise
+        answer = self._engine.append(self.name, self._head, _entry(blocks, expected, least))
         if answer.start is None:
-            self._is_busy = False
             return self._moved(answer, expected)
+        self._is_alone = answer.start == self._head.end
+        self._written = answer.head
         return Written(answer.start, to_sync=False, about=answer.head)
 
     def _moved(self, answer: Answer, expected: int | None) -> Moved:
         if not answer.goes_on:
             return Moved(f"{self.name} has other rows now", None)
-        end = answer.head.end
+        self._head, end = answer.head, answer.head.end
         if expected not in (None, end):
-            return Moved(f"{self.name} is {end} bytes long, not {expected}", end)
-        return Moved(f"{self.name} has grown by rows of a later time", end)
+            why = f"{self.name} is {end} bytes long, not {expected}"
+        else:
+            why = f"{self.name} has grown by rows of a later time"
+        return Moved(why, end, is_kept=False)
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
         return None  # the engine is waited for
@@ -246,7 +249,7 @@ class BlockLog:
         self, written: Written, seconds: float, failure: Exception | None = None
     ) -> Appended:
         """Do the last part of `append`; after a `failure` the rows are there, but not seen yet."""
-        self._is_busy = False
+        self._written = None
         if failure:
             raise StorageError(f"{self.name}: {failure}; the event may have been stored")
         assert isinstance(written.about, Head)
@@ -259,11 +262,15 @@ class BlockLog:
     # -- what others do --------------------------------------------------------------------
 
     def is_current(self) -> bool:
-        return self._is_busy or self._engine.head(self.name, self._head).head == self._head
+        return self.is_at(self._engine.head(self.name, self._head).head)
 
     def is_at(self, head: Head) -> bool:
-        """Return whether the log is as this head says; an append in progress is no change."""
-        return self._is_busy or head == self._head
+        """Return whether the log is as this head says.
+
+        Rows that are written, and not settled, are no change; but those of others are, which a
+        publisher may have been told of.
+        """
+        return head == self._head or (self._is_alone and head == self._written)
 
     def refresh(self) -> Replaced | None:
         answer = self._engine.head(self.name, self._head)
@@ -298,11 +305,12 @@ class BlockLog:
 
     def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
-        key = self._head.generation, self._head.erasures
+        head = self._written or self._head
+        key = self._number, head.erasures
         found = self._cache.at(key, offset)
-        if found or not self._head.generation:
+        if found or not head.generation:
             return found
-        start, rows = self._engine.read(self._head, offset, min(stop, offset + READ_BYTES))
+        start, rows = self._engine.read(head, offset, min(stop, offset + READ_BYTES))
         if not start <= offset < start + len(rows):
             return None
         self._cache.put(key, start, rows)

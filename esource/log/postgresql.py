@@ -171,16 +171,20 @@ SELECT (c).generation, (c).start, (c).first, (c)."end", (c).nonce, (c).erasures,
     extract(epoch FROM (c).modified)::float8, is_known, at
 FROM esource.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
+GOES_ON = """EXISTS (
+    SELECT FROM esource.block
+    WHERE generation = %(generation)s AND "end" = %(end)s AND nonce = %(nonce)s
+)"""
 # Blocks are at most 256 KiB, but for single rows.
 READ = """
 SELECT min("end" - length(rows)), string_agg(rows, ''::bytea ORDER BY "end")
 FROM esource.block
 WHERE generation = %(generation)s AND "end" > %(offset)s
-    AND "end" <= %(stop)s::bigint + 262144 AND "end" - length(rows) < %(stop)s
-"""
+    AND "end" <= %(stop)s::bigint + 262144 AND "end" - length(rows) < %(stop)s AND """ + GOES_ON
 READ_LONG = """
 SELECT "end" - length(rows), rows FROM esource.block
-WHERE generation = %(generation)s AND "end" > %(offset)s ORDER BY "end" LIMIT 1
+WHERE generation = %(generation)s AND "end" > %(offset)s AND """ + GOES_ON + """
+ORDER BY "end" LIMIT 1
 """
 NAMES = """SELECT name FROM esource.channel ORDER BY name"""
 SUMMARIES = """
@@ -388,7 +392,10 @@ class PostgreSQL:
         return Answer(Head(*head) if head[0] is not None else Head(), goes_on, start)
 
     def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
-        at = {"generation": head.generation, "offset": offset, "stop": stop}
+        at = {
+            "generation": head.generation, "end": head.end, "nonce": head.nonce,
+            "offset": offset, "stop": stop,
+        }  # fmt: skip
         [(start, rows)] = self._call(READ, at)
         if rows is None:
             found = self._call(READ_LONG, at)

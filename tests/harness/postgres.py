@@ -9,8 +9,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.harness.machine import free_port, needs
 
 PATIENCE_SECONDS = 30.0
 USER = "postgres"  # the server refuses root
+_numbers = count()  # of databases
 
 
 def binary(name: str) -> str:
@@ -86,9 +88,24 @@ class Postgres:
         self.process.wait(PATIENCE_SECONDS)
         self.process = None
 
+    def freeze(self, is_frozen: bool = True) -> None:
+        """Stop all of its processes where they are, or let them go on."""
+        assert self.process
+        number = signal.SIGSTOP if is_frozen else signal.SIGCONT
+        for pid in [self.process.pid, *children(self.process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def url(self, database: str = "postgres") -> str:
         """Return the address of a database."""
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+
+    def database(self, *settings: str) -> str:
+        """Make an empty database; return its address. `settings` are `name = value`."""
+        name = f"test_{next(_numbers)}"
+        changes = [f"ALTER DATABASE {name} SET {setting}" for setting in settings]
+        self.do(f"CREATE DATABASE {name}", *changes)
+        return self.url(name)
 
     def do(self, *statements: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run statements; return the rows of the last, if it has some."""
