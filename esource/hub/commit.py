@@ -264,7 +264,9 @@ class Commit:
             view = View.of(log)
         for _ in range(TRIES):
             known.catch_up(view, self._is_unique)
-            blocks, moment = self._ask(view, known, last_bytes(log, view.end))
+            is_known = known.is_of(view, with_dedup=False)  # or it knows more than that
+            last = known.last if is_known else last_bytes(log, view.end)
+            blocks, moment = self._ask(view, known, last)
             # Without rows, too: a refusal must be decided on all that is there.
             expected = view.end if moment.is_exact else expected
             written = log.write(expected, blocks, moment.least)
@@ -274,8 +276,9 @@ class Commit:
                 return written
             view, expected = View.of(log, written.end), written.end
             if not written.is_kept:
+                if not moment.is_exact:
+                    known.fall_behind()
                 expected = None
-                known.fall_behind()
         else:
             raise StorageError(f"{log.name} has changed, again and again")
         if not isinstance(written, Written):
