@@ -93,6 +93,10 @@ class Log(Protocol):
         """The offset after the last row."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether each call may wait for another machine, so that none may be made in a loop."""
+
+    @property
     def refusal(self) -> str:
         """Why appends fail now. The next one tries to repair that. Empty if they do not."""
 

@@ -161,6 +161,7 @@ class Cache:
 class BlockLog:
     """The rows of one channel (see `esource.log.Log`)."""
 
+    is_remote = True
     refusal = ""  # an engine that is away may be there for the next append
 
     def __init__(

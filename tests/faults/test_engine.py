@@ -8,12 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from esource.event import DEFAULT_ID
 from tests.harness import Follower, Hub, Publisher, Stream, eventually, numbers, size
 from tests.harness.engine import data_of, engine_hubs, rows_at
-from tests.harness.postgres import Postgres, pair, postgres
+from tests.harness.postgres import pair, postgres
 from tests.harness.rows import ids_of
 from tests.harness.waiting import together
 
@@ -83,8 +82,7 @@ class Load:
         assert lost or not gone
         for hub, follower in zip(self.hubs, self.followers, strict=True):
             assert rows_at(hub, self.channel) == rows
-            last = ids[-1]
-            eventually(lambda: follower.ids[-1:] == [last])
+            follower.reach(ids[-1])
             assert len(set(follower.data)) == len(follower.data)
             if lost:
                 assert set(follower.data) - set(data) <= gone | self.unknown()
@@ -118,7 +116,7 @@ def test_a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged
     tmp_path: Path,
 ) -> None:
     with (
-        postgres() as server, engine_hubs(tmp_path, server.url(), **BEATS) as hubs,
+        postgres() as server, engine_hubs(tmp_path, server.url(), 2, **BEATS) as hubs,
         loaded(hubs, "killed") as load,
     ):  # fmt: skip
         for _ in range(2):
@@ -134,7 +132,7 @@ def test_a_synchronous_standby_that_takes_over_has_all_that_was_acknowledged(
 ) -> None:
     with pair() as (primary, standby, url):
         primary.wait_for("standby")
-        with engine_hubs(tmp_path, url, **BEATS) as hubs, loaded(hubs, "synchronous") as load:
+        with engine_hubs(tmp_path, url, 2, **BEATS) as hubs, loaded(hubs, "synchronous") as load:
             standby.freeze()
             time.sleep(1)
             primary.stop(signal.SIGKILL)
@@ -148,7 +146,7 @@ def test_what_a_standby_lacks_is_gone_at_all_hubs_and_nothing_of_it_is_mixed_wit
     tmp_path: Path,
 ) -> None:
     with (
-        pair() as (primary, standby, url), engine_hubs(tmp_path, url, **BEATS) as hubs,
+        pair() as (primary, standby, url), engine_hubs(tmp_path, url, 2, **BEATS) as hubs,
         loaded(hubs, "asynchronous") as load,
     ):  # fmt: skip
         hubs[0].publish("/also", "kept")
@@ -170,7 +168,8 @@ def test_what_a_standby_lacks_is_gone_at_all_hubs_and_nothing_of_it_is_mixed_wit
         there = [hub.get("/also") for hub in hubs]
         assert there[0].body == there[1].body
         assert [data_of(one.body.splitlines()) for one in (lost[0], there[0])] == [
-            [b"kept", b"first there", b"first there"], [b"kept", b"then others", b"then others"]
+            [b"kept", b"first there", b"first there"],
+            [b"kept", b"then others", b"then others"],
         ]
         assert there[0].headers["ETag"] != lost[0].headers["ETag"]
         stored = standby.do(
@@ -207,7 +206,7 @@ def test_a_wait_for_a_standby_that_is_cancelled_is_no_acknowledgement(tmp_path: 
     waits = """SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"""
     with pair() as (primary, standby, url):
         primary.wait_for("standby")
-        with engine_hubs(tmp_path, url, ESOURCE_STORE_TIMEOUT="30") as hubs:
+        with engine_hubs(tmp_path, url, 2, ESOURCE_STORE_TIMEOUT="30") as hubs:
             hubs[0].publish("/cancelled", "before")
             statuses = []
             standby.freeze()
@@ -234,7 +233,7 @@ def test_a_server_that_stands_still_for_a_while_delays_publishers_and_no_more(
     tmp_path: Path,
 ) -> None:
     with (
-        postgres() as server, engine_hubs(tmp_path, server.url(), **BEATS) as (here, there),
+        postgres() as server, engine_hubs(tmp_path, server.url(), 2, **BEATS) as (here, there),
     ):  # fmt: skip
         here.publish("/still", "before")
         with Stream(there, "/still") as stream, Stream(here, "/still") as own:
@@ -265,11 +264,12 @@ def test_a_server_that_stands_still_for_long_refuses_in_time_and_nothing_else_wa
     crowd = 60
     with (
         postgres() as server,
-        engine_hubs(tmp_path, server.url(), ESOURCE_STORE_TIMEOUT="3", **BEATS) as hubs,
+        engine_hubs(tmp_path, server.url(), 2, ESOURCE_STORE_TIMEOUT="3", **BEATS) as hubs,
     ):  # fmt: skip
         here, there = hubs
         for n in range(crowd):
             here.publish(f"/gone-{n}?id=before", "before")
+            assert here.post(f"/gone-{n}?unique=1&id=before", "before").status == 200
         with Stream(here, "/gone-0") as stream:
             server.freeze()
             took: list[tuple[str, int, float, str]] = []
@@ -330,7 +330,7 @@ def test_a_primary_that_stands_still_is_left_for_the_standby_that_took_over(
     with pair() as (primary, standby, url):
         primary.wait_for("standby")
         with (
-            engine_hubs(tmp_path, url, ESOURCE_STORE_TIMEOUT="5", **BEATS) as hubs,
+            engine_hubs(tmp_path, url, 2, ESOURCE_STORE_TIMEOUT="5", **BEATS) as hubs,
             loaded(hubs, "deposed") as load,
         ):  # fmt: skip
             primary.freeze()
@@ -374,5 +374,3 @@ def test_a_hub_that_is_killed_or_reloaded_disturbs_no_other(tmp_path: Path) -> N
         rows = rows_at(hubs[0], "undisturbed")
         assert set(own.acknowledged) <= set(numbers(rows, "own"))
         assert numbers(rows, "again") == again.acknowledged
-
-

@@ -31,13 +31,14 @@ def engine_hubs(home: Path, url: str, count: int = 2, **settings: str) -> Iterat
     with ExitStack() as stack:
         hubs = [engine_hub(home / f"hub{n}", url, **settings) for n in range(count)]
         for hub in hubs:
-            stack.callback(_stop, hub)
+            stack.callback(stop, hub)
             hub.launch()
         for hub in hubs:
             hub.wait_until_up()
         yield hubs
 
 
-def _stop(hub: Hub) -> None:
+def stop(hub: Hub) -> None:
+    """Stop a hub if it runs."""
     if hub.process:
         hub.stop()
