@@ -14,6 +14,7 @@ What differs between engines is an `Engine`; what is here is the same for all.
 
 import os
 import secrets
+import time
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
 CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
 CACHED = 1000  # times that was read
+# After which an append looks at the head first: it is looked for behind the known end, under the
+# lock of all that append. Of a million blocks there that took 1.1 s.
+STALE_SECONDS = 10.0
 
 
 class Head(NamedTuple):
@@ -172,13 +176,16 @@ class BlockLog:
         self._engine = engine
         self._cache = cache
         self._rule = rule
-        self._head = head
+        self._know(head)
         self._written: Head | None = None  # between `write` and `settle`, what comes next
         self._is_alone = False  # whether no rows of others are in what comes next
         # Not the generation: if a server that lacks the last rows takes over, other rows come to
         # stand at their offsets.
         self._number = new_number()
         self._index = Index(None)
+
+    def _know(self, head: Head) -> None:
+        self._head, self._known_at = head, time.monotonic()
 
     @property
     def generation(self) -> str:
@@ -218,11 +225,13 @@ class BlockLog:
     def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Written | Appended | Moved:
-        if not blocks:
+        if not blocks or time.monotonic() - self._known_at > STALE_SECONDS:
             answer = self._engine.head(self.name, self._head)
-            if answer.goes_on and expected in (None, answer.head.end):
+            if not (answer.goes_on and expected in (None, answer.head.end)):
+                return self._moved(answer, expected)
+            if not blocks:
                 return Appended(answer.head.end, 0.0, is_due=False)
-            return self._moved(answer, expected)
+            self._know(answer.head)
         answer = self._engine.append(self.name, self._head, _entry(blocks, expected, least))
         if answer.start is None:
             return self._moved(answer, expected)
@@ -233,7 +242,8 @@ class BlockLog:
     def _moved(self, answer: Answer, expected: int | None) -> Moved:
         if not answer.goes_on:
             return Moved(f"{self.name} has other rows now", None)
-        self._head, end = answer.head, answer.head.end
+        self._know(answer.head)
+        end = answer.head.end
         if expected not in (None, end):
             why = f"{self.name} is {end} bytes long, not {expected}"
         else:
@@ -254,7 +264,7 @@ class BlockLog:
         if failure:
             raise StorageError(f"{self.name}: {failure}; the event may have been stored")
         assert isinstance(written.about, Head)
-        self._head = written.about
+        self._know(written.about)
         return Appended(written.start, seconds, is_due=False)
 
     def flush(self) -> float:
@@ -276,7 +286,7 @@ class BlockLog:
     def refresh(self) -> Replaced | None:
         answer = self._engine.head(self.name, self._head)
         if answer.goes_on:
-            self._head = answer.head
+            self._know(answer.head)
             return None
         log = BlockLog(self.name, self._engine, self._cache, answer.head, self._rule)
         return Replaced(log, f"{self.name} has other rows now")

@@ -7,7 +7,7 @@ from tests.harness.crowd import Crowd, counted
 from tests.harness.engine import engine_hubs
 from tests.harness.postgres import Postgres
 
-EVENTS = 1000
+EVENTS = 800
 TRIES = 3.0  # for a commit, on average
 
 
