@@ -178,23 +178,16 @@ GOES_ON = """EXISTS (
     WHERE generation = %(generation)s AND "end" = %(end)s AND nonce = %(nonce)s
 )"""
 # Blocks are at most 256 KiB, but for single rows.
-READ = (
-    """
+READ = f"""
 SELECT min("end" - length(rows)), string_agg(rows, ''::bytea ORDER BY "end")
 FROM esource.block
 WHERE generation = %(generation)s AND "end" > %(offset)s
-    AND "end" <= %(stop)s::bigint + 262144 AND "end" - length(rows) < %(stop)s AND """
-    + GOES_ON
-)
-READ_LONG = (
-    """
-SELECT "end" - length(rows), rows FROM esource.block
-WHERE generation = %(generation)s AND "end" > %(offset)s AND """
-    + GOES_ON
-    + """
-ORDER BY "end" LIMIT 1
+    AND "end" <= %(stop)s::bigint + 262144 AND "end" - length(rows) < %(stop)s AND {GOES_ON}
 """
-)
+READ_LONG = f"""
+SELECT "end" - length(rows), rows FROM esource.block
+WHERE generation = %(generation)s AND "end" > %(offset)s AND {GOES_ON} ORDER BY "end" LIMIT 1
+"""
 NAMES = """SELECT name FROM esource.channel ORDER BY name"""
 SUMMARIES = """
 SELECT name, "end", newest, extract(epoch FROM modified)::float8

@@ -64,7 +64,8 @@ class Postgres:
         options = [word for each in own for word in ("-c", each)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [binary("postgres"), "-D", str(self.folder), *options],
+                # Should this process be killed, it ends as well.
+                ["setpriv", "--pdeathsig", "QUIT", binary("postgres"), "-D", self.folder, *options],
                 stdout=log, stderr=log, cwd="/", **as_user(),
             )  # fmt: skip
         deadline = time.monotonic() + PATIENCE_SECONDS
