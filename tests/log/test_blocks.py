@@ -100,10 +100,9 @@ def test_rows_that_are_gone_are_never_read_with_those_that_stand_in_their_place(
     hubs: list[PostgreSQL], database: str, is_cached: bool
 ) -> None:
     one, other = hubs
+    for rows in (ROWS, OTHER, OTHER):
+        opened(one).append(None, [rows])
     log = opened(one)
-    log.append(0, [ROWS])
-    log.append(None, [OTHER])
-    log.append(None, [OTHER])
     if is_cached:
         assert log.pread(0, 1000) == ROWS + OTHER + OTHER
     # As it is on a standby that lacks the last rows, once it has taken over.
