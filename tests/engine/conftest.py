@@ -15,9 +15,9 @@ def server() -> Postgres:
     return shared_postgres()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hubs(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> Iterator[list[Hub]]:
-    """Three hubs on one database, which the tests of a module share."""
+    """Three hubs, which the tests share; they start at once on a database without tables."""
     home = tmp_path_factory.mktemp("hubs")
     with engine_hubs(home, server.database(), 3, **QUIET) as hubs:
         yield hubs

@@ -126,15 +126,6 @@ def test_without_the_client_library_the_line_says_what_to_install(
     assert "pip install 'esource[postgresql]'" in refusal(hub)
 
 
-def test_of_many_hubs_that_start_at_once_one_makes_the_tables(
-    tmp_path: Path, server: Postgres
-) -> None:
-    with engine_hubs(tmp_path, server.database(), 3) as hubs:
-        for n, hub in enumerate(hubs):
-            hub.publish("/made-once", str(n))
-        assert data_of(rows_at(hubs[0], "made-once")) == [b"%d" % n for n in range(3)]
-
-
 @contextmanager
 def hub_with_few_rights(home: Path, server: Postgres, database: str) -> Iterator[Hub]:
     """Have a hub whose role has few rights."""

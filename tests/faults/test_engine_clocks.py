@@ -6,25 +6,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.harness import QUIET, Hub, size
-from tests.harness.crowd import Crowd, counted
+from tests.harness.crowd import Crowd
 from tests.harness.engine import engine_hub, engine_hubs, stop
 from tests.harness.postgres import shared_postgres
 from tests.harness.shims import Build, preload
 
 EVENTS = size(1000, 8000)
-TRIES = 3.0  # for a commit, on average
 
 
-def test_nobody_starves_behind_an_id_of_the_far_future(
-    tmp_path: Path,
-) -> None:
+def test_nobody_starves_behind_an_id_of_the_far_future(tmp_path: Path) -> None:
     """Each default id is right behind the one before."""
-    server = shared_postgres()
-    url = server.database("track_functions = 'pl'")
-    with counted(server, url) as tries, engine_hubs(tmp_path, url, 3, **QUIET) as hubs:
+    url = shared_postgres().database()
+    with engine_hubs(tmp_path, url, 3, **QUIET) as hubs:
         hubs[0].publish("/far-future?id=2099-01-01T00:00:00.000000Z", "first")
         Crowd(hubs, "far-future", others=1).run(EVENTS // 2)
-    assert tries[0] <= TRIES
 
 
 @contextmanager
@@ -46,10 +41,8 @@ def skewed(home: Path, url: str, shim: Build, seconds: Sequence[int]) -> Iterato
 
 
 def test_nobody_starves_and_ids_increase_if_clocks_differ(tmp_path: Path, shim: Build) -> None:
-    server = shared_postgres()
-    url = server.database("track_functions = 'pl'")
-    with counted(server, url) as tries, skewed(tmp_path, url, shim, (0, 2, -2)) as hubs:
+    url = shared_postgres().database()
+    with skewed(tmp_path, url, shim, (0, 2, -2)) as hubs:
         crowd = Crowd(hubs, "skewed")
         crowd.run(EVENTS)
         assert min(crowd.of_each()) > EVENTS // 15
-    assert tries[0] <= TRIES

@@ -1,19 +1,20 @@
 """A crowd: writers of one channel at several hubs, and what must be true of what they wrote."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 
 from esource.event import DEFAULT_ID
 from tests.harness.engine import data_of, rows_at
 from tests.harness.hub import Hub
-from tests.harness.postgres import Postgres
+from tests.harness.measures import metric
 from tests.harness.publisher import Publisher
 from tests.harness.rows import ids_of, numbers
 from tests.harness.stream import Stream
 from tests.harness.waiting import eventually, together
 
 WRITERS = 4  # at each hub
+TRIES = 3.0  # for a commit, on average
 
 
 class Crowd:
@@ -39,6 +40,7 @@ class Crowd:
 
     def run(self, events: int) -> None:
         """Publish so many, and check what has become of them."""
+        appends, commits = self.calls()
         with ExitStack() as stack:
             streams = [
                 stack.enter_context(Stream(hub, f"/{self.channel}", Last_Event_ID="0"))
@@ -51,6 +53,8 @@ class Crowd:
             for writer in self.writers:
                 writer.stop()
             assert not self.problems()
+            asked, done = self.calls()
+            assert (asked - appends) / (done - commits) <= TRIES
             rows = rows_at(self.hubs[0], self.channel)
             together(len(streams), lambda n: self._read(streams[n], len(rows)))
         assert all(rows_at(hub, self.channel) == rows for hub in self.hubs)
@@ -73,23 +77,9 @@ class Crowd:
         while len(stream.events) < count:
             assert stream.read_more(), "it has ended"
 
-
-@contextmanager
-def counted(server: Postgres, url: str) -> Iterator[list[float]]:
-    """Count how often an append was tried in a database, for each that has appended."""
-    database = url.rpartition("/")[2]
-    ratio: list[float] = []
-    yield ratio
-    server.do("SELECT pg_stat_force_next_flush()", database=database)
-    calls = """SELECT calls FROM pg_stat_user_functions WHERE funcname = 'append'"""
-    appends = """SELECT count(DISTINCT nonce) FROM esource.block"""
-
-    def tries() -> float:
-        [(called,)] = server.do(calls, database=database) or [(0,)]
-        [(appended,)] = server.do(appends, database=database)
-        assert isinstance(called, int)
-        assert isinstance(appended, int)
-        ratio[:] = [called / max(appended, 1)]
-        return ratio[0]
-
-    eventually(lambda: tries() >= 1.0)
+    def calls(self) -> tuple[float, float]:
+        """Return how many appends the engine has answered, and how many commits there were."""
+        return (
+            sum(metric(hub, "esource_store_appends_total") for hub in self.hubs),
+            sum(metric(hub, "esource_commit_duration_seconds_count") for hub in self.hubs),
+        )
