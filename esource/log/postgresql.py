@@ -345,7 +345,7 @@ class PostgreSQL:
             yield connection
         except BaseException as error:
             connection.close()
-            if isinstance(error, AWAY) and not isinstance(error, errors.DiskFull):
+            if isinstance(error, AWAY) and not isinstance(error, errors.DiskFull | _Warned):
                 self._broken(connection.server)
             raise
         if len(self._idle) < IDLE:
