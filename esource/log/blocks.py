@@ -14,6 +14,7 @@ What differs between engines is an `Engine`; what is here is the same for all.
 
 import os
 import secrets
+import time
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
 CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
 CACHED = 1000  # times that was read
+# After which an append looks at the head first: it is looked for behind the known end, under the
+# lock of all that append. Of a million blocks there that took 1.1 s.
+STALE_SECONDS = 10.0
 
 
 class Head(NamedTuple):
@@ -86,7 +90,9 @@ class Engine(Protocol):
     def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
         """Return (start, rows) of a few blocks, the first with the byte at an offset.
 
-        The last of them has the byte before `stop`, if that is not far. No rows: there is none.
+        The last of them has the byte before `stop`, if that is not far. No rows: there is none, or
+        the last block of the head is not there: a server that lacked it has taken over, and what
+        is there now does not go on from it.
         """
 
     def trim(self, name: str, rule: Rule) -> int:
@@ -111,7 +117,7 @@ class Engine(Protocol):
         """Remove a channel with all its rows."""
 
 
-Key: TypeAlias = tuple[int, int]  # what rows are of: their generation, and its erasures
+Key: TypeAlias = tuple[int, int]  # what rows are of: a log, and how many erasures it has had
 
 
 class Cache:
@@ -159,6 +165,7 @@ class Cache:
 class BlockLog:
     """The rows of one channel (see `esource.log.Log`)."""
 
+    is_remote = True
     refusal = ""  # an engine that is away may be there for the next append
 
     def __init__(
@@ -169,9 +176,16 @@ class BlockLog:
         self._engine = engine
         self._cache = cache
         self._rule = rule
-        self._head = head
-        self._is_busy = False  # between `write` and `settle`
+        self._know(head)
+        self._written: Head | None = None  # between `write` and `settle`, what comes next
+        self._is_alone = False  # whether no rows of others are in what comes next
+        # Not the generation: if a server that lacks the last rows takes over, other rows come to
+        # stand at their offsets.
+        self._number = new_number()
         self._index = Index(None)
+
+    def _know(self, head: Head) -> None:
+        self._head, self._known_at = head, time.monotonic()
 
     @property
     def generation(self) -> str:
@@ -211,30 +225,30 @@ class BlockLog:
     def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Written | Appended | Moved:
-        if not blocks:
+        if not blocks or time.monotonic() - self._known_at > STALE_SECONDS:
             answer = self._engine.head(self.name, self._head)
-            if answer.goes_on and expected in (None, answer.head.end):
+            if not (answer.goes_on and expected in (None, answer.head.end)):
+                return self._moved(answer, expected)
+            if not blocks:
                 return Appended(answer.head.end, 0.0, is_due=False)
-            return self._moved(answer, expected)
-        entry = _entry(blocks, expected, least)
-        self._is_busy = True
-        try:
-            answer = self._engine.append(self.name, self._head, entry)
-        except BaseException:
-            self._is_busy = False
-            raise
+            self._know(answer.head)
+        answer = self._engine.append(self.name, self._head, _entry(blocks, expected, least))
         if answer.start is None:
-            self._is_busy = False
             return self._moved(answer, expected)
+        self._is_alone = answer.start == self._head.end
+        self._written = answer.head
         return Written(answer.start, to_sync=False, about=answer.head)
 
     def _moved(self, answer: Answer, expected: int | None) -> Moved:
         if not answer.goes_on:
             return Moved(f"{self.name} has other rows now", None)
+        self._know(answer.head)
         end = answer.head.end
         if expected not in (None, end):
-            return Moved(f"{self.name} is {end} bytes long, not {expected}", end)
-        return Moved(f"{self.name} has grown by rows of a later time", end)
+            why = f"{self.name} is {end} bytes long, not {expected}"
+        else:
+            why = f"{self.name} has grown by rows of a later time"
+        return Moved(why, end, is_kept=False)
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
         return None  # the engine is waited for
@@ -246,11 +260,11 @@ class BlockLog:
         self, written: Written, seconds: float, failure: Exception | None = None
     ) -> Appended:
         """Do the last part of `append`; after a `failure` the rows are there, but not seen yet."""
-        self._is_busy = False
+        self._written = None
         if failure:
             raise StorageError(f"{self.name}: {failure}; the event may have been stored")
         assert isinstance(written.about, Head)
-        self._head = written.about
+        self._know(written.about)
         return Appended(written.start, seconds, is_due=False)
 
     def flush(self) -> float:
@@ -259,16 +273,20 @@ class BlockLog:
     # -- what others do --------------------------------------------------------------------
 
     def is_current(self) -> bool:
-        return self._is_busy or self._engine.head(self.name, self._head).head == self._head
+        return self.is_at(self._engine.head(self.name, self._head).head)
 
     def is_at(self, head: Head) -> bool:
-        """Return whether the log is as this head says; an append in progress is no change."""
-        return self._is_busy or head == self._head
+        """Return whether the log is as this head says.
+
+        Rows that are written, and not settled, are no change; but those of others are, which a
+        publisher may have been told of.
+        """
+        return head == self._head or (self._is_alone and head == self._written)
 
     def refresh(self) -> Replaced | None:
         answer = self._engine.head(self.name, self._head)
         if answer.goes_on:
-            self._head = answer.head
+            self._know(answer.head)
             return None
         log = BlockLog(self.name, self._engine, self._cache, answer.head, self._rule)
         return Replaced(log, f"{self.name} has other rows now")
@@ -298,11 +316,12 @@ class BlockLog:
 
     def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
-        key = self._head.generation, self._head.erasures
+        head = self._written or self._head
+        key = self._number, head.erasures
         found = self._cache.at(key, offset)
-        if found or not self._head.generation:
+        if found or not head.generation:
             return found
-        start, rows = self._engine.read(self._head, offset, min(stop, offset + READ_BYTES))
+        start, rows = self._engine.read(head, offset, min(stop, offset + READ_BYTES))
         if not start <= offset < start + len(rows):
             return None
         self._cache.put(key, start, rows)

@@ -92,6 +92,8 @@ class FileLog:
     The file stays open until the last reference to the log is gone.
     """
 
+    is_remote = False
+
     def __init__(
         self, path: Path, fsync: str = "always", reopen: Callable[[], Log] | None = None,
         is_closed: Callable[[int, bool], bool] = lambda end, is_changed: False,

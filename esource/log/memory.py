@@ -27,6 +27,8 @@ class Rows:
 class MemoryLog:
     """The rows of one channel (see `esource.log.Log`)."""
 
+    is_remote = False
+
     start = begin = 0
     refusal = ""
 

@@ -60,6 +60,8 @@ class _Files(NamedTuple):
 class SegmentedLog:
     """The rows of a channel that has a rule, or had one (see `esource.log.Log`)."""
 
+    is_remote = False
+
     def __init__(
         self, folder: Path, channel: str, fsync: str, rule: Rule | None, starts: Sequence[int],
         reopen: Callable[[], Log], on_begun: Callable[[int], None],
