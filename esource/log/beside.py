@@ -35,7 +35,7 @@ import orjson
 
 from esource.log import MARK_BYTES, disk
 from esource.log.ids import FLAGS, Ids
-from esource.log.index import BAD, Gone, Index, Kind, Part, Rows, run_bytes, zone_bytes
+from esource.log.index import BAD, Gone, Index, Kind, Part, Rows, few_bytes, run_bytes, zone_bytes
 from esource.log.segments import INDEXES
 from esource.rows.find import Zone
 
@@ -76,6 +76,11 @@ class Beside:
         self._ids: Ids | None = None
         self._written = 0, 0  # of an index that grows: its inode, and how long it is
         self._zones: tuple[int, int] | None = None  # of a closed file: where they are, and how many
+
+    @property
+    def hashed(self) -> tuple[int, ...]:
+        """The sizes of parts of which there are hashes: few, since the file only grows."""
+        return few_bytes(), run_bytes()
 
     @property
     def has_room(self) -> bool:

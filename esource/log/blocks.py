@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from esource.errors import StorageError
 from esource.event import default_id
 from esource.log import Appended, Moved, Replaced, Written, reading, settled
-from esource.log.index import Gone, Index, Kind, Part
+from esource.log.index import Gone, Index, Kind, Part, few_bytes, run_bytes, zone_bytes
 from esource.rows import tsv
 from esource.rows.find import Wanted
 from esource.rules import Rule
@@ -193,6 +193,7 @@ class _Stored:
     has_room = True
 
     def __init__(self, name: str, engine: Engine) -> None:
+        self.hashed = zone_bytes(), few_bytes(), run_bytes()
         self._name = name
         self._engine = engine
 

@@ -40,6 +40,15 @@ class Hashes:
             self._runs.append(array("Q", sorted([each << 8 | number for each in run])))
             yield
 
+    def merge(self, hashes: bytes, first: int) -> Iterator[None]:
+        """Add those of a smaller part, whose zones are numbered from `first` on."""
+        count = len(hashes) // 5
+        values, numbers = array("I", hashes[: 4 * count]), hashes[4 * count :]
+        for start in range(0, count, RUN):
+            some = zip(values[start : start + RUN], numbers[start : start + RUN], strict=True)
+            self._runs.append(array("Q", [each << 8 | first + number for each, number in some]))
+            yield
+
     def sorted(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield some hashes of all runs, in order, and the numbers of their zones."""
         starts = [0] * len(self._runs)

@@ -8,7 +8,7 @@ A *part* is the rows that begin in so many bytes from an offset on, which is a m
 of the same rows everybody learns the same parts. Of each `ZONE_BYTES` there is a zone
 (`esource.rows.find.Zone`); of each run of `MANY`, once all its zones are known, there is a zone of
 all, and its own are read only if that admits what is wanted. Where zones do not tell ids apart,
-there are the hashes of these (`ids`): of `FEW` zones, and then of the run.
+there are the hashes of these (`ids`): of some zones, and then of the run.
 
 It is never the truth: what it does not say is read in the log. Where it is kept, and when that is
 believed, is a `Store`: beside a file (`beside`), or in an engine (`blocks`).
@@ -29,7 +29,7 @@ from esource.rows import find
 from esource.rows.find import ZONE_BYTES, Wanted, Zone
 
 ROWS_BYTES = 1 << 16  # of rows that are looked at in one step
-FEW, MANY = 8, 128  # zones whose ids are hashed together: at first, and once there are so many
+FEW, MANY = 8, 128  # zones that are taken together, once there are so many
 # Of a zone that have hashes, on average of a part. One takes 5 bytes, which rows of less than 32
 # are not worth, and 8 in memory while they are made.
 MOST_IDS = ZONE_BYTES >> 5
@@ -78,6 +78,10 @@ class Store(Protocol[R_contra]):
     """
 
     @property
+    def hashed(self) -> tuple[int, ...]:
+        """The sizes of parts of which there are hashes, in order; the last one is that of a run."""
+
+    @property
     def has_room(self) -> bool:
         """Whether hashes can be stored."""
 
@@ -112,6 +116,17 @@ class _Known:
         self.runs: dict[int, Zone] = {}  # by the starts of the runs
         self.ids: dict[Part, int] = {}  # how many hashes there are; 0: the zones are enough
         self.version = 0  # of the zones of other runs
+
+    def hashed(self, start: int, stop: int) -> dict[Part, int]:
+        """Return the parts between two offsets that have hashes, and how many, the largest."""
+        ids, found = self.ids.copy(), dict[Part, int]()
+        sizes = {part.size for part in ids}
+        for part, count in sorted(ids.items(), reverse=True):
+            if count and part.start < stop and part.stop > start:
+                larger = (_part(part.start, size) for size in sizes if size > part.size)
+                if not any(each in found for each in larger):
+                    found[part] = count
+        return found
 
 
 # The zones of the runs that were looked at last, in order: those of all would fill the memory.
@@ -169,7 +184,7 @@ class Index(Generic[R]):
             zones = self._zones(rows, known, run)
             for zone in reversed(zones) if is_backwards else zones:
                 own = _part(zone.offset, ZONE_BYTES).start
-                hashed = (found.get(_part(own, each)) for each in hashed_bytes())
+                hashed = (found.get(_part(own, each)) for each in self._store.hashed)
                 is_found = all(starts is None or own in starts for starts in hashed)
                 yield zone, is_found and zone.admits(wanted)
 
@@ -177,12 +192,7 @@ class Index(Generic[R]):
         self, rows: R, known: _Known, id: bytes, start: int, stop: int
     ) -> dict[Part, set[int]]:
         """Return, of parts that have hashes, the starts of the zones that can have an id."""
-        size = run_bytes()
-        counts = {
-            part: count for part, count in list(known.ids.items())
-            if count and part.start < stop and part.stop > start
-            and (part.size == size or not known.ids.get(_part(part.start, size)))
-        }  # fmt: skip
+        counts = known.hashed(start, stop)
         numbers = ids.numbers(counts, crc32(id), partial(self._store.hashes, rows))
         return {
             part: {part.start + number * ZONE_BYTES for number in some}
@@ -208,7 +218,7 @@ class Index(Generic[R]):
             known = _Known()
             for whole in self._stored(rows, run_bytes(), 0, EVER):
                 known.runs[_part(whole.offset, run_bytes()).start] = whole
-            for size in hashed_bytes():
+            for size in self._store.hashed:
                 for start, line in self._store.lines(rows, "ids", size, 0, EVER):
                     known.ids[Part(size, start)] = _count(line)
             self._known = known
@@ -301,41 +311,78 @@ class Index(Generic[R]):
 
     def _learn_ids(self, rows: R, stop: int) -> Iterator[None]:
         """Hash the ids of parts in which more than one zone admits an id."""
-        top, begin = b"", rows.begin
-        few, size = hashed_bytes()
+        top, begin, size = b"", rows.begin, run_bytes()
         for run in range(begin - begin % size, stop, size):
             known = self._load(rows)
             whole = known.runs.get(run)
-            starts = range(run, run + size, few)
-            for part in [Part(size, run)] if whole else [Part(few, start) for start in starts]:
+            for part in [Part(size, run)] if whole else self._smaller(run):
                 if not self._store.has_room:
                     return
-                if whole and part in known.ids:
+                if self._has_ids(rows, known, part):
                     continue
-                zones = [
-                    zone for zone in self._zones(rows, known, run)
-                    if part.start <= zone.offset < part.stop
-                ]  # fmt: skip
-                is_full = whole or (zones and zones[-1].end >= part.stop)
-                if is_full and not self._has_ids(rows, known, part):
-                    if _is_unclear(zones, top):
-                        made = yield from _hashed(rows, part, zones)
-                        if made is None:
-                            return
-                        self._store.put(rows, "ids", part, b"%d" % (len(made) // 5), made)
-                    elif whole:
-                        self._store.put(rows, "ids", part, b"0")
-                    self._has_ids(rows, known, part)
-                top = max([top, *(zone.greatest for zone in zones)])
-            top = max(top, whole.greatest) if whole else top
-            yield
+                zones = self._zones(rows, known, run)
+                before = max([top, *(zone.greatest for zone in zones if zone.offset < part.start)])
+                own = [zone for zone in zones if part.start <= zone.offset < part.stop]
+                is_full = whole or (own and own[-1].end >= part.stop)
+                if is_full and _is_unclear(own, before):
+                    hashes = yield from self._hashed(rows, known, part, own)
+                    if hashes is None:
+                        return
+                    self._store.put(rows, "ids", part, b"%d" % (len(hashes) // 5), hashes)
+                elif whole:
+                    self._store.put(rows, "ids", part, b"0")
+                self._has_ids(rows, known, part)
+                yield
+            zones = [whole] if whole else self._zones(rows, known, run)
+            top = max([top, *(zone.greatest for zone in zones)])
+
+    def _smaller(self, run: int) -> list[Part]:
+        """Return the parts of a run of which there are hashes before it is full."""
+        stop = run + run_bytes()
+        return [
+            Part(size, start)
+            for size in self._store.hashed[:-1]
+            for start in range(run, stop, size)
+        ]  # fmt: skip
 
     def _has_ids(self, rows: R, known: _Known, part: Part) -> bool:
-        """Return whether there are hashes of a part, and know those that are stored."""
-        if part not in known.ids:
-            for start, line in self._store.lines(rows, "ids", part.size, part.start, part.stop):
-                known.ids[Part(part.size, start)] = _count(line)
+        """Return whether there are hashes of a part, or it needs none; know what is stored."""
+        if any(_part(part.start, size) in known.ids for size in self._store.hashed
+               if size >= part.size):  # fmt: skip
+            return True
+        for start, line in self._store.lines(rows, "ids", part.size, part.start, part.stop):
+            known.ids[Part(part.size, start)] = _count(line)
         return part in known.ids
+
+    def _hashed(
+        self, rows: R, known: _Known, part: Part, zones: list[Zone]
+    ) -> Generator[None, None, bytes | None]:
+        """Return the hashes of the ids in a part; None of rows that are gone.
+
+        Those of smaller parts are there already.
+        """
+        hashes = Hashes()
+        smaller = known.hashed(part.start, part.stop)
+        for each, count in smaller.items():
+            [some] = self._store.hashes(rows, [(each, 0, 5 * count)])
+            yield from hashes.merge(some, (each.start - part.start) // ZONE_BYTES)
+        for zone in zones:
+            if any(each.start <= zone.offset < each.stop for each in smaller):
+                continue
+            of_zone, offset = set[int](), zone.offset
+            while offset < zone.end:
+                found = reading.read(rows, offset, ROWS_BYTES, zone.end)
+                if not found:
+                    return None
+                of_zone.update(find.hashes(found))
+                offset += len(found)
+                yield
+            yield from hashes.add((zone.offset - part.start) // ZONE_BYTES, of_zone)
+        pieces = []
+        for piece in hashes.sorted():
+            pieces.append(piece)
+            yield
+        return b"".join([each[0] for each in pieces] + [each[1] for each in pieces])
 
 
 # -- parts ---------------------------------------------------------------------------------
@@ -346,14 +393,14 @@ def zone_bytes() -> int:
     return ZONE_BYTES
 
 
+def few_bytes() -> int:
+    """Return the size of a part that is less than a run."""
+    return FEW * ZONE_BYTES
+
+
 def run_bytes() -> int:
     """Return the size of a run."""
     return MANY * ZONE_BYTES
-
-
-def hashed_bytes() -> tuple[int, int]:
-    """Return the sizes of the parts of which there may be hashes."""
-    return FEW * ZONE_BYTES, MANY * ZONE_BYTES
 
 
 def _part(offset: int, size: int) -> Part:
@@ -393,24 +440,3 @@ def _is_unclear(zones: list[Zone], top: bytes) -> bool:
     """
     are_few = sum(zone.rows for zone in zones) <= MOST_IDS * len(zones)
     return are_few and not find.rises(zones, top)
-
-
-def _hashed(rows: Rows, part: Part, zones: list[Zone]) -> Generator[None, None, bytes | None]:
-    """Return the hashes of the ids in the zones of a part; None of rows that are gone."""
-    hashes = Hashes()
-    for zone in zones:
-        offset, of_zone = zone.offset, set[int]()
-        while offset < zone.end:
-            some = reading.read(rows, offset, ROWS_BYTES, zone.end)
-            if not some:
-                return None
-            of_zone.update(find.hashes(some))
-            offset += len(some)
-            yield
-        for _ in hashes.add((zone.offset - part.start) // ZONE_BYTES, of_zone):
-            yield
-    parts = []
-    for some_sorted in hashes.sorted():
-        parts.append(some_sorted)
-        yield
-    return b"".join([each[0] for each in parts] + [each[1] for each in parts])

@@ -13,8 +13,8 @@ import pytest
 
 from esource.event import default_id
 from esource.log import Log, index, segments
-from esource.log.folder import Folder
 from esource.log.beside import ClosedIndex
+from esource.log.folder import Folder
 from esource.log.segments import ClosedRows, Segment
 from esource.rows.find import Wanted
 from esource.rules import Rule
