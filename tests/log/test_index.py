@@ -4,20 +4,25 @@ import hashlib
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from esource.event import default_id
 from esource.log import Log, index, segments
 from esource.log.beside import ClosedIndex
 from esource.log.folder import Folder
+from esource.log.index import Index, Kind, Part, Rows
 from esource.log.segments import ClosedRows, Segment
-from esource.rows.find import Wanted
+from esource.rows.find import Wanted, Zone
 from esource.rules import Rule
+from tests.harness.machine import size
 
 ROWS = [b"%03d\t\tx\n" % n for n in range(100)]  # which rise
 MIXED = [b"%03d\t\tx\n" % (n * 37 % 101) for n in range(100)]
@@ -211,6 +216,123 @@ def test_a_foreign_index_is_no_error(path: Path, foreign: str) -> None:
     assert is_known(opened(path)) == (foreign != "folder")
 
 
+def test_of_a_long_file_few_lines_are_looked_at(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: a line for each run, and those of the runs that can have it."""
+    monkeypatch.setattr(index, "MANY", 50)
+    path.write_bytes(b"".join(b"%06d\t\tx\n" % n for n in range(5000)))  # 1000 zones
+    learned(opened(path))
+    looked = []
+
+    def look(fields: list[object], of: Callable[[list[object]], Zone] = Zone.of) -> Zone:
+        looked.append(fields)
+        return of(fields)
+
+    monkeypatch.setattr(Zone, "of", look)
+    for id in (b"000100", b"002500", b"004999"):
+        looked.clear()
+        assert 0 < looked_at(opened(path), id) <= 100
+        assert len(looked) < 20 + 50 + 10
+    looked.clear()
+    log = opened(path)
+    assert list(log.places(Wanted(), 0, log.end, is_backwards=True)) == [(0, log.end)]
+    assert not looked, "who wants the last events asks for no index"
+
+
+class Held:
+    """An index in memory, with all hashes, of which a part may be lost."""
+
+    has_room = True
+
+    def __init__(self) -> None:
+        self.hashed = 50, 100, 200
+        self.kept: dict[tuple[Kind, Part], tuple[bytes, bytes]] = {}
+
+    def lines(
+        self, rows: Rows, kind: Kind, size: int, start: int, stop: int
+    ) -> list[tuple[int, bytes]]:
+        return sorted(
+            (part.start, line) for (of, part), (line, _) in self.kept.items()
+            if of == kind and part.size == size and start <= part.start < stop
+        )  # fmt: skip
+
+    def hashes(self, rows: Rows, wanted: Sequence[tuple[Part, int, int]]) -> list[bytes]:
+        try:
+            return [self.kept["ids", part][1][at : at + size] for part, at, size in wanted]
+        except KeyError as error:
+            raise index.Gone from error
+
+    def put(self, rows: Rows, kind: Kind, part: Part, line: bytes, hashes: bytes = b"") -> None:
+        self.kept.setdefault((kind, part), (line, hashes))
+
+    def lose(self) -> None:
+        self.kept.clear()
+
+
+class Bytes:
+    """Rows in memory."""
+
+    def __init__(self, rows: list[bytes], first: int) -> None:
+        self.all = b"".join(rows)
+        self.begin = len(b"".join(rows[:first]))
+
+    def pread(self, offset: int, size: int) -> bytes:
+        return self.all[offset : offset + size]
+
+
+some_rows = st.lists(
+    st.builds(
+        lambda id, type, long: b"%03d\t%b\t%b\n" % (id, type, b"x" * long),
+        st.integers(0, 120), st.sampled_from([b"a", b"b", b""]), st.sampled_from([1, 1, 1, 9, 150]),
+    ),
+    min_size=20, max_size=60,
+)  # fmt: skip
+
+
+@settings(max_examples=size(20, 300))
+@given(
+    rows=some_rows,
+    first=st.integers(0, 19),
+    lost=st.sets(st.integers(0, 200)),
+    cut=st.tuples(st.integers(0, 500), st.integers(0, 500)),
+)
+def test_whatever_part_of_an_index_is_lost_nothing_is_hidden(
+    rows: list[bytes], first: int, lost: set[int], cut: tuple[int, int]
+) -> None:
+    """And what is learned again is the same, wherever the rows begin that are left."""
+    store, whole, later = Held(), Bytes(rows, 0), Bytes(rows, first)
+    stop = len(whole.all)
+    for _ in Index(store).learn(whole, stop):
+        pass
+    everything = dict(store.kept)
+    for number, key in enumerate(sorted(everything)):
+        if number in lost:
+            del store.kept[key]
+    offsets = [0, *accumulate(map(len, rows))]
+    for wanted in [Wanted(id=row[:3]) for row in rows] + [Wanted(types=frozenset([b"b"]))]:
+        start, end = max(cut[0], later.begin), max(stop - cut[1], later.begin)
+        forth = list(Index(store).places(later, wanted, start, end))
+        back = list(Index(store).places(later, wanted, start, end, is_backwards=True))
+        for found in (forth, back[::-1]):
+            flat = [offset for part in found for offset in part]
+            assert flat == sorted(flat)
+            assert all(start <= offset <= end for offset in flat)
+            for row, offset in zip(rows, offsets, strict=False):
+                _, type, _ = row.split(b"\t")
+                is_wanted = wanted.id == row[:3] if wanted.id else type == b"b"
+                if is_wanted and start <= offset < end:
+                    assert any(x <= offset < y for x, y in found)
+    for kind, part in everything.keys() - store.kept.keys():
+        if kind == "zone":  # an erasure takes those of both sizes
+            store.kept.pop((kind, Part(200, part.start // 200 * 200)), None)
+    for _ in Index(store).learn(later, stop):
+        pass
+    for kind, part in everything:
+        if kind == "zone" and part.size == 50 and part.start > later.begin:
+            assert store.kept[kind, part] == everything[kind, part]
+
+
 # -- closed files --------------------------------------------------------------------------
 
 
@@ -258,6 +380,17 @@ def test_a_summary_is_enough_where_a_file_does_not_have_it(closed: Path) -> None
     path.write_bytes(whole + b"\n")  # its zones are gone
     assert known_parts(closed, None, b"other type") == 0
     assert known_parts(closed, b"050") == closed.stat().st_size
+
+
+def test_an_index_of_a_closed_file_that_lacks_zones_is_made_again(closed: Path) -> None:
+    path = closed.with_suffix(".idx")
+    path.write_bytes(
+        path.read_bytes().rpartition(b"\n" + lines(closed, b"zone", 1)[5][0])[0] + b"\n"
+    )
+    assert known_parts(closed, b"050") == closed.stat().st_size
+    assert not path.exists()
+    learned(opened(closed.parent / "orders.tsv"))
+    assert known_parts(closed, b"050") < 120
 
 
 def test_what_was_learned_of_a_file_that_grows_is_kept_when_it_is_closed(tmp_path: Path) -> None:
