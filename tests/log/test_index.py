@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from esource.event import default_id
@@ -290,7 +290,7 @@ some_rows = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=size(20, 300))
+@settings(max_examples=size(20, 300), phases=[Phase.explicit, Phase.generate])
 @given(
     rows=some_rows,
     first=st.integers(0, 19),
