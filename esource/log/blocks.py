@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from esource.errors import StorageError
 from esource.event import default_id
 from esource.log import Appended, Moved, Replaced, Written, reading, settled
-from esource.log.index import Index
+from esource.log.index import Gone, Index, Kind, Part, few_bytes, run_bytes, zone_bytes
 from esource.rows import tsv
 from esource.rows.find import Wanted
 from esource.rules import Rule
@@ -102,6 +102,27 @@ class Engine(Protocol):
         last block stays. A few thousand at a time: 0 says that there are no more.
         """
 
+    # The index (`esource.log.index.Store`), which is never the truth:
+
+    def lines(
+        self, head: Head, kind: Kind, size: int, start: int, stop: int
+    ) -> Sequence[tuple[int, bytes]]:
+        """Return the lines of parts of a size, by their starts between two offsets, in order."""
+
+    def hashes(self, head: Head, wanted: Sequence[tuple[Part, int, int]]) -> Sequence[bytes | None]:
+        """Return pieces of hashes, of each (part, place, size in bytes); None of what is gone."""
+
+    def learn(
+        self, name: str, known: Head, kind: Kind, part: Part, line: bytes, hashes: bytes
+    ) -> None:
+        """Store a line, and the hashes that go with it, if there is none for the part.
+
+        Only if the rows are still those that are known, and none was erased since then. It need
+        not be durable. Hashes take the place of those of smaller parts.
+
+        With the rows of a part its lines go; with an event that is erased the zones that have it.
+        """
+
     # For commands:
 
     def create(self, name: str, start: int) -> None:
@@ -162,6 +183,45 @@ class Cache:
             del self._starts[key]
 
 
+class _Rows:
+    """The rows of a log at a moment, for its index."""
+
+    def __init__(self, log: "BlockLog", head: Head) -> None:
+        """Say what they are known to be."""
+        self.head = head
+        self.begin = head.begin
+        self.pread = log.pread
+
+
+class _Stored:
+    """The index of a log in its engine (see `esource.log.index.Store`)."""
+
+    has_room = True
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.hashed = zone_bytes(), few_bytes(), run_bytes()
+        self._name = name
+        self._engine = engine
+
+    def lines(
+        self, rows: _Rows, kind: Kind, size: int, start: int, stop: int
+    ) -> Sequence[tuple[int, bytes]]:
+        return self._engine.lines(rows.head, kind, size, start, stop)
+
+    def hashes(self, rows: _Rows, wanted: Sequence[tuple[Part, int, int]]) -> list[bytes]:
+        pieces = self._engine.hashes(rows.head, wanted)
+        found = [piece for piece in pieces if piece is not None]
+        if len(found) < len(wanted):
+            raise Gone
+        return found
+
+    def put(self, rows: _Rows, kind: Kind, part: Part, line: bytes, hashes: bytes = b"") -> None:
+        self._engine.learn(self._name, rows.head, kind, part, line, hashes)
+
+    def lose(self) -> None:
+        pass  # what was gone is replaced already
+
+
 class BlockLog:
     """The rows of one channel (see `esource.log.Log`)."""
 
@@ -182,7 +242,7 @@ class BlockLog:
         # Not the generation: if a server that lacks the last rows takes over, other rows come to
         # stand at their offsets.
         self._number = new_number()
-        self._index = Index(None)
+        self._index = head.erasures, Index(_Stored(name, engine))
 
     def _know(self, head: Head) -> None:
         self._head, self._known_at = head, time.monotonic()
@@ -330,16 +390,22 @@ class BlockLog:
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
         return reading.backwards(self, stop)
 
-    def status(self) -> None:
-        """Return nothing: there is no file for an index to be beside."""
-
     def places(
         self, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
     ) -> Iterator[tuple[int, int]]:
-        return self._index.places(self, wanted, start, stop, is_backwards)
+        rows, index = self._indexed()
+        return index.places(rows, wanted, start, stop, is_backwards)
 
     def learn(self, stop: int) -> Iterator[None]:
-        return self._index.learn(self, stop)
+        rows, index = self._indexed()
+        return index.learn(rows, stop)
+
+    def _indexed(self) -> tuple[_Rows, Index[_Rows]]:
+        """Return the rows as they are now, and their index: an erasure has changed the last one."""
+        head = self._head
+        if head.erasures != self._index[0]:
+            self._index = head.erasures, Index(_Stored(self.name, self._engine))
+        return _Rows(self, head), self._index[1]
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         piece = self.pread(offset, min(size, BLOCK_BYTES))

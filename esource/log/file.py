@@ -51,6 +51,7 @@ from esource.log import (
     reading,
     settled,
 )  # fmt: skip
+from esource.log.beside import Beside
 from esource.log.disk import FILE_MODE, FLAGS
 from esource.log.index import Index
 from esource.rows import tsv
@@ -119,7 +120,7 @@ class FileLog:
         self._reopen = reopen or (lambda: FileLog(path, fsync))
         self._is_closed = is_closed
         self._is_first = is_first
-        self._index = Index(path)
+        self._index = Index(Beside(path))
         self._fd = -1
         self._identity = (0, 0)
         self._seen = (0, 0)  # size and time of the file, when it was last looked at or written

@@ -11,6 +11,7 @@ transaction it takes a lock of the whole server.
 
 import logging
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts, Kept, Log, Summary, Written
 from esource.log.blocks import Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.log.index import Kind, Part
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
@@ -36,6 +38,8 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
 FORM = 1  # of the tables
 NEWS = "esource"  # the channel of notices
+# Of the index. Hashes are numbers as this machine has them.
+KINDS: Mapping[Kind, str] = {"zone": "zone", "ids": f"ids, {sys.byteorder} endian"}
 NOTICE_BYTES = 7500  # of at most 8000
 MAX_NAME_BYTES = 64
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
@@ -47,7 +51,7 @@ CREATE SCHEMA IF NOT EXISTS esource;
 CREATE TABLE esource.form (form int NOT NULL);
 CREATE TABLE esource.channel (
     name text COLLATE "C" PRIMARY KEY,
-    generation bigint NOT NULL,
+    generation bigint NOT NULL UNIQUE,
     start bigint NOT NULL DEFAULT 0,
     first bigint NOT NULL,
     "end" bigint NOT NULL DEFAULT 0,
@@ -75,6 +79,16 @@ CREATE TABLE esource.erasure (
     reason text NOT NULL
 );
 ALTER TABLE esource.block ALTER rows SET STORAGE EXTERNAL;
+CREATE TABLE esource.index (
+    generation bigint NOT NULL REFERENCES esource.channel (generation) ON DELETE CASCADE,
+    kind text COLLATE "C" NOT NULL,
+    size bigint NOT NULL,
+    start bigint NOT NULL,
+    line bytea NOT NULL,
+    hashes bytea,
+    PRIMARY KEY (generation, kind, size, start)
+);
+ALTER TABLE esource.index ALTER hashes SET STORAGE EXTERNAL;
 
 -- Whether the rows before an offset are those of which the last block had this nonce.
 CREATE FUNCTION esource.goes_on(
@@ -154,9 +168,42 @@ BEGIN
     removed := coalesce(cut - c.start, 0);
     IF removed > 0 THEN
         DELETE FROM esource.block b WHERE b.generation = c.generation AND b."end" <= cut;
+        DELETE FROM esource.index i WHERE i.generation = c.generation AND i.start + i.size <= cut;
         UPDATE esource.channel x SET start = cut, first = cut WHERE x.name = a_name;
     END IF;
 END $$;
+
+-- Rows of an index. An erasure waits for it, and it for an erasure; an append does not.
+CREATE FUNCTION esource.learn(
+    a_name text, known_generation bigint, known_end bigint, known_nonce bigint,
+    known_erasures bigint, a_kind text, a_size bigint, a_start bigint, a_line bytea, a_hashes bytea
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    c esource.channel;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);  -- it can be made again
+    SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR KEY SHARE;
+    IF c.erasures = known_erasures
+        AND esource.goes_on(c, known_generation, known_end, known_nonce) THEN
+        INSERT INTO esource.index (generation, kind, size, start, line, hashes)
+            VALUES (c.generation, a_kind, a_size, a_start, a_line, a_hashes)
+            ON CONFLICT DO NOTHING;
+        DELETE FROM esource.index i
+            WHERE a_hashes IS NOT NULL AND i.generation = c.generation AND i.kind = a_kind
+            AND i.size < a_size AND i.start >= a_start AND i.start + i.size <= a_start + a_size;
+    END IF;
+END $$;
+
+-- What the index says of rows that are overwritten.
+CREATE FUNCTION esource.forget() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM esource.channel c WHERE c.generation = NEW.generation FOR UPDATE;
+    DELETE FROM esource.index i WHERE i.generation = NEW.generation AND i.kind = 'zone'
+        AND i.start < NEW."end" AND i.start + i.size > NEW."end" - length(NEW.rows);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER forget AFTER UPDATE OF rows ON esource.block
+    FOR EACH ROW EXECUTE FUNCTION esource.forget();
 """
 HEAD = """
 SELECT generation, start, first, "end", nonce, erasures, extract(epoch FROM modified)::float8,
@@ -188,6 +235,19 @@ READ_LONG = f"""
 SELECT "end" - length(rows), rows FROM esource.block
 WHERE generation = %(generation)s AND "end" > %(offset)s AND {GOES_ON} ORDER BY "end" LIMIT 1
 """
+LINES = """
+SELECT start, line FROM esource.index
+WHERE generation = %s AND kind = %s AND size = %s AND start >= %s AND start < %s ORDER BY start
+"""
+HASHES = """
+SELECT substring(i.hashes FROM w.place FOR w.bytes)
+FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::int[])
+    WITH ORDINALITY w(size, start, place, bytes, n)
+LEFT JOIN esource.index i
+    ON i.generation = %s AND i.kind = %s AND i.size = w.size AND i.start = w.start
+ORDER BY w.n
+"""
+LEARN = """SELECT esource.learn(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 NAMES = """SELECT name FROM esource.channel ORDER BY name"""
 SUMMARIES = """
 SELECT name, "end", newest, extract(epoch FROM modified)::float8
@@ -450,6 +510,35 @@ class PostgreSQL:
             found = self._call(READ_LONG, at)
             start, rows = found[0] if found else (offset, b"")
         return start, rows
+
+    def lines(
+        self, head: Head, kind: Kind, size: int, start: int, stop: int
+    ) -> Sequence[tuple[int, bytes]]:
+        rows = self._call(LINES, (head.generation, KINDS[kind], size, start, stop))
+        return [(start, line) for start, line in rows]
+
+    def hashes(self, head: Head, wanted: Sequence[tuple[Part, int, int]]) -> Sequence[bytes | None]:
+        sizes, starts = zip(*(part for part, _, _ in wanted), strict=True)
+        places = [place + 1 for _, place, _ in wanted]
+        rows = self._call(
+            HASHES,
+            (
+                list(sizes), list(starts), places, [size for _, _, size in wanted],
+                head.generation, KINDS["ids"],
+            ),
+        )  # fmt: skip
+        return [piece for (piece,) in rows]
+
+    def learn(
+        self, name: str, known: Head, kind: Kind, part: Part, line: bytes, hashes: bytes
+    ) -> None:
+        self._call(
+            LEARN,
+            (
+                name, known.generation, known.end, known.nonce, known.erasures,
+                KINDS[kind], *part, line, hashes or None,
+            ),
+        )  # fmt: skip
 
     def trim(self, name: str, rule: Rule) -> int:
         [(removed,)] = self._call(TRIM, (name, rule.age, rule.size))
