@@ -265,6 +265,7 @@ SELECT name, "end" - start, extract(epoch FROM clock_timestamp() - (
 TRIM = """SELECT esource.trim(%s, %s * interval '1 second', %s)"""
 CREATE = """
 INSERT INTO esource.channel (name, generation, start, first, "end") VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT DO NOTHING
 """
 DATE = """
 WITH c AS (
