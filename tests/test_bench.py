@@ -31,6 +31,7 @@ SECOND = (
     "download",
     "resume",
     "history",
+    "engine",
     "start",
     "upload",
     "ingest",
