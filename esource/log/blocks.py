@@ -18,6 +18,7 @@ from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import NamedTuple, Protocol, TypeAlias
 
 from esource.errors import StorageError
@@ -32,6 +33,7 @@ BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
 CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
 CACHED = 1000  # times that was read
+_numbers = count()  # of logs
 
 
 class Head(NamedTuple):
@@ -83,10 +85,11 @@ class Engine(Protocol):
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
         """Append blocks, all or none, at most once; those that are answered for are durable."""
 
-    def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+    def read(self, name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
         """Return (start, rows) of a few blocks, the first with the byte at an offset.
 
-        The last of them has the byte before `stop`, if that is not far. No rows: there is none.
+        The last of them has the byte before `stop`, if that is not far. No rows: there is none, or
+        none that leads to this head: other blocks may be at these offsets now.
         """
 
     def trim(self, name: str, rule: Rule) -> int:
@@ -111,7 +114,9 @@ class Engine(Protocol):
         """Remove a channel with all its rows."""
 
 
-Key: TypeAlias = tuple[int, int]  # what rows are of: their generation, and its erasures
+# What rows are of: a log, and how many of its rows are erased. Not a generation: after a failover
+# that has lost its last blocks others may be in their places, and only a log knows which are its.
+Key: TypeAlias = tuple[int, int]
 
 
 class Cache:
@@ -170,6 +175,8 @@ class BlockLog:
         self._cache = cache
         self._rule = rule
         self._head = head
+        self._told = head  # the newest that the engine has told of, and that goes on from it
+        self._number = next(_numbers)
         self._is_busy = False  # between `write` and `settle`
         self._index = Index(None)
 
@@ -213,16 +220,20 @@ class BlockLog:
     ) -> Written | Appended | Moved:
         if not blocks:
             answer = self._engine.head(self.name, self._head)
+            if answer.goes_on:
+                self._told = answer.head
             if answer.goes_on and expected in (None, answer.head.end):
                 return Appended(answer.head.end, 0.0, is_due=False)
             return self._moved(answer, expected)
         entry = _entry(blocks, expected, least)
         self._is_busy = True
         try:
-            answer = self._engine.append(self.name, self._head, entry)
+            answer = self._engine.append(self.name, self._told, entry)
         except BaseException:
             self._is_busy = False
             raise
+        if answer.goes_on:
+            self._told = answer.head
         if answer.start is None:
             self._is_busy = False
             return self._moved(answer, expected)
@@ -250,7 +261,7 @@ class BlockLog:
         if failure:
             raise StorageError(f"{self.name}: {failure}; the event may have been stored")
         assert isinstance(written.about, Head)
-        self._head = written.about
+        self._head = self._told = written.about
         return Appended(written.start, seconds, is_due=False)
 
     def flush(self) -> float:
@@ -268,7 +279,7 @@ class BlockLog:
     def refresh(self) -> Replaced | None:
         answer = self._engine.head(self.name, self._head)
         if answer.goes_on:
-            self._head = answer.head
+            self._head = self._told = answer.head
             return None
         log = BlockLog(self.name, self._engine, self._cache, answer.head, self._rule)
         return Replaced(log, f"{self.name} has other rows now")
@@ -298,14 +309,17 @@ class BlockLog:
 
     def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
-        key = self._head.generation, self._head.erasures
+        own = self._head
+        key = self._number, own.erasures
         found = self._cache.at(key, offset)
-        if found or not self._head.generation:
+        head = own if offset < own.end else self._told
+        if found or not head.generation:
             return found
-        start, rows = self._engine.read(self._head, offset, min(stop, offset + READ_BYTES))
+        start, rows = self._engine.read(self.name, head, offset, min(stop, offset + READ_BYTES))
         if not start <= offset < start + len(rows):
             return None
-        self._cache.put(key, start, rows)
+        if start + len(rows) <= own.end:  # what is behind is not taken in yet, and may be lost
+            self._cache.put(key, start, rows)
         return start, rows
 
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:

@@ -387,7 +387,7 @@ class PostgreSQL:
         *head, goes_on, start = rows[0]
         return Answer(Head(*head) if head[0] is not None else Head(), goes_on, start)
 
-    def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+    def read(self, name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
         at = {"generation": head.generation, "offset": offset, "stop": stop}
         [(start, rows)] = self._call(READ, at)
         if rows is None:
