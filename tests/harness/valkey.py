@@ -1,7 +1,6 @@
 """Real Valkey servers for the tests: one, one with replicas and Sentinels, or a cluster."""
 
 import atexit
-import os
 import shutil
 import signal
 import subprocess
@@ -120,10 +119,10 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def valkey(*settings: str) -> Iterator[Server]:
+def valkey(*settings: str, program: str = "") -> Iterator[Server]:
     """Have a server of its own, which ends with the block."""
     with _folder() as folder:
-        server = Server(folder / "server", *settings).start()
+        server = Server(folder / "server", *settings, program=program).start()
         try:
             yield server
         finally:
@@ -282,9 +281,3 @@ def cluster(count: int = 3) -> Iterator[Cluster]:
             yield servers.start()
         finally:
             servers.stop()
-
-
-def old_redis() -> str:
-    """Return the path of a server that is too old."""
-    [path] = needs("redis-server")
-    return os.path.realpath(path)
