@@ -316,9 +316,8 @@ class Servers:
             link.close()
 
     def _forget(self, address: Address, link: Link) -> None:
-        """Close connections to a server, and ask anew which one there is."""
+        """Close connections to a server."""
         link.close()
-        self._slots = []
         with suppress(IndexError):
             while True:
                 self._idle[address].pop().close()
@@ -372,14 +371,15 @@ class Servers:
             except exceptions.RedisError as error:
                 if not _is_over_soon(error):
                     raise StorageError(f"Valkey: {said(error)}") from error
-                if isinstance(error, exceptions.MovedError):
-                    self._slots = []
-                elif isinstance(error, exceptions.AskError):
+                if type(error) is exceptions.AskError:
                     heed(error)
+                elif not isinstance(error, (Short, exceptions.TryAgainError)):
+                    self._slots = []  # another server may have the key now
                 left = deadline - time.monotonic()
                 if left <= LEAST_SECONDS:
                     kind = StorageFull if "No space left" in str(error) else StorageError
-                    raise kind(f"Valkey is away: {said(error)}") from error
+                    state = "" if isinstance(error, Short) else " is away"
+                    raise kind(f"Valkey{state}: {said(error)}") from error
                 time.sleep(min(random.uniform(pause / 2, pause), left))
                 pause = min(pause * 2, most)
 

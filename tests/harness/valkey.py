@@ -247,12 +247,11 @@ class Cluster:
         return self
 
     def _knows_all(self, server: Server) -> bool:
-        info: dict[str, str] = server.do("CLUSTER", "INFO")
-        return info["cluster_known_nodes"] == str(len(self.servers))
+        return b"cluster_known_nodes:%d\r" % len(self.servers) in server.do("CLUSTER", "INFO")
 
     def _is_ok(self, server: Server) -> bool:
-        info: dict[str, str] = server.do("CLUSTER", "INFO")
-        return info["cluster_state"] == "ok" and info["cluster_slots_ok"] == "16384"
+        info = server.do("CLUSTER", "INFO")
+        return b"cluster_state:ok\r" in info and b"cluster_slots_ok:16384\r" in info
 
     def stop(self) -> None:
         """Stop all of them."""
