@@ -80,6 +80,7 @@ class Valkey:
         self._seconds = seconds
         self._at = where(url)
         self._servers = Servers(self._at, seconds)
+        self.counts = self._servers.counts
         self._cache = Cache()
         self._token = f"{new_number():x}"  # by which a hub knows its own notices
         self._ears: Link | None = None
@@ -153,6 +154,7 @@ class Valkey:
 
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
         generation = known.generation or new_number()
+        began = time.monotonic()
         try:
             [(fields, goes_on, start)] = self._write(
                 name, APPEND, [_key(name), _key(name, generation)], *_known(known), generation,
@@ -162,7 +164,10 @@ class Valkey:
         except StorageFull:
             raise
         except StorageError as error:
+            self.counts.unknown += 1
             raise error.with_text(f"{error.text}; {MAY_BE_STORED}") from error
+        self.counts.appends += 1
+        self.counts.seconds += time.monotonic() - began
         return Answer(_head(fields), bool(goes_on), None if start is None else int(start))
 
     def read(self, name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
@@ -307,6 +312,7 @@ class Valkey:
                 self._ears = self._servers.connect(address, self._seconds)
                 self._ears.ask(("SSUBSCRIBE", NEWS))
                 self._is_pinged = False
+                self.counts.gaps += 1
                 return None  # of what came before nothing is known
             return self._heard(self._ears, seconds)
         except (exceptions.RedisError, StorageError):
@@ -328,6 +334,7 @@ class Valkey:
                 told: list[str]
                 token, *told = about[1].decode().split(" ")
                 if token != self._token:
+                    self.counts.notices += 1
                     return told
             elif kind:
                 raise exceptions.ConnectionError("another server has the notices now")

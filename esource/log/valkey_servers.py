@@ -28,6 +28,7 @@ from redis.connection import Connection
 from redis.crc import key_slot
 
 from esource.errors import StartError, StorageError, StorageFull
+from esource.log import Counts
 
 T = TypeVar("T")
 Address: TypeAlias = tuple[str, int]
@@ -230,8 +231,10 @@ class Servers:
     def __init__(self, at: Where, seconds: float) -> None:
         """Begin with what a URL says; nothing is asked yet. A call takes up to so many seconds."""
         self.at = at
+        self.counts = Counts()
         self._seconds = seconds
         self._slots: list[tuple[int, int, Address]] = []  # first, last, and which server has them
+        self._seen: set[Address] = set()
         self._idle: dict[Address, deque[Link]] = defaultdict(deque)
 
     # -- which server ----------------------------------------------------------------------
@@ -244,15 +247,17 @@ class Servers:
                 self._slots = [(0, 1 << 14, self._ask_any(self._master_of, seconds))]
             elif kind == "cluster":
                 self._slots = self._ask_any(_slots_of, seconds)
+                self._seen = {address for _, _, address in self._slots}
             else:
                 self._slots = [(0, 1 << 14, self.at.hosts[0])]
         return self._slots
 
     def _ask_any(self, question: Callable[[Link], T], seconds: float) -> T:
-        """Return what the first of the hosts says that knows."""
+        """Return what the first host says that knows, of the URL and, in a cluster, seen before."""
         login = self.at.sentinel_login if self.at.master else self.at.login
         last: Exception | None = None
-        for host in random.sample(self.at.hosts, len(self.at.hosts)):
+        hosts = {*self.at.hosts, *self._seen}
+        for host in random.sample(sorted(hosts), len(hosts)):
             link = Link(host, self.at.tls, login)
             try:
                 return question(link.within(seconds / 2))
@@ -365,12 +370,15 @@ class Servers:
             # A server that says nothing is given half of the time, and then another is looked for.
             left = deadline - time.monotonic()
             try:
-                return once(left / 2)
+                done = once(left / 2)
+                self.counts.is_up = True
+                return done
             except exceptions.OutOfMemoryError as error:
                 raise StorageFull(f"Valkey: {said(error)}") from error
             except exceptions.RedisError as error:
                 if not _is_over_soon(error):
                     raise StorageError(f"Valkey: {said(error)}") from error
+                self.counts.is_up = False
                 if type(error) is exceptions.AskError:
                     heed(error)
                 elif not isinstance(error, (Short, exceptions.TryAgainError)):
@@ -380,6 +388,7 @@ class Servers:
                     kind = StorageFull if "No space left" in str(error) else StorageError
                     state = "" if isinstance(error, Short) else " is away"
                     raise kind(f"Valkey{state}: {said(error)}") from error
+                self.counts.retries += 1
                 time.sleep(min(random.uniform(pause / 2, pause), left))
                 pause = min(pause * 2, most)
 
