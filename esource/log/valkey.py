@@ -322,9 +322,6 @@ class Valkey:
 
     def _heard(self, ears: Link, seconds: float) -> list[str]:
         """Return the next names that others have told; raise if the connection is dead."""
-        if not self._is_pinged:
-            ears.send("PING")
-            self._is_pinged = True
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             kind, *about = ears.hear(left) or [b""]
@@ -340,6 +337,8 @@ class Valkey:
                 raise exceptions.ConnectionError("another server has the notices now")
         if self._is_pinged:
             raise exceptions.ConnectionError("the server says nothing")
+        ears.send("PING")  # of which the answer is there at the end of the next call
+        self._is_pinged = True
         return []
 
     def _unsubscribe(self) -> None:

@@ -16,6 +16,7 @@ import random
 import socket
 import ssl
 import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,11 @@ from redis.crc import key_slot
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts
 
+# The master of a hub loads this before gevent changes `ssl`. Of redis-py only its asyncio half keeps
+# what was there before, and nothing uses that here.
+warnings.filterwarnings(
+    "ignore", r"Monkey-patching ssl .* \['redis\.asyncio\.connection \([^']*'\]\. $"
+)
 T = TypeVar("T")
 Address: TypeAlias = tuple[str, int]
 PORT, SENTINEL_PORT = 6379, 26379

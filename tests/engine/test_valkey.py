@@ -90,8 +90,11 @@ def test_a_server_that_stops_for_a_moment_costs_no_publisher_an_event(
     assert two.get("/moment").body.count(b"\n") == 3
 
 
-def test_no_password_is_in_the_log_of_a_hub(hubs: list[Hub], servers: list[Server]) -> None:
+def test_no_password_or_warning_is_in_the_log_of_a_hub(
+    hubs: list[Hub], servers: list[Server]
+) -> None:
     for hub in hubs:
+        assert "Warning" not in hub.log
         assert f"127.0.0.1:{servers[0].port}, wait=1, waitaof=0" in hub.log
         assert "s3cret" not in hub.log
 

@@ -226,6 +226,23 @@ def test_a_log_never_reads_rows_of_another_history(server: Server, logs: Valkey)
     assert content(lost)[: len(ROWS)] == ROWS, "what was read can still be read"
 
 
+def test_rows_that_are_looked_at_ahead_and_then_lost_are_forgotten(
+    server: Server, logs: Valkey, other: Valkey
+) -> None:
+    log = logs.open("orders")
+    appended(log, ROWS)
+    stale = {key: server.do("DUMP", key) for key in server.do("KEYS", "*")}
+    theirs = other.open("orders")
+    appended(theirs, b"3\t\tis lost\n")
+    assert isinstance(log.append(log.end, [b"no\t\t\n"]), Moved)
+    assert log.pread(log.end, 100) == b"3\t\tis lost\n"
+    for key, value in stale.items():
+        server.do("RESTORE", key, 0, value, "REPLACE")
+    appended(other.open("orders"), b"3\t\tis new.\n")
+    assert log.refresh() is None
+    assert log.pread(len(ROWS), 100) == b"3\t\tis new.\n"
+
+
 # -- replicas ----------------------------------------------------------------------------------
 
 
@@ -296,7 +313,8 @@ def test_the_oldest_blocks_are_removed_and_never_one_that_a_rule_keeps(
     assert log.refresh() is None
     assert appended(log, b"more\t\tx\n") == len(rows)
     assert [kept.size for kept in logs.kept()] == [log.end - starts[25]]
-    logs.trim("orders", Rule("*", size=1))
+    logs.date("orders", 0, log.end, time.time() - 3700)
+    assert logs.trim("orders", Rule("*", age=3600, size=1)) == len(rows) - starts[25]
     assert content(other.open("orders")) == b"more\t\tx\n", "the last block stays"
     logs.close()
 
