@@ -247,7 +247,7 @@ class Valkey:
             some = {_key(name): name for name in names[start : start + AT_ONCE]}
 
             def once(link: Link, some: dict[bytes, str] = some) -> list[tuple[str, list[Any]]]:
-                keys = [key for key in some if self._servers.has(link, key)]
+                keys = [key for key in some if link.has(key)]
                 found = link.ask(*(("HMGET", key, *fields) for key in keys)) if keys else []
                 return [(some[key], each) for key, each in zip(keys, found, strict=True) if each[0]]
 

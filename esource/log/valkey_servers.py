@@ -31,8 +31,8 @@ from redis.crc import key_slot
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts
 
-# The master of a hub loads this before gevent changes `ssl`. Of redis-py only its asyncio half keeps
-# what was there before, and nothing uses that here.
+# The master of a hub loads this before gevent changes `ssl`. Of redis-py only its asyncio half
+# keeps what was there before, and nothing uses that here.
 warnings.filterwarnings(
     "ignore", r"Monkey-patching ssl .* \['redis\.asyncio\.connection \([^']*'\]\. $"
 )
@@ -42,6 +42,7 @@ PORT, SENTINEL_PORT = 6379, 26379
 PARAMETERS = ["wait", "waitaof", "tls", "ca", "cert", "key", "sentinel_user", "sentinel_password"]
 PAUSE_SECONDS = 0.05, 1.0  # between tries
 LEAST_SECONDS = 0.2  # that a try may take
+ALL = 0, (1 << 14) - 1  # slots
 IDLE = 16  # connections that are kept for the next calls, of each server
 
 
@@ -166,6 +167,7 @@ class Link(Connection):  # type: ignore[misc, unused-ignore]
     """A connection to a server. Raises redis-py's errors."""
 
     seconds = 1.0  # that one call may take
+    slots: Sequence[tuple[int, int]] = ()  # first and last, that the server has; for `Servers.each`
 
     def __init__(self, at: Address, tls: ssl.SSLContext | None, login: dict[str, Any]) -> None:
         """Name the server; nothing is asked yet."""
@@ -198,6 +200,13 @@ class Link(Connection):  # type: ignore[misc, unused-ignore]
     def _limit(self, seconds: float) -> None:
         if raw := self._get_socket():
             raw.settimeout(seconds)
+
+    def has(self, key: bytes) -> bool:
+        """Return whether the server has a key, as far as is known."""
+        if self.slots == [ALL]:
+            return True
+        slot = _slot(key)
+        return any(first <= slot <= last for first, last in self.slots)
 
     def send(self, *command: object) -> None:
         """Send a command, of which the answer is to be heard."""
@@ -247,16 +256,17 @@ class Servers:
 
     def _find(self, seconds: float) -> list[tuple[int, int, Address]]:
         """Return which primary has which slots; without a cluster one has all of them."""
-        if not self._slots:
-            kind = self.at.scheme
-            if kind == "sentinel":
-                self._slots = [(0, 1 << 14, self._ask_any(self._master_of, seconds))]
-            elif kind == "cluster":
-                self._slots = self._ask_any(_slots_of, seconds)
-                self._seen = {address for _, _, address in self._slots}
+        slots = self._slots  # which another thread may forget at any time
+        if not slots:
+            if self.at.scheme == "cluster":
+                slots = self._ask_any(_slots_of, seconds)
+                self._seen = {address for _, _, address in slots}
+            elif self.at.master:
+                slots = [(*ALL, self._ask_any(self._master_of, seconds))]
             else:
-                self._slots = [(0, 1 << 14, self.at.hosts[0])]
-        return self._slots
+                slots = [(*ALL, self.at.hosts[0])]
+            self._slots = slots
+        return slots
 
     def _ask_any(self, question: Callable[[Link], T], seconds: float) -> T:
         """Return what the first host says that knows, of the URL and, in a cluster, seen before."""
@@ -358,9 +368,13 @@ class Servers:
         """Do some work, which may be done again, at each primary. Raises `StorageError`."""
 
         def once(seconds: float) -> list[T]:
+            slots = defaultdict(list)
+            for first, last, address in self._find(seconds):
+                slots[address].append((first, last))
             done = []
-            for address in sorted({address for _, _, address in self._find(seconds)}):
+            for address in sorted(slots):
                 with self._link(address, seconds) as link:
+                    link.slots = slots[address]
                     done.append(work(link))
             return done
 
@@ -397,14 +411,6 @@ class Servers:
                 self.counts.retries += 1
                 time.sleep(min(random.uniform(pause / 2, pause), left))
                 pause = min(pause * 2, most)
-
-    def has(self, link: Link, key: bytes) -> bool:
-        """Return whether a server has a key, as far as is known."""
-        slots = self._slots
-        if len(slots) == 1:
-            return True
-        slot = _slot(key)
-        return (link.host, link.port) in (at for first, last, at in slots if first <= slot <= last)
 
     def address_of(self, key: bytes) -> Address:
         """Return which server has a key."""

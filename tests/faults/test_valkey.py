@@ -31,6 +31,18 @@ class Load:
         self.failed: list[str] = []
         self.longest = 0.0
         self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=[n]) for n in range(WRITERS)]
+
+    def start(self) -> None:
+        """Write from now on."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Write no more; return when the last answer is there."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def count(self) -> int:
@@ -81,21 +93,16 @@ class Load:
 @contextmanager
 def load(url: str, *channels: str, size: int = 200) -> Iterator[Load]:
     work = Load(url, channels, size)
-    threads = [threading.Thread(target=work._write, args=[n]) for n in range(WRITERS)]
     with ExitStack() as stack:
         for hub in work.hubs:
             hub.hold(lambda: None)
             stack.callback(hub.close)
-        for thread in threads:
-            thread.start()
+        work.start()
         try:
             yield work
         finally:
-            work._over.set()
-            for thread in threads:
-                thread.join()
+            work.stop()
             print(f"{url}: {work.count} told, longest {work.longest:.1f} s, failed {work.failed}")
-        # In the block of the caller the connections are still open.
 
 
 @pytest.mark.parametrize("lagging", [False, True])
@@ -112,7 +119,7 @@ def test_with_wait_nothing_is_lost_when_the_primary_dies(lagging: bool) -> None:
         behind.send(signal.SIGCONT)
         work.more(300)
         assert servers.primary is not before
-        work._over.set()
+        work.stop()
         assert work.lost() == 0
         assert work.failed == []
 
@@ -128,8 +135,8 @@ def test_without_wait_replicas_that_lag_lose_events_and_all_hubs_agree_on_what_i
         work.more(300)
         primary.stop(signal.SIGKILL)
         replica.send(signal.SIGCONT)
-        work.more(600)
-        work._over.set()
+        work.more(300)
+        work.stop()
         lost = work.lost()
         print(f"{lost} acknowledged events are lost")
         assert lost
@@ -150,7 +157,7 @@ def test_a_cluster_goes_on_when_a_primary_dies() -> None:
         work.hubs[1].tell(["orders"])
         assert ears.listen(5) == ["orders"]
         assert ears.names() == names
-        work._over.set()
+        work.stop()
         assert work.lost() == 0
         assert work.failed == []
 
@@ -164,7 +171,7 @@ def test_slots_that_move_to_another_server_lose_and_double_nothing(times: int) -
             for name in work.channels:
                 _move(servers, name)
         work.more(200)
-        work._over.set()
+        work.stop()
         assert work.lost() == 0
         assert work.failed == []
 
