@@ -270,7 +270,8 @@ class Commit:
                 break
             if written.end is None:
                 return written
-            view, expected = View.of(log, written.end), written.end
+            # Where others can come first again, to insist on a place would be to starve.
+            view, expected = View.of(log, written.end), written.end if written.is_kept else None
         else:
             raise StorageError(f"{log.name} has changed, again and again")
         if not isinstance(written, Written):

@@ -56,6 +56,7 @@ class Moved(NamedTuple):
     why: str  # for a person
     end: int | None  # where its rows end now; None if it takes a `refresh` to see what is there
     seconds: float = 0.0  # to wait first, in a row about a second at most
+    is_kept: bool = True  # whether rows of others cannot get between that end and the next append
 
 
 class Replaced(NamedTuple):

@@ -244,8 +244,8 @@ class BlockLog:
             return Moved(f"{self.name} has other rows now", None)
         end = answer.head.end
         if expected not in (None, end):
-            return Moved(f"{self.name} is {end} bytes long, not {expected}", end)
-        return Moved(f"{self.name} has grown by rows of a later time", end)
+            return Moved(f"{self.name} is {end} bytes long, not {expected}", end, is_kept=False)
+        return Moved(f"{self.name} has grown by rows of a later time", end, is_kept=False)
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
         return None  # the engine is waited for

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import QUIET, Hub, Stream
+from tests.harness import QUIET, Hub, Publisher, Stream, eventually
 from tests.harness.engine import engine_hub, engine_hubs
 from tests.harness.valkey import Server, replicated, valkey
 
@@ -45,6 +45,24 @@ def test_followers_of_another_hub_see_events_as_they_come(hubs: list[Hub]) -> No
         ids = [hub.publish("/live", "an event") for hub in (one, two) * 20]
         for stream in (ours, theirs):
             assert [event.id.decode() for event in stream.read(40)] == ids
+
+
+def test_writers_at_both_hubs_make_one_order_in_which_nothing_is_lost_or_doubled(
+    hubs: list[Hub],
+) -> None:
+    hubs[0].publish("/crowd?id=first", "first")
+    writers = [Publisher(hub, f"{n}-{m}", "crowd") for n, hub in enumerate(hubs) for m in range(4)]
+    for writer in writers:
+        writer.start()
+    eventually(lambda: sum(len(writer.acknowledged) for writer in writers) >= 400)
+    for writer in writers:
+        writer.stop()
+    told = [writer.data(n) for writer in writers for n in writer.acknowledged]
+    rows = hubs[0].get("/crowd?after=first").body.splitlines()
+    assert hubs[1].get("/crowd?after=first").body.splitlines() == rows
+    assert sorted(row.split(b"\t")[2] for row in rows) == sorted(told)
+    assert rows == sorted(rows), "default ids increase"
+    assert not any(writer.refused or writer.broken for writer in writers)
 
 
 def test_conditions_hold_across_hubs(hubs: list[Hub]) -> None:
