@@ -352,10 +352,10 @@ class Servers:
 
         def once(seconds: float) -> T:
             nonlocal asked
-            with self._link(asked or self._address_of(key, seconds), seconds) as link:
-                if asked:
+            once_there, asked = asked, None
+            with self._link(once_there or self._address_of(key, seconds), seconds) as link:
+                if once_there:
                     link.ask(("ASKING",))
-                    asked = None
                 return work(link)
 
         def heed(error: exceptions.AskError) -> None:
