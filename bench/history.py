@@ -127,7 +127,7 @@ def learn(home: Path, megabytes: int) -> None:
             parts = sorted((home / "events").glob(f"{CHANNEL}.[0-9]*.tsv"))
             indexes = [path.with_suffix(".idx") for path in parts[:-1]]
             size = sum(path.stat().st_size for path in (home / "events").glob("*.id?"))
-            is_done = all(path.exists() and b'"all"' in path.read_bytes() for path in indexes)
+            is_done = all(path.exists() and b'"sha256"' in path.read_bytes() for path in indexes)
             if size != seen or not is_done:
                 seen, since = size, time.monotonic()
             return time.monotonic() - since > (QUIET_SECONDS if megabytes >= SMALL else 1)

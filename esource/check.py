@@ -18,10 +18,11 @@ from typing import NamedTuple
 from esource.errors import StartError, StorageError
 from esource.event import DEFAULT_ID
 from esource.log import Moved, disk, erasures, reading, segments
+from esource.log.beside import Beside, OpenRows
 from esource.log.disk import FLAGS
 from esource.log.file import SETTLED_SECONDS, FileLog
 from esource.log.folder import channel_names
-from esource.log.index import Index, OpenRows
+from esource.log.index import Index
 from esource.rows import tsv
 
 LOOK_SECONDS = 0.1  # until what looks wrong is looked at again
@@ -145,7 +146,7 @@ def _check(
             end = offset + len(rows)
             progress(path, end, stop)
         begin = tsv.mark_bytes(os.pread(fd, len(tsv.BOM), 0)) if is_first else 0
-        for zone in Index(path, size).changed(OpenRows(fd, begin)):
+        for zone in Index(Beside(path, size)).changed(OpenRows(fd, begin)):
             text = f"MiB {zone.offset >> 20} (bytes {zone.offset} to {zone.end}) is not as it was"
             yield Finding(path.name, 0, "changed", f"{text} when it was indexed")
         if torn := stop - end if size is not None else _torn(fd, end):

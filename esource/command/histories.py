@@ -35,7 +35,8 @@ On return the file is on disk, and the segments are gone; until then both take s
 crash all is there, and the same command, or the next start of the hub, goes on.
 
 Ids are as before. Offsets are, too, unless the oldest events have been removed: the file then
-begins with the first that is kept. Places (@…) and ETags are others.
+begins with the first that is kept, and a copy of what was there before (curl -C -) must be
+begun anew. Places (@…) and ETags are others.
 
   systemctl stop esource && esource join orders && systemctl start esource
 """

@@ -56,6 +56,7 @@ class Moment(NamedTuple):
     last: bytes = b""  # bytes of rows, as many as a mark is made of
     least: bytes = b""  # of the default ids made for those before
     is_exact: bool = False  # whether what was asked holds only if no other rows come in between
+    lead: int = 0  # microseconds between the greatest default id before and the next at least
 
 
 class Receipt:
@@ -140,7 +141,7 @@ class Receipt:
                 if draft.newest_micros is not None:
                     newest = max(newest, draft.newest_micros)
                 if draft.without_id:
-                    micros = max(moment.now, newest + 1)
+                    micros = max(moment.now, newest + 1 + moment.lead)
                     rows, newest = tsv.stamp(draft, micros), micros + draft.without_id - 1
                     least = least or default_id(micros)
                 if self.wish.unique and moment.dedup:
@@ -258,11 +259,14 @@ class Commit:
         it may be tens of megabytes, of which no step is more than one. Raises `StorageError`.
         """
         log, expected = view.log, None
+        known.keep_up()
         if log.end != view.end:  # it has taken in more than could be made a view of
             view = View.of(log)
         for _ in range(TRIES):
             known.catch_up(view, self._is_unique)
-            blocks, moment = self._ask(view, known, last_bytes(log, view.end))
+            is_known = known.is_of(view, with_dedup=False)  # or it knows more than that
+            last = known.last if is_known else last_bytes(log, view.end)
+            blocks, moment = self._ask(view, known, last)
             # Without rows, too: a refusal must be decided on all that is there.
             expected = view.end if moment.is_exact else expected
             written = log.write(expected, blocks, moment.least)
@@ -270,8 +274,11 @@ class Commit:
                 break
             if written.end is None:
                 return written
-            # Where others can come first again, to insist on a place would be to starve.
-            view, expected = View.of(log, written.end), written.end if written.is_kept else None
+            view, expected = View.of(log, written.end), written.end
+            if not written.is_kept:
+                if not moment.is_exact:
+                    known.fall_behind()
+                expected = None
         else:
             raise StorageError(f"{log.name} has changed, again and again")
         if not isinstance(written, Written):
@@ -295,7 +302,7 @@ class Commit:
         """
         is_few = self.size <= SOON_BYTES and self.events - len(self.receipts) <= SOON_EVENTS
         is_known = view.end == view.log.end and known.is_of(view, self._is_unique)
-        if not (is_few and is_known):
+        if view.log.is_remote or not (is_few and is_known):
             return LATER
         blocks, moment = self._ask(view, known, known.last)
         if not blocks:
@@ -319,7 +326,7 @@ class Commit:
     def _ask(self, view: View, known: Known, last: bytes) -> tuple[list[bytes], Moment]:
         """Return the rows of all receipts, in one block if they are few, and the moment behind."""
         now = time.time_ns() // 1000
-        moment = Moment(view, known.newest, now, known.dedup, {}, last)
+        moment = Moment(view, known.newest, now, known.dedup, {}, last, lead=known.lead)
         blocks: list[bytes] = []
         for receipt in self.receipts:
             rows, moment = receipt.ask(moment)

@@ -11,6 +11,7 @@ from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 
 FEED_BYTES = 1 << 20  # of rows by others, which are read whole; of more, only the end
+MAX_LEAD = 1_000_000  # microseconds
 DEDUP_BYTES = 1 << 30  # of rows, which `unique=1` looks back over at most: about a second
 
 
@@ -22,6 +23,9 @@ class Known:
         self.newest = 0  # microseconds of the greatest default id, of earlier logs of the name too
         self.dedup: Dedup | None = None  # of the last rows, from when it is first asked for
         self.last = b""  # of the rows, as many bytes as a mark is made of
+        # Microseconds by which the next default id exceeds the newest one, at least: while others
+        # append with later ids, by a clock that is ahead, one right behind it would come too late.
+        self.lead = 0
         self._dedup_events = dedup_events
         self._view: View | None = None
 
@@ -34,6 +38,14 @@ class Known:
             and known.end == view.end
             and not (with_dedup and self.dedup is None)
         )
+
+    def fall_behind(self) -> None:
+        """Note that an id was not later than those that others have appended meanwhile."""
+        self.lead = min(max(self.lead * 4, 1), MAX_LEAD)
+
+    def keep_up(self) -> None:
+        """Note the next commit, which may be too early again."""
+        self.lead //= 2
 
     def catch_up(self, view: View, with_dedup: bool) -> None:
         """Know all of a view. Blocks if it is not known yet; raises `StorageError`."""

@@ -56,7 +56,7 @@ class Moved(NamedTuple):
     why: str  # for a person
     end: int | None  # where its rows end now; None if it takes a `refresh` to see what is there
     seconds: float = 0.0  # to wait first, in a row about a second at most
-    is_kept: bool = True  # whether rows of others cannot get between that end and the next append
+    is_kept: bool = True  # whether rows of others that come now need not be in the way at `end`
 
 
 class Replaced(NamedTuple):
@@ -93,6 +93,10 @@ class Log(Protocol):
         """The offset after the last row."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether each call may wait for another machine, so that none may be made in a loop."""
+
+    @property
     def refusal(self) -> str:
         """Why appends fail now. The next one tries to repair that. Empty if they do not."""
 
@@ -115,8 +119,8 @@ class Log(Protocol):
         default id that was made for these rows, if there is one) is greater than every default id
         that other programs have appended meanwhile. On return the rows are before `end`, and on
         disk if the log was asked to sync. If it raises, none of them is in the log. Without rows it
-        says whether they could be appended. At a place that was told by `Moved` right before, rows
-        of others that came since need not be in the way.
+        says whether they could be appended. At a place that was told by `Moved` right before, and
+        is kept, rows of others that came since need not be in the way.
         """
 
     # An append in parts, so that many logs are synced at once:

@@ -14,17 +14,18 @@ What differs between engines is an `Engine`; what is here is the same for all.
 
 import os
 import secrets
+import sys
+import time
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
 from typing import NamedTuple, Protocol, TypeAlias
 
 from esource.errors import StorageError
 from esource.event import default_id
 from esource.log import Appended, Moved, Replaced, Written, reading, settled
-from esource.log.index import Index
+from esource.log.index import Gone, Index, Kind, Part, few_bytes, run_bytes, zone_bytes
 from esource.rows import tsv
 from esource.rows.find import Wanted
 from esource.rules import Rule
@@ -33,7 +34,11 @@ BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
 CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
 CACHED = 1000  # times that was read
-_numbers = count()  # of logs
+# What the index is called in an engine. Hashes are numbers as this machine has them.
+KINDS: Mapping[Kind, str] = {"zone": "zone", "ids": f"ids, {sys.byteorder} endian"}
+# After which an append looks at the head first: it is looked for behind the known end, under the
+# lock of all that append. Of a million blocks there that took 1.1 s.
+STALE_SECONDS = 10.0
 
 
 class Head(NamedTuple):
@@ -89,7 +94,8 @@ class Engine(Protocol):
         """Return (start, rows) of a few blocks, the first with the byte at an offset.
 
         The last of them has the byte before `stop`, if that is not far. No rows: there is none, or
-        none that leads to this head: other blocks may be at these offsets now.
+        the last block of the head is not there: a server that lacked it has taken over, and what
+        is there now does not go on from it.
         """
 
     def trim(self, name: str, rule: Rule) -> int:
@@ -97,6 +103,29 @@ class Engine(Protocol):
 
         All rows of these are older than its age, by the engine's clock, or beyond its size. The
         last block stays. A few thousand at a time: 0 says that there are no more.
+        """
+
+    # The index (`esource.log.index.Store`), which is never the truth:
+
+    def lines(
+        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
+    ) -> Sequence[tuple[int, bytes]]:
+        """Return the lines of parts of a size, by their starts between two offsets, in order."""
+
+    def hashes(
+        self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
+    ) -> Sequence[bytes | None]:
+        """Return pieces of hashes, of each (part, place, size in bytes); None of what is gone."""
+
+    def learn(
+        self, name: str, known: Head, kind: Kind, part: Part, line: bytes, hashes: bytes
+    ) -> None:
+        """Store a line, and the hashes that go with it, if there is none for the part.
+
+        Only if the rows are still those that are known, and none was erased since then. It need
+        not be durable. Hashes take the place of those of smaller parts.
+
+        With the rows of a part its lines go; with an event that is erased the zones that have it.
         """
 
     # For commands:
@@ -114,9 +143,7 @@ class Engine(Protocol):
         """Remove a channel with all its rows."""
 
 
-# What rows are of: a log, and how many of its rows are erased. Not a generation: after a failover
-# that has lost its last blocks others may be in their places, and only a log knows which are its.
-Key: TypeAlias = tuple[int, int]
+Key: TypeAlias = tuple[int, int]  # what rows are of: a log, and how many erasures it has had
 
 
 class Cache:
@@ -161,9 +188,49 @@ class Cache:
             del self._starts[key]
 
 
+class _Rows:
+    """The rows of a log at a moment, for its index."""
+
+    def __init__(self, log: "BlockLog", head: Head) -> None:
+        """Say what they are known to be."""
+        self.head = head
+        self.begin = head.begin
+        self.pread = log.pread
+
+
+class _Stored:
+    """The index of a log in its engine (see `esource.log.index.Store`)."""
+
+    has_room = True
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.hashed = zone_bytes(), few_bytes(), run_bytes()
+        self._name = name
+        self._engine = engine
+
+    def lines(
+        self, rows: _Rows, kind: Kind, size: int, start: int, stop: int
+    ) -> Sequence[tuple[int, bytes]]:
+        return self._engine.lines(self._name, rows.head, kind, size, start, stop)
+
+    def hashes(self, rows: _Rows, wanted: Sequence[tuple[Part, int, int]]) -> list[bytes]:
+        pieces = self._engine.hashes(self._name, rows.head, wanted)
+        found = [piece for piece in pieces if piece is not None]
+        if len(found) < len(wanted):
+            raise Gone
+        return found
+
+    def put(self, rows: _Rows, kind: Kind, part: Part, line: bytes, hashes: bytes = b"") -> None:
+        self._engine.learn(self._name, rows.head, kind, part, line, hashes)
+
+    def lose(self) -> None:
+        pass  # what was gone is replaced already
+
+
 class BlockLog:
     """The rows of one channel (see `esource.log.Log`)."""
 
+    is_remote = True
     refusal = ""  # an engine that is away may be there for the next append
 
     def __init__(
@@ -174,11 +241,16 @@ class BlockLog:
         self._engine = engine
         self._cache = cache
         self._rule = rule
-        self._head = head
-        self._told = head  # the newest that the engine has told of, and that goes on from it
-        self._number = next(_numbers)
-        self._is_busy = False  # between `write` and `settle`
-        self._index = Index(None)
+        self._know(head)
+        self._written: Head | None = None  # between `write` and `settle`, what comes next
+        self._is_alone = False  # whether no rows of others are in what comes next
+        # Not the generation: if a server that lacks the last rows takes over, other rows come to
+        # stand at their offsets.
+        self._number = new_number()
+        self._index = head.erasures, Index(_Stored(name, engine))
+
+    def _know(self, head: Head) -> None:
+        self._head, self._known_at = head, time.monotonic()
 
     @property
     def generation(self) -> str:
@@ -218,34 +290,30 @@ class BlockLog:
     def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Written | Appended | Moved:
-        if not blocks:
+        if not blocks or time.monotonic() - self._known_at > STALE_SECONDS:
             answer = self._engine.head(self.name, self._head)
-            if answer.goes_on:
-                self._told = answer.head
-            if answer.goes_on and expected in (None, answer.head.end):
+            if not (answer.goes_on and expected in (None, answer.head.end)):
+                return self._moved(answer, expected)
+            if not blocks:
                 return Appended(answer.head.end, 0.0, is_due=False)
-            return self._moved(answer, expected)
-        entry = _entry(blocks, expected, least)
-        self._is_busy = True
-        try:
-            answer = self._engine.append(self.name, self._told, entry)
-        except BaseException:
-            self._is_busy = False
-            raise
-        if answer.goes_on:
-            self._told = answer.head
+            self._know(answer.head)
+        answer = self._engine.append(self.name, self._head, _entry(blocks, expected, least))
         if answer.start is None:
-            self._is_busy = False
             return self._moved(answer, expected)
+        self._is_alone = answer.start == self._head.end
+        self._written = answer.head
         return Written(answer.start, to_sync=False, about=answer.head)
 
     def _moved(self, answer: Answer, expected: int | None) -> Moved:
         if not answer.goes_on:
             return Moved(f"{self.name} has other rows now", None)
+        self._know(answer.head)
         end = answer.head.end
         if expected not in (None, end):
-            return Moved(f"{self.name} is {end} bytes long, not {expected}", end, is_kept=False)
-        return Moved(f"{self.name} has grown by rows of a later time", end, is_kept=False)
+            why = f"{self.name} is {end} bytes long, not {expected}"
+        else:
+            why = f"{self.name} has grown by rows of a later time"
+        return Moved(why, end, is_kept=False)
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:
         return None  # the engine is waited for
@@ -257,11 +325,11 @@ class BlockLog:
         self, written: Written, seconds: float, failure: Exception | None = None
     ) -> Appended:
         """Do the last part of `append`; after a `failure` the rows are there, but not seen yet."""
-        self._is_busy = False
+        self._written = None
         if failure:
             raise StorageError(f"{self.name}: {failure}; the event may have been stored")
         assert isinstance(written.about, Head)
-        self._head = self._told = written.about
+        self._know(written.about)
         return Appended(written.start, seconds, is_due=False)
 
     def flush(self) -> float:
@@ -270,16 +338,20 @@ class BlockLog:
     # -- what others do --------------------------------------------------------------------
 
     def is_current(self) -> bool:
-        return self._is_busy or self._engine.head(self.name, self._head).head == self._head
+        return self.is_at(self._engine.head(self.name, self._head).head)
 
     def is_at(self, head: Head) -> bool:
-        """Return whether the log is as this head says; an append in progress is no change."""
-        return self._is_busy or head == self._head
+        """Return whether the log is as this head says.
+
+        Rows that are written, and not settled, are no change; but those of others are, which a
+        publisher may have been told of.
+        """
+        return head == self._head or (self._is_alone and head == self._written)
 
     def refresh(self) -> Replaced | None:
         answer = self._engine.head(self.name, self._head)
         if answer.goes_on:
-            self._head = self._told = answer.head
+            self._know(answer.head)
             return None
         log = BlockLog(self.name, self._engine, self._cache, answer.head, self._rule)
         return Replaced(log, f"{self.name} has other rows now")
@@ -309,32 +381,36 @@ class BlockLog:
 
     def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
-        own = self._head
-        key = self._number, own.erasures
+        head = self._written or self._head
+        key = self._number, head.erasures
         found = self._cache.at(key, offset)
-        head = own if offset < own.end else self._told
         if found or not head.generation:
             return found
         start, rows = self._engine.read(self.name, head, offset, min(stop, offset + READ_BYTES))
         if not start <= offset < start + len(rows):
             return None
-        if start + len(rows) <= own.end:  # what is behind is not taken in yet, and may be lost
-            self._cache.put(key, start, rows)
+        self._cache.put(key, start, rows)
         return start, rows
 
     def backwards(self, stop: int) -> Iterator[tuple[int, bytes]]:
         return reading.backwards(self, stop)
 
-    def status(self) -> None:
-        """Return nothing: there is no file for an index to be beside."""
-
     def places(
         self, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
     ) -> Iterator[tuple[int, int]]:
-        return self._index.places(self, wanted, start, stop, is_backwards)
+        rows, index = self._indexed()
+        return index.places(rows, wanted, start, stop, is_backwards)
 
     def learn(self, stop: int) -> Iterator[None]:
-        return self._index.learn(self, stop)
+        rows, index = self._indexed()
+        return index.learn(rows, stop)
+
+    def _indexed(self) -> tuple[_Rows, Index[_Rows]]:
+        """Return the rows as they are now, and their index: an erasure has changed the last one."""
+        head = self._head
+        if head.erasures != self._index[0]:
+            self._index = head.erasures, Index(_Stored(self.name, self._engine))
+        return _Rows(self, head), self._index[1]
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         piece = self.pread(offset, min(size, BLOCK_BYTES))

@@ -51,6 +51,7 @@ from esource.log import (
     reading,
     settled,
 )  # fmt: skip
+from esource.log.beside import Beside
 from esource.log.disk import FILE_MODE, FLAGS
 from esource.log.index import Index
 from esource.rows import tsv
@@ -92,6 +93,8 @@ class FileLog:
     The file stays open until the last reference to the log is gone.
     """
 
+    is_remote = False
+
     def __init__(
         self, path: Path, fsync: str = "always", reopen: Callable[[], Log] | None = None,
         is_closed: Callable[[int, bool], bool] = lambda end, is_changed: False,
@@ -117,7 +120,7 @@ class FileLog:
         self._reopen = reopen or (lambda: FileLog(path, fsync))
         self._is_closed = is_closed
         self._is_first = is_first
-        self._index = Index(path)
+        self._index = Index(Beside(path))
         self._fd = -1
         self._identity = (0, 0)
         self._seen = (0, 0)  # size and time of the file, when it was last looked at or written
@@ -347,8 +350,8 @@ class FileLog:
     def _append_at(self, end: int, blocks: Sequence[bytes]) -> Written | Moved:
         """Put rows at `end`, where whole rows end, and what others have behind that behind them."""
         try:
-            if self._fd < 0:
-                self._create()
+            if self._fd < 0 and not self._create():
+                return Moved(f"{self.name} is locked by another program", None)
         except FileExistsError:
             return Moved(f"{self.name} was created", None)
         self._leftover = end
@@ -408,10 +411,10 @@ class FileLog:
         finally:
             self._let_go()
 
-    def _create(self) -> None:
+    def _create(self) -> bool:
+        """Make the file; return whether it is locked: a command may have been faster."""
         self._adopt(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, FILE_MODE))
-        if not self._lock(disk.LOCK_SECONDS):  # a command that looks at it finds no rows
-            raise self._locked_away()
+        return self._lock()  # not waited for: that is for the next try, in a thread
 
     def _cut_back(self, end: int, written: int, theirs: bytes, cause: BaseException | None) -> None:
         """Take away what an append has left between two offsets, unless others are there, too."""

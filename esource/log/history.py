@@ -36,7 +36,7 @@ from esource.rules import Rule
 
 logger = logging.getLogger(__name__)
 
-JOINING = ".tsv.join"  # of a file that is being made
+JOINING = ".tsv.join"  # of a file that is being made; one of the `segments.rests`
 
 
 class Joined(NamedTuple):
@@ -225,27 +225,43 @@ def remove(folder: Path, channel: str) -> list[Path]:
     """
     paths = [path for _, path in _files(folder, channel)]
     plain = segments.plain_path(folder, channel)
-    _remove([*paths, *([plain] if plain not in paths and os.path.lexists(plain) else [])])
+    # The link goes first: as long as there is a file, the same command goes on after a crash.
+    _remove([*([plain] if plain not in paths and os.path.lexists(plain) else []), *paths])
     return paths
 
 
 def finish(folder: Path) -> None:
     """Finish each `join` that was broken off in a folder, which is the caller's alone.
 
+    Copies of growing files in the place of their links go, and rests of files that were being made.
     What fails is logged.
     """
     for channel, starts in segments.offsets(folder).items():
         plain = segments.plain_path(folder, channel)
+        growing = segments.path_of(folder, channel, starts[-1])
         try:
-            if segments.is_file(plain) and _ends_with(plain, folder, channel, starts):
+            if not segments.is_file(plain):
+                continue
+            if _ends_with(plain, folder, channel, starts):
                 _remove([segments.path_of(folder, channel, start) for start in starts])
                 logger.warning("%s: finished a join that was begun", plain.name)
+            elif _begins_with(growing, plain):
+                segments.link(folder, channel, starts[-1], is_copy=True)
+                logger.warning("%s was a copy of %s; it is a link again", plain.name, growing.name)
         except OSError as error:
             logger.error("%s: a join that was begun cannot be finished: %s", plain.name, error)
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(JOINING):
-                os.unlink(entry.path)
+    with suppress(OSError):
+        for path in segments.rests(folder):
+            path.unlink()
+
+
+def _begins_with(growing: Path, plain: Path) -> bool:
+    """Return whether a file is or was a copy of the growing one: `scp` and `cp -L` follow links."""
+    with growing.open("rb") as whole, plain.open("rb") as part:
+        while block := part.read(BLOCK_BYTES):
+            if block != whole.read(len(block)):
+                return False
+    return True
 
 
 def _ends_with(plain: Path, folder: Path, channel: str, starts: Sequence[int]) -> bool:

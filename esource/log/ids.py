@@ -1,65 +1,52 @@
-"""The hashes of ids, sorted, in a file: in which zones of a channel an id can be.
+"""The hashes of ids, sorted: in which zones of a part of a log an id can be.
 
-    token | block | block | …
-
-    block    |-- hashes, 4 bytes each, in order --|-- of each the number of its zone, 1 byte --|
+    |-- hashes, 4 bytes each, in order --|-- of each the number of its zone, 1 byte --|
 
 For ids of which the least and the greatest of a zone say nothing, as random ones. Hashes are as
 good as random, so each is where it should be, and is found with one read. Two ids may have the same
 one: what is found is where an id can be.
-
-A file of another token is another. All calls block, and raise `OSError`, and `EOFError` where a
-block is not all there.
 """
 
 import os
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
-from zlib import crc32
+from typing import TypeVar
 
 from esource.log import disk
 
-ZONES = 256  # as many as a byte can count
 RUN = 4096  # hashes that are sorted at a time: a millisecond
 NEAR = 2048  # hashes on both sides of the place where one should be
 FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 assert array("I").itemsize == 4
 assert array("Q").itemsize == 8
 
-
-class Block(NamedTuple):
-    """Hashes of the ids in some zones."""
-
-    first: int  # of the zones
-    zones: int  # how many
-    place: int  # in the file
-    hashes: int  # how many
-
-    @classmethod
-    def of(cls, fields: list[int]) -> "Block":
-        """Return what JSON has said; raises `ValueError` and `TypeError`."""
-        block = cls(*fields)
-        if min(block) < 0 or not 0 < block.zones <= ZONES:
-            raise ValueError("no block")
-        return block
+P = TypeVar("P")  # a part
 
 
 class Hashes:
-    """The hashes of a block that is being made."""
+    """The hashes of a part that are being made."""
 
     def __init__(self) -> None:
         self._runs: list[array[int]] = []  # each in order: hash, and number of the zone
 
     def add(self, number: int, hashes: Iterable[int]) -> Iterator[None]:
-        """Add those of a zone, a run at a time."""
+        """Add those of a zone, a run at a time. Its number is less than 256."""
         rest = iter(hashes)
         while run := list(islice(rest, RUN)):
             self._runs.append(array("Q", sorted([each << 8 | number for each in run])))
+            yield
+
+    def merge(self, hashes: bytes, first: int) -> Iterator[None]:
+        """Add those of a smaller part, whose zones are numbered from `first` on."""
+        count = len(hashes) // 5
+        values, numbers = array("I", hashes[: 4 * count]), hashes[4 * count :]
+        for start in range(0, count, RUN):
+            some = zip(values[start : start + RUN], numbers[start : start + RUN], strict=True)
+            self._runs.append(array("Q", [each << 8 | first + number for each, number in some]))
             yield
 
     def sorted(self) -> Iterator[tuple[bytes, bytes]]:
@@ -76,8 +63,47 @@ class Hashes:
             yield array("I", [each >> 8 for each in both]).tobytes(), numbers
 
 
+def numbers(
+    counts: Mapping[P, int], wanted: int,
+    read: Callable[[Sequence[tuple[P, int, int]]], Sequence[bytes]],
+) -> dict[P, bytes]:  # fmt: skip
+    """Return, for each part, the numbers of the zones that have a hash.
+
+    `counts` says how many hashes each part has. `read` returns pieces of the hashes of parts, of
+    each (part, place, size in bytes): it is called twice, or a few times more.
+    """
+    found: dict[P, tuple[int, int]] = {}  # where the numbers are
+    near, left = NEAR, list(counts)
+    while left:
+        spans = [_span(counts[part], wanted, near) for part in left]
+        pieces = read([(part, 4 * start, 4 * (stop - start)) for part, (start, stop)
+                       in zip(left, spans, strict=True)])  # fmt: skip
+        again = []
+        for part, (start, stop), piece in zip(left, spans, pieces, strict=True):
+            some = array("I", piece)
+            first, end = bisect_left(some, wanted), bisect_right(some, wanted)
+            if (first or not start) and (end < len(some) or stop == counts[part]):
+                found[part] = 4 * counts[part] + start + first, end - first
+            else:
+                again.append(part)
+        near, left = near * 4, again
+    some_of = [(part, *place) for part, place in found.items() if place[1]]
+    pieces = read(some_of) if some_of else []
+    told = {part: piece for (part, _, _), piece in zip(some_of, pieces, strict=True)}
+    return {part: told.get(part, b"") for part in counts}
+
+
+def _span(count: int, wanted: int, near: int) -> tuple[int, int]:
+    """Return (start, stop) of the hashes, among so many, near the place where one should be."""
+    guess = wanted * count >> 32
+    return max(guess - near, 0), min(guess + near, count)
+
+
 class Ids:
-    """A file of blocks."""
+    """A file of the hashes of several parts, behind a token. A file of another token is another.
+
+    All calls block, and raise `OSError`, and `EOFError` where something is not all there.
+    """
 
     def __init__(self, path: Path, token: str) -> None:
         """Name it; nothing is read or made yet."""
@@ -85,39 +111,30 @@ class Ids:
         self.token = token
 
     def make(self) -> None:
-        """Begin anew, without a block."""
+        """Begin anew, without hashes."""
         self.path.unlink(missing_ok=True)
         flags = FLAGS | os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with open(os.open(self.path, flags, disk.FILE_MODE), "wb") as file:
             file.write(self.token.encode())
 
-    def append(self, block: bytes) -> int:
-        """Put a block on disk; return its place."""
+    def append(self, hashes: bytes) -> int:
+        """Put the hashes of a part on disk; return their place."""
         fd = self._open(os.O_RDWR)
         try:
             place = os.fstat(fd).st_size
             done = 0
-            while done < len(block):
-                done += os.pwrite(fd, memoryview(block)[done:], place + done)
+            while done < len(hashes):
+                done += os.pwrite(fd, memoryview(hashes)[done:], place + done)
             disk.sync(fd)
         finally:
             os.close(fd)
         return place
 
-    def read(self, block: Block) -> bytes:
-        """Return all of a block."""
+    def read(self, pieces: Iterable[tuple[int, int]]) -> list[bytes]:
+        """Return what is at some places: of each (place, size in bytes)."""
         fd = self._open(os.O_RDONLY)
         try:
-            return _exactly(fd, block.place, block.hashes * 5)
-        finally:
-            os.close(fd)
-
-    def zones(self, blocks: Iterable[Block], id: bytes) -> Iterator[set[int]]:
-        """Yield, for each block, the numbers of the zones that can have an id."""
-        fd = self._open(os.O_RDONLY)
-        try:
-            for block in blocks:
-                yield {block.first + number for number in _numbers(fd, block, crc32(id))}
+            return [_exactly(fd, place, size) for place, size in pieces]
         finally:
             os.close(fd)
 
@@ -128,19 +145,6 @@ class Ids:
                 return fd
         os.close(fd)
         raise FileNotFoundError(f"{self.path.name} is another")
-
-
-def _numbers(fd: int, block: Block, wanted: int) -> bytes:
-    """Return the numbers, in the block, of the zones that have a hash."""
-    near, guess = NEAR, wanted * block.hashes >> 32
-    while True:
-        start, stop = max(guess - near, 0), min(guess + near, block.hashes)
-        some = array("I", _exactly(fd, block.place + 4 * start, 4 * (stop - start)))
-        first, end = bisect_left(some, wanted), bisect_right(some, wanted)
-        if (first or not start) and (end < len(some) or stop == block.hashes):
-            place = block.place + 4 * block.hashes + start + first
-            return _exactly(fd, place, end - first)
-        near *= 4
 
 
 def _exactly(fd: int, place: int, size: int) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from esource.errors import StorageError
 from esource.event import default_id
 from esource.log import Appended, Kept, Moved, Replaced, Summary, Written, settled
+from esource.log.beside import Beside
 from esource.log.index import Index
 from esource.rows import tsv
 from esource.rows.find import Wanted
@@ -27,6 +28,8 @@ class Rows:
 class MemoryLog:
     """The rows of one channel (see `esource.log.Log`)."""
 
+    is_remote = False
+
     start = begin = 0
     refusal = ""
 
@@ -37,7 +40,7 @@ class MemoryLog:
         self._rows = logs.rows.setdefault(name, Rows())
         self.end = len(self._rows.content)
         self._is_busy = False
-        self._index = Index(None)
+        self._index = Index(Beside(None))
 
     @property
     def generation(self) -> str:

@@ -9,6 +9,7 @@ transaction it takes a lock of the whole server.
 """
 # ruff: noqa: D102 -- what the calls of logs and engines promise, the contracts say
 
+import logging
 import random
 import time
 from collections import deque
@@ -21,15 +22,17 @@ import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
 
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts, Kept, Log, Summary, Written
-from esource.log.blocks import Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.log.blocks import KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.log.index import Kind, Part
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
 RV = TypeVar("RV")
+logger = logging.getLogger(__name__)
+_Server: TypeAlias = dict[str, str]  # its host and port, as parameters of a connection
 Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
 FORM = 1  # of the tables
@@ -45,7 +48,7 @@ CREATE SCHEMA IF NOT EXISTS esource;
 CREATE TABLE esource.form (form int NOT NULL);
 CREATE TABLE esource.channel (
     name text COLLATE "C" PRIMARY KEY,
-    generation bigint NOT NULL,
+    generation bigint NOT NULL UNIQUE,
     start bigint NOT NULL DEFAULT 0,
     first bigint NOT NULL,
     "end" bigint NOT NULL DEFAULT 0,
@@ -73,6 +76,16 @@ CREATE TABLE esource.erasure (
     reason text NOT NULL
 );
 ALTER TABLE esource.block ALTER rows SET STORAGE EXTERNAL;
+CREATE TABLE esource.index (
+    generation bigint NOT NULL REFERENCES esource.channel (generation) ON DELETE CASCADE,
+    kind text COLLATE "C" NOT NULL,
+    size bigint NOT NULL,
+    start bigint NOT NULL,
+    line bytea NOT NULL,
+    hashes bytea,
+    PRIMARY KEY (generation, kind, size, start)
+);
+ALTER TABLE esource.index ALTER hashes SET STORAGE EXTERNAL;
 
 -- Whether the rows before an offset are those of which the last block had this nonce.
 CREATE FUNCTION esource.goes_on(
@@ -152,9 +165,42 @@ BEGIN
     removed := coalesce(cut - c.start, 0);
     IF removed > 0 THEN
         DELETE FROM esource.block b WHERE b.generation = c.generation AND b."end" <= cut;
+        DELETE FROM esource.index i WHERE i.generation = c.generation AND i.start + i.size <= cut;
         UPDATE esource.channel x SET start = cut, first = cut WHERE x.name = a_name;
     END IF;
 END $$;
+
+-- Rows of an index. An erasure waits for it, and it for an erasure; an append does not.
+CREATE FUNCTION esource.learn(
+    a_name text, known_generation bigint, known_end bigint, known_nonce bigint,
+    known_erasures bigint, a_kind text, a_size bigint, a_start bigint, a_line bytea, a_hashes bytea
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    c esource.channel;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);  -- it can be made again
+    SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR KEY SHARE;
+    IF c.erasures = known_erasures
+        AND esource.goes_on(c, known_generation, known_end, known_nonce) THEN
+        INSERT INTO esource.index (generation, kind, size, start, line, hashes)
+            VALUES (c.generation, a_kind, a_size, a_start, a_line, a_hashes)
+            ON CONFLICT DO NOTHING;
+        DELETE FROM esource.index i
+            WHERE a_hashes IS NOT NULL AND i.generation = c.generation AND i.kind = a_kind
+            AND i.size < a_size AND i.start >= a_start AND i.start + i.size <= a_start + a_size;
+    END IF;
+END $$;
+
+-- What the index says of rows that are overwritten.
+CREATE FUNCTION esource.forget() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM esource.channel c WHERE c.generation = NEW.generation FOR UPDATE;
+    DELETE FROM esource.index i WHERE i.generation = NEW.generation AND i.kind = 'zone'
+        AND i.start < NEW."end" AND i.start + i.size > NEW."end" - length(NEW.rows);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER forget AFTER UPDATE OF rows ON esource.block
+    FOR EACH ROW EXECUTE FUNCTION esource.forget();
 """
 HEAD = """
 SELECT generation, start, first, "end", nonce, erasures, extract(epoch FROM modified)::float8,
@@ -171,17 +217,34 @@ SELECT (c).generation, (c).start, (c).first, (c)."end", (c).nonce, (c).erasures,
     extract(epoch FROM (c).modified)::float8, is_known, at
 FROM esource.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
+GOES_ON = """EXISTS (
+    SELECT FROM esource.block
+    WHERE generation = %(generation)s AND "end" = %(end)s AND nonce = %(nonce)s
+)"""
 # Blocks are at most 256 KiB, but for single rows.
-READ = """
+READ = f"""
 SELECT min("end" - length(rows)), string_agg(rows, ''::bytea ORDER BY "end")
 FROM esource.block
 WHERE generation = %(generation)s AND "end" > %(offset)s
-    AND "end" <= %(stop)s::bigint + 262144 AND "end" - length(rows) < %(stop)s
+    AND "end" <= %(stop)s::bigint + 262144 AND "end" - length(rows) < %(stop)s AND {GOES_ON}
 """
-READ_LONG = """
+READ_LONG = f"""
 SELECT "end" - length(rows), rows FROM esource.block
-WHERE generation = %(generation)s AND "end" > %(offset)s ORDER BY "end" LIMIT 1
+WHERE generation = %(generation)s AND "end" > %(offset)s AND {GOES_ON} ORDER BY "end" LIMIT 1
 """
+LINES = """
+SELECT start, line FROM esource.index
+WHERE generation = %s AND kind = %s AND size = %s AND start >= %s AND start < %s ORDER BY start
+"""
+HASHES = """
+SELECT substring(i.hashes FROM w.place FOR w.bytes)
+FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::int[])
+    WITH ORDINALITY w(size, start, place, bytes, n)
+LEFT JOIN esource.index i
+    ON i.generation = %s AND i.kind = %s AND i.size = w.size AND i.start = w.start
+ORDER BY w.n
+"""
+LEARN = """SELECT esource.learn(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 NAMES = """SELECT name FROM esource.channel ORDER BY name"""
 SUMMARIES = """
 SELECT name, "end", newest, extract(epoch FROM modified)::float8
@@ -233,7 +296,12 @@ SELECT name, setting FROM pg_settings WHERE name IN
 NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"""
 # What may be over the next moment: the server ends, begins, or is a standby now.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
+IS_AWAY = "PostgreSQL is away"  # where it is, and what it says, is not for clients
 MAY_BE_STORED = "the event may have been stored: repeat it with unique=1"
+NO_URL = (
+    "ESOURCE_STORE is no postgresql:// URL that libpq understands; in a password, each of "
+    "@ / : ? # % and spaces is to be written as %40 and the like"
+)
 DEFAULTS = {
     "application_name": "esource", "target_session_attrs": "read-write",
     "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
@@ -247,6 +315,7 @@ class _Warned(psycopg.OperationalError):
 class _Connection(psycopg.Connection[Any]):
     """A connection of which each call ends in time."""
 
+    server: "_Server"
     deadline = 0.0  # of the call, by the monotonic clock
     warning = ""  # that the server has sent with an answer
 
@@ -270,10 +339,15 @@ class PostgreSQL:
         self._rules = rules
         self._seconds = seconds
         self._parameters = _parameters(url, seconds)
+        self._servers = _servers(self._parameters)  # that which was there last is first
         self._idle: deque[_Connection] = deque()
+        self._breaks = 0  # how often a connection has failed
+        self._away: float | None = None  # since when no call has succeeded, by the monotonic clock
+        self._probes = deque([None])  # who has it asks whether it is back, after a while
         self._cache = Cache()
         self._token = f"{new_number():x}"  # by which a hub knows its own notices
         self._ears: _Connection | None = None
+        self._ears_break = 0  # of `_breaks`, when it was made
         self._version = 0
         self._settings: dict[str, str] = {}
 
@@ -290,16 +364,35 @@ class PostgreSQL:
     # -- calls ---------------------------------------------------------------------------
 
     def _connect(self, deadline: float) -> _Connection:
-        seconds = max(2, round(deadline - time.monotonic()))
-        connection = _Connection.connect(
-            **self._parameters, autocommit=True, connect_timeout=seconds
-        )
-        connection.add_notice_handler(partial(_heed, connection))
-        return connection
+        """Connect to the first server that is there, and not a standby."""
+        failure: psycopg.Error | None = None
+        servers = self._servers
+        for server in servers:  # one that hangs leaves time for the others
+            seconds = max(2, int((deadline - time.monotonic()) / (len(servers) + 1)))
+            parameters = {**self._parameters, **server, "connect_timeout": seconds}
+            try:
+                connection = _Connection.connect(**parameters, autocommit=True)
+            except psycopg.OperationalError as error:
+                failure = error
+                continue
+            connection.server = server
+            self._servers = sorted(servers, key=lambda each: each is not server)
+            connection.add_notice_handler(partial(_heed, connection))
+            return connection
+        assert failure
+        raise failure
+
+    def _broken(self, server: _Server) -> None:
+        """Let go of all connections that may have failed as well; ask this server last."""
+        self._servers = sorted(self._servers, key=lambda each: each is server)
+        self._breaks += 1
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     @contextmanager
     def _connection(self, deadline: float) -> Iterator[_Connection]:
-        """Give a connection for one call; what has failed is closed, and so are all idle ones."""
+        """Give a connection for one call; after a failure it is closed."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -307,15 +400,10 @@ class PostgreSQL:
         connection.deadline, connection.warning = deadline, ""
         try:
             yield connection
-        except psycopg.Error:
-            if connection.info.transaction_status != TransactionStatus.IDLE:
-                connection.close()
-                self.close()
-            else:
-                self._idle.append(connection)
-            raise
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if isinstance(error, AWAY) and not isinstance(error, errors.DiskFull | _Warned):
+                self._broken(connection.server)
             raise
         if len(self._idle) < IDLE:
             self._idle.append(connection)
@@ -325,9 +413,25 @@ class PostgreSQL:
     def _call(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> Rows:
         """Return the rows of a statement that may be run again; try for as long as there is time.
 
-        Raises `StorageError`.
+        Raises `StorageError`: at once if the server has been away for longer than that, but for one
+        call at a time. So those that wait for a thread do not wait for one another.
         """
-        deadline = time.monotonic() + self._seconds
+        began = time.monotonic()
+        if self._away is None or began - self._away <= self._seconds:
+            return self._try(statement, arguments, began)
+        try:
+            probe = self._probes.pop()
+        except IndexError:
+            raise StorageError(IS_AWAY) from None
+        try:
+            return self._try(statement, arguments, began)
+        finally:
+            self._probes.append(probe)
+
+    def _try(
+        self, statement: str, arguments: Sequence[object] | Mapping[str, object], began: float
+    ) -> Rows:  # fmt: skip
+        deadline = began + self._seconds
         pause, most = PAUSE_SECONDS
         while True:
             try:
@@ -335,15 +439,21 @@ class PostgreSQL:
                     rows = connection.execute(statement, arguments, binary=True).fetchall()
                     if connection.warning:  # such as of a standby that was not waited for
                         raise _Warned(connection.warning)
-                    self.counts.is_up = True
-                    return rows
+                self.counts.is_up = True
+                if self._away is not None:
+                    self._away = None
+                    logger.warning("PostgreSQL is back")
+                return rows
             except errors.DiskFull as error:
                 raise StorageFull(f"PostgreSQL: {_said(error)}") from error
             except AWAY as error:
                 self.counts.is_up = False
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise StorageError(f"PostgreSQL is away: {_said(error)}") from error
+                    if self._away is None:
+                        self._away = began
+                        logger.error("%s: %s", IS_AWAY, _said(error))
+                    raise StorageError(IS_AWAY) from error
                 self.counts.retries += 1
                 time.sleep(min(random.uniform(pause / 2, pause), left))
                 pause = min(pause * 2, most)
@@ -388,12 +498,46 @@ class PostgreSQL:
         return Answer(Head(*head) if head[0] is not None else Head(), goes_on, start)
 
     def read(self, name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
-        at = {"generation": head.generation, "offset": offset, "stop": stop}
+        at = {
+            "generation": head.generation, "end": head.end, "nonce": head.nonce,
+            "offset": offset, "stop": stop,
+        }  # fmt: skip
         [(start, rows)] = self._call(READ, at)
         if rows is None:
             found = self._call(READ_LONG, at)
             start, rows = found[0] if found else (offset, b"")
         return start, rows
+
+    def lines(
+        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
+    ) -> Sequence[tuple[int, bytes]]:
+        rows = self._call(LINES, (head.generation, KINDS[kind], size, start, stop))
+        return [(start, line) for start, line in rows]
+
+    def hashes(
+        self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
+    ) -> Sequence[bytes | None]:
+        sizes, starts = zip(*(part for part, _, _ in wanted), strict=True)
+        places = [place + 1 for _, place, _ in wanted]
+        rows = self._call(
+            HASHES,
+            (
+                list(sizes), list(starts), places, [size for _, _, size in wanted],
+                head.generation, KINDS["ids"],
+            ),
+        )  # fmt: skip
+        return [piece for (piece,) in rows]
+
+    def learn(
+        self, name: str, known: Head, kind: Kind, part: Part, line: bytes, hashes: bytes
+    ) -> None:
+        self._call(
+            LEARN,
+            (
+                name, known.generation, known.end, known.nonce, known.erasures,
+                KINDS[kind], *part, line, hashes or None,
+            ),
+        )  # fmt: skip
 
     def trim(self, name: str, rule: Rule) -> int:
         [(removed,)] = self._call(TRIM, (name, rule.age, rule.size))
@@ -482,7 +626,11 @@ class PostgreSQL:
 
     def listen(self, seconds: float) -> list[str] | None:
         try:
+            if self._ears and self._ears_break != self._breaks:
+                self._ears.close()  # its server may be another's standby by now
+                self._ears = None
             if self._ears is None:
+                self._ears_break = self._breaks
                 self._ears = self._connect(time.monotonic() + self._seconds)
                 self._ears.deadline = time.monotonic() + self._seconds
                 self._ears.execute(f"LISTEN {NEWS}")
@@ -517,7 +665,11 @@ def _parameters(url: str, seconds: float) -> dict[str, Any]:
         parameters = conninfo_to_dict(url)
     except psycopg.Error as error:
         # libpq's own text may hold the URL, with a password.
-        raise StartError("ESOURCE_STORE is no postgresql:// URL that libpq understands") from error
+        raise StartError(NO_URL) from error
+    at = "".join(str(parameters.get(name, "")) for name in ("host", "hostaddr", "dbname"))
+    ports = str(parameters.get("port", "0")).replace(",", "")
+    if "@" in at or not ports.isdecimal():  # what is a password to a person
+        raise StartError(NO_URL)
     milliseconds = round(seconds * 1000)
     own = (
         f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} "
@@ -525,6 +677,19 @@ def _parameters(url: str, seconds: float) -> dict[str, Any]:
     )
     parameters["options"] = f"{parameters.get('options', '')} {own}".strip()
     return {**DEFAULTS, **parameters}
+
+
+def _servers(parameters: Mapping[str, str]) -> list[_Server]:
+    """Return the servers that a connection can be to, one or more."""
+    named = {
+        name: str(parameters[name]).split(",")
+        for name in ("host", "hostaddr", "port") if parameters.get(name)
+    }  # fmt: skip
+    count = max(map(len, named.values()), default=1)
+    return [
+        {name: each[n] if len(each) == count else each[0] for name, each in named.items()}
+        for n in range(count)
+    ]
 
 
 def _heed(connection: _Connection, notice: errors.Diagnostic) -> None:

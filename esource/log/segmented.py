@@ -37,8 +37,8 @@ from esource.log import (
     segments,
     settled,
 )  # fmt: skip
+from esource.log.beside import ClosedIndex
 from esource.log.file import SETTLED_SECONDS, FileLog
-from esource.log.index import Index
 from esource.log.segments import ClosedRows, Move, Segment
 from esource.rows.find import Wanted
 from esource.rules import Rule
@@ -60,6 +60,8 @@ class _Files(NamedTuple):
 class SegmentedLog:
     """The rows of a channel that has a rule, or had one (see `esource.log.Log`)."""
 
+    is_remote = False
+
     def __init__(
         self, folder: Path, channel: str, fsync: str, rule: Rule | None, starts: Sequence[int],
         reopen: Callable[[], Log], on_begun: Callable[[int], None],
@@ -76,7 +78,7 @@ class SegmentedLog:
         self._rule = rule
         self._reopen = reopen
         self._on_begun = on_begun
-        self._indexes: dict[Segment, Index] = {}
+        self._indexes: dict[Segment, ClosedIndex] = {}
         self._not_before = 0.0  # by the monotonic clock: the next try to close the file
         self._has_others = False  # there are files that are not of this log
         self._hole = 0  # up to where a reader has found rows to be gone, since the last look
@@ -467,8 +469,8 @@ class SegmentedLog:
             yield
         self._indexes = {each: self._index_of(each) for each in self._files.closed}
 
-    def _index_of(self, segment: Segment) -> Index:
-        return self._indexes.setdefault(segment, Index(segment.path, segment.size))
+    def _index_of(self, segment: Segment) -> ClosedIndex:
+        return self._indexes.setdefault(segment, ClosedIndex(segment.path, segment.size))
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""

@@ -6,7 +6,8 @@
     orders.tsv                         a symbolic link to that, for people; to the hub it is a hint
 
 A closed file counts up to where the next one begins. The history is the run without a gap that
-ends with the growing file: before a file that is missing, or too short, nothing counts.
+ends with the growing file: before a file that is missing, or too short, nothing counts; nor if the
+next one begins in the middle of a row.
 
 All calls block, and raise `OSError`.
 """
@@ -40,7 +41,11 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".tsv"
 INDEXES = (".idx", ".ids")
 NEWEST_BYTES = 1 << 16  # at the end of a file, in which its newest default id is looked for
-_FILE = re.compile(rf"({NAME.pattern})(?:\.([0-9]{{20}}))?\{SUFFIX}")
+_FILE = re.compile(rf"({NAME.pattern})(?:\.(0[0-9]{{19}}))?\{SUFFIX}")  # no file is longer
+_BESIDE = re.compile(rf"\.?({NAME.pattern}\.[0-9]{{20}})\.(?:idx|ids|late)")
+_UNFINISHED = re.compile(
+    rf"\.{NAME.pattern}(?:\.[0-9]{{20}})?\.(?:tsv\.(?:join|link)|(?:idx|ids|late)\.new)"
+)
 
 
 class Segment(NamedTuple):
@@ -168,10 +173,25 @@ def _closed(path: Path, start: int, end: int) -> tuple[Segment | None, str]:
         size, late = end - start, status.st_size - (end - start)
         if not stat.S_ISREG(status.st_mode) or late < 0:
             return None, f"{path.name} is {status.st_size} bytes long, and the next begins at {end}"
+        if late and not _ends_row(fd, size):
+            return None, f"{path.name} has a row that goes beyond {end}, where the next begins"
         rows = os.pread(fd, min(size, MARK_BYTES), 0)
         mark_bytes = 0 if start else tsv.mark_bytes(rows)
         which = generation(fd, rows)
         return Segment(start, size, path, late, status.st_mtime, which, mark_bytes), ""
+    finally:
+        os.close(fd)
+
+
+def _ends_row(fd: int, size: int) -> bool:
+    return size == 0 or os.pread(fd, 1, size - 1) == b"\n"
+
+
+def ends_row(path: Path, size: int) -> bool:
+    """Return whether a row ends behind so many bytes of a file."""
+    fd = os.open(path, os.O_RDONLY | FLAGS)
+    try:
+        return _ends_row(fd, size)
     finally:
         os.close(fd)
 
@@ -212,14 +232,17 @@ def begin_at(folder: Path, channel: str, offset: int) -> None:
         raise
 
 
-def link(folder: Path, channel: str, offset: int) -> None:
-    """Let the name that people know lead to the growing file. A file of that name stays."""
+def link(folder: Path, channel: str, offset: int, *, is_copy: bool = False) -> None:
+    """Let the name that people know lead to the growing file.
+
+    A file of that name stays, unless it is a copy of that.
+    """
     path, target = plain_path(folder, channel), path_of(folder, channel, offset).name
     with suppress(OSError):
         if os.readlink(path) == target:
             return
     with suppress(FileNotFoundError):
-        if not stat.S_ISLNK(os.lstat(path).st_mode):
+        if not (is_copy or stat.S_ISLNK(os.lstat(path).st_mode)):
             logger.error("%s is no link, and no part of its channel; move it away", path.name)
             return
     new = path.with_name(f".{path.name}.link")
@@ -310,11 +333,26 @@ def remove(path: Path) -> None:
     """Remove a file of rows, its index, and what was noted of it; one that is gone is as good.
 
     It is gone from the disk on return: so of several, removed in order, a power cut leaves the end.
+    What is beside it goes first: without the file nobody would look for that.
     """
-    path.unlink(missing_ok=True)
     remove_index(path)
     _note_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def rests(folder: Path) -> list[Path]:
+    """Return rests of files that were being made, and what was beside files that are gone.
+
+    The folder is the caller's alone, or they may not be rests.
+    """
+    names = set(os.listdir(folder))
+    found = [name for name in names if _UNFINISHED.fullmatch(name)]
+    for name in names:
+        beside = _BESIDE.fullmatch(name)
+        if beside and beside[1] + SUFFIX not in names:
+            found.append(name)
+    return [folder / name for name in found]
 
 
 def _note_path(path: Path) -> Path:
@@ -341,8 +379,12 @@ def noted(segment: Segment) -> Move | None:
 
 
 def forget(segment: Segment) -> None:
-    """Forget what was moved: it is no longer behind the closed file."""
+    """Forget what was moved: it is no longer behind the closed file.
+
+    Else after a power cut such rows might be taken for moved that come there anew.
+    """
     _note_path(segment.path).unlink(missing_ok=True)
+    sync_folder(segment.path.parent)
 
 
 @contextmanager

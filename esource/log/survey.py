@@ -60,6 +60,7 @@ class Survey:
         self._folder = folder
         self._rules = rules
         self.histories: dict[str, History] = {}  # by channel
+        self._both: list[str] = []  # channels that are one file and segments
         self._since: dict[tuple[str, int], float] = {}  # when growing files got their first events
 
     def look(self) -> None:
@@ -79,7 +80,10 @@ class Survey:
                         plain[name] = History([seen], 0, is_plain=True)
                     else:
                         parts.setdefault(name, []).append(seen)
-        self.histories = plain | {name: _history(sorted(each)) for name, each in parts.items()}
+        self._both = sorted(plain.keys() & parts.keys())
+        self.histories = plain | {
+            name: self._history(name, sorted(each)) for name, each in parts.items()
+        }
         there = {(name, each.growing.start) for name, each in self.histories.items()}
         self._since = {key: since for key, since in self._since.items() if key in there}
 
@@ -96,13 +100,32 @@ class Survey:
 
     def gaps(self) -> list[str]:
         """Return what is missing of histories, for a person."""
-        found = []
+        found = [
+            f"{name}: {name}.tsv and segments are both there; move one of them away"
+            for name in self._both
+        ]
         for name, (files, first, _) in self.histories.items():
             if first:
                 short = segments.path_of(self._folder, name, files[first - 1].start).name
                 at = files[first].start
                 found.append(f"{name}: its history begins at {at}: {short} is not all before that")
         return found
+
+    def _history(self, name: str, files: list[Seen]) -> History:
+        """Return what files, in the order of their offsets, are together."""
+        first = len(files) - 1
+        while first and self._goes_on(name, files[first - 1], files[first].start):
+            first -= 1
+        return History(files, first)
+
+    def _goes_on(self, name: str, file: Seen, end: int) -> bool:
+        """Return whether a file counts up to an offset; only if it is longer, it is looked into."""
+        size = end - file.start
+        if file.size <= size:
+            return file.size == size
+        with suppress(OSError):
+            return segments.ends_row(segments.path_of(self._folder, name, file.start), size)
+        return False
 
     def _removable(self, name: str, now: float) -> list[Segment]:
         history, rule = self.histories[name], rule_of(self._rules, name)
@@ -136,11 +159,3 @@ class Survey:
             self._since[name, start] = segments.oldest(path, 0, closed)
         is_old = rule.segment_age and now - self._since[name, start] >= rule.segment_age
         return bool(is_old) or size > rule.segment
-
-
-def _history(files: list[Seen]) -> History:
-    """Return what files, in the order of their offsets, are together."""
-    first = len(files) - 1
-    while first and files[first - 1].start + files[first - 1].size >= files[first].start:
-        first -= 1
-    return History(files, first)

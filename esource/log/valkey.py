@@ -2,8 +2,10 @@
 
     esource:{orders}            a hash: the head of the channel
     esource:{orders}:<number>   a stream, of a generation: an entry is a block, its id <end>-<nonce>
+    esource:{orders}:<number>:index   a hash: <kind>/<size>/<start> is the line of a part,
+                                      <kind>/<size>/<start>/<n> a piece of its hashes
 
-Both are in one slot of a cluster. A script appends, and no other command runs meanwhile: the order
+All are in one slot of a cluster. A script appends, and no other command runs meanwhile: the order
 of the scripts is the order of the appends. What is written is as durable as the append-only file of
 the server makes it, and, if the URL has `wait=N`, in the memory of N replicas, too (`WAIT`); with
 `waitaof=N` on their disks (`WAITAOF`).
@@ -24,11 +26,23 @@ from redis import exceptions
 
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Kept, Log, Summary, Written
-from esource.log.blocks import BLOCK_BYTES, Answer, BlockLog, Cache, Entry, Head, new_number, pieces
+from esource.log.blocks import (
+    BLOCK_BYTES,
+    KINDS,
+    Answer,
+    BlockLog,
+    Cache,
+    Entry,
+    Head,
+    new_number,
+    pieces,
+)
+from esource.log.index import Kind, Part
 from esource.log.valkey_scripts import (
     APPEND,
     CREATE,
     HEAD,
+    LEARN,
     READ,
     REMOVE,
     REWRITE,
@@ -42,6 +56,7 @@ from esource.rules import Rule, rule_of
 OLDEST = (7, 2)
 NEWS = b"esource"  # the channel of notices
 AT_ONCE = 1000  # channels that are asked about, or named, together
+HASHES_BYTES = 1 << 14  # of a piece, of which a search reads a few
 TRIM_BYTES = 1 << 26  # that are removed at a time, about
 REWRITE_BLOCKS = 64  # that are copied at a time
 REWRITE_SECONDS = 600  # after which a copy that was not finished is gone
@@ -52,6 +67,17 @@ FIELDS = ("generation", "start", "first", "end", "nonce", "erasures", "modified"
 def _key(name: str, generation: int = 0) -> bytes:
     """Return the key of a channel's hash, or of the stream of a generation."""
     return f"esource:{{{name}}}{f':{generation}' if generation else ''}".encode()
+
+
+def _keys(name: str, generation: int) -> list[bytes]:
+    """Return the keys of a channel: the hash, the stream of a generation, and its index."""
+    stream = _key(name, generation)
+    return [_key(name), stream, stream + b":index"]
+
+
+def _part(kind: Kind, part: Part) -> str:
+    """Return the field of a part in an index."""
+    return f"{KINDS[kind]}/{part.size}/{part.start}"
 
 
 def _known(head: Head) -> tuple[int, int, int]:
@@ -176,9 +202,55 @@ class Valkey:
         [found] = self._servers.call(keys[0], lambda link: READ.run(link, keys, arguments))
         return (int(found[0]), b"".join(found[1:])) if found else (offset, b"")
 
+    def lines(
+        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
+    ) -> Sequence[tuple[int, bytes]]:
+        first = max(start, head.start - head.start % size)
+        parts = range(first + -first % size, min(stop, head.end), size)
+        found = self._indexed(name, head, [_part(kind, Part(size, each)) for each in parts])
+        return [(each, line) for each, line in zip(parts, found, strict=True) if line is not None]
+
+    def hashes(
+        self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
+    ) -> Sequence[bytes | None]:
+        spans = [
+            range(place // HASHES_BYTES, -(-(place + size) // HASHES_BYTES))
+            for _, place, size in wanted
+        ]
+        fields = [
+            f"{_part('ids', part)}/{number}"
+            for (part, _, _), span in zip(wanted, spans, strict=True) for number in span
+        ]  # fmt: skip
+        each = iter(self._indexed(name, head, fields))
+        found: list[bytes | None] = []
+        for (_, place, size), span in zip(wanted, spans, strict=True):
+            stored = [next(each) for _ in span]
+            piece = b"".join(some for some in stored if some is not None)
+            first = place % HASHES_BYTES
+            found.append(None if None in stored else piece[first : first + size])
+        return found
+
+    def _indexed(self, name: str, head: Head, fields: Sequence[str]) -> list[bytes | None]:
+        """Return what the index has in each of these fields."""
+        hash, _, index = _keys(name, head.generation)
+        some = [fields[at : at + AT_ONCE] for at in range(0, len(fields), AT_ONCE)]
+
+        def once(link: Link) -> list[bytes | None]:
+            return [field for each in some for field in link.ask(("HMGET", index, *each))[0]]
+
+        return self._servers.call(hash, once) if some else []
+
+    def learn(
+        self, name: str, known: Head, kind: Kind, part: Part, line: bytes, hashes: bytes
+    ) -> None:
+        keys = _keys(name, known.generation)
+        some = [hashes[at : at + HASHES_BYTES] for at in range(0, len(hashes), HASHES_BYTES)]
+        arguments = (*_known(known), known.erasures, KINDS[kind], *part, line, *some)
+        self._servers.call(keys[0], lambda link: LEARN.run(link, keys, arguments))
+
     def trim(self, name: str, rule: Rule) -> int:
         head = self.head(name, Head()).head
-        keys = [_key(name), _key(name, head.generation)]
+        keys = _keys(name, head.generation)
         age, size = rule.age or "", rule.size or ""
         [removed] = self._write(name, TRIM, keys, *_known(head), age, size, TRIM_BYTES)
         return int(removed)
@@ -200,8 +272,8 @@ class Valkey:
 
     def _rewrite(self, name: str, *change: object) -> None:
         head = self.head(name, Head()).head
-        hash, stream = _key(name), _key(name, head.generation)
-        keys = [hash, stream, stream + b":%d" % new_number(), hash + b":erasures"]
+        hash, stream, index = _keys(name, head.generation)
+        keys = [hash, stream, index, stream + b":%d" % new_number(), hash + b":erasures"]
         at = head.start if head.start < head.end else -1
         while at >= 0:
             [at] = self._write(
@@ -211,7 +283,7 @@ class Valkey:
 
     def remove(self, name: str) -> None:
         head = self.head(name, Head()).head
-        keys = [_key(name), _key(name, head.generation)]
+        keys = _keys(name, head.generation)
         self._write(name, REMOVE, keys, *_known(head))
 
     # -- logs ----------------------------------------------------------------------------

@@ -62,6 +62,13 @@ end
 -- Something to be waited for, which stands behind all that is there.
 local function stamp() redis.call('HSET', KEYS[1], 'nonce', h[5]) end
 local function answer(is_known, at) return {h, is_known and 1 or 0, at} end
+-- Let go of what the index (KEYS 3) has of parts: of those for which something is true.
+local function forget(goes)
+    for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
+        local kind, size, from = string.match(field, '^([^/]*)/(%d+)/(%d+)')
+        if goes(kind, tonumber(from), tonumber(size)) then redis.call('HDEL', KEYS[3], field) end
+    end
+end
 """
 # ARGV: 4 '1': what is not known is to be waited for
 HEAD = Script("""
@@ -148,6 +155,7 @@ while cut < stop do  -- a block ends at `cut`, and goes; one begins at `stop`, a
     then cut = ends else stop = begins end
 end
 if cut > start then
+    forget(function(_, from, size) return from + size <= cut end)
     redis.call('XTRIM', KEYS[2], 'MINID', number(cut + 1))
     local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
     redis.call('HSET', KEYS[1], 'start', number(cut), 'first', number(cut), 'oldest', first[2][2])
@@ -162,17 +170,31 @@ redis.call('HSET', KEYS[1], 'generation', generation, 'start', ARGV[4], 'first',
 return 1
 """)
 REMOVE = Script("""
-if generation == h[1] then return redis.call('UNLINK', KEYS[1], KEYS[2]) end
+if generation == h[1] then return redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3]) end
 return 0
 """)
-# Entries never change: the next blocks go to another stream (KEYS 3), which takes the place of the
+# ARGV: 4 known erasures, 5 kind, 6 size and 7 start of the part, 8 line, 9... pieces of hashes
+LEARN = Script("""
+if generation ~= h[1] or ARGV[4] ~= h[6] or not goes_on() then return 0 end
+local kind, size, from = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local field = kind .. '/' .. ARGV[6] .. '/' .. ARGV[7]
+if redis.call('HEXISTS', KEYS[3], field) == 1 then return 0 end
+for i = 9, #ARGV do redis.call('HSET', KEYS[3], field .. '/' .. i - 9, ARGV[i]) end
+redis.call('HSET', KEYS[3], field, ARGV[8])
+if #ARGV < 9 then return 1 end
+forget(function(each, start, bytes)
+    return each == kind and bytes < size and start >= from and start + bytes <= from + size
+end)
+return 1
+""")
+# Entries never change: the next blocks go to another stream (KEYS 4), which takes the place of the
 # first one once it has all of them. ARGV: 4 the end of the last one that was copied,
 # 5 how many at a time, 6 seconds, 7 and 8 offsets between which blocks end that get the time 9,
-# 10 offset of a row that is to be 11, 12 what is noted about that, in a list (KEYS 4), 13 where the
+# 10 offset of a row that is to be 11, 12 what is noted about that, in a list (KEYS 5), 13 where the
 # first block begins
 REWRITE = Script("""
 if generation ~= h[1] then return -1 end
-local there = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+local there = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]
 if (there and string.match(there[1], '^%d+') or ARGV[13]) ~= ARGV[4] then
     return redis.error_reply('ERR esource: the copy was broken off')  -- the answer to it was lost
 end
@@ -185,19 +207,26 @@ for _, block in ipairs(blocks) do
     if place and place >= 0 and at < ends then
         rows = string.sub(rows, 1, place) .. row .. string.sub(rows, place + #row + 1)
     end
-    redis.call('XADD', KEYS[3], block[1], 't', time, 'r', rows)
+    redis.call('XADD', KEYS[4], block[1], 't', time, 'r', rows)
     last = number(ends)
 end
-redis.call('EXPIRE', KEYS[3], ARGV[6])
+redis.call('EXPIRE', KEYS[4], ARGV[6])
 if last ~= h[4] then return tonumber(last) end
-redis.call('PERSIST', KEYS[3])
-redis.call('RENAME', KEYS[3], KEYS[2])
+if at then
+    local block = redis.call('XRANGE', KEYS[4], number(at + 1), '+', 'COUNT', 1)[1]
+    local ends = tonumber(string.match(block[1], '^%d+'))
+    forget(function(kind, from, size)
+        return kind == 'zone' and from < ends and from + size > ends - #block[2][4]
+    end)
+end
+redis.call('PERSIST', KEYS[4])
+redis.call('RENAME', KEYS[4], KEYS[2])
 redis.call('XTRIM', KEYS[2], 'MINID', number(h[2] + 1))
 local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
 redis.call('HSET', KEYS[1], 'oldest', first[2][2])
 if at then
     redis.call('HINCRBY', KEYS[1], 'erasures', 1)
-    redis.call('RPUSH', KEYS[4], number(micros()) .. ' ' .. ARGV[12])
+    redis.call('RPUSH', KEYS[5], number(micros()) .. ' ' .. ARGV[12])
 else
     redis.call('HSET', KEYS[1], 'modified', ARGV[9])
 end

@@ -140,7 +140,7 @@ def channels(hub: Hub, environ: Environ, asked: Asked) -> Response:
     rows = []
     for name, size, newest_id, modified in summaries:
         channel = hub.opened(name)
-        if channel:  # only it knows what is committed
+        if channel and not hub.logs.shared:  # only it knows what is committed
             _, size, newest_id, _ = channel.view
         id = newest_id.decode(errors="replace")
         followers = len(channel.followers) if channel else 0

@@ -106,7 +106,11 @@ def _read(
         is_all = not pairs and not resume_id
         if is_all and answers.wants_sha256(environ.get("HTTP_WANT_REPR_DIGEST", "")):
             headers.update(answers.repr_digest(channel.digest(view, work)))
-        return _download(hub, view, offset, headers, environ, is_all)
+        if not (is_all and view.log.start and environ.get("HTTP_RANGE")):
+            return _download(hub, view, offset, headers, environ, is_all)
+        # `curl -C -` calls a copy of the history before complete, if that is as long as this answer
+        # says that it is; without a length it sees that it cannot go on.
+        headers["Accept-Ranges"], offset = "none", view.log.start
     content = _finite(channel, view, offset, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)
 

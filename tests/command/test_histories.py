@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.harness import (
     PATIENCE_SECONDS,
     QUIET,
+    Answer,
     Follower,
     Hub,
     Publishers,
@@ -135,6 +137,211 @@ def test_what_needs_the_folder_is_refused_while_a_hub_holds_it(
     assert "is held by a hub (process " in result.stderr
     assert result.stderr.count("\n") == 1
     assert content(quiet_hub.folder) == before
+
+
+# -- there and back again ------------------------------------------------------------------------
+
+LARGE = b"x" * 300_000  # of which three are in a segment
+RULE = "*/segment=1M"
+
+
+class Row(NamedTuple):
+    """What was published, and what the publisher was told."""
+
+    id: str
+    event: str
+    data: bytes
+    offset: int  # of its first byte, if nothing had ever been removed
+
+    @property
+    def bytes(self) -> bytes:
+        return f"{self.id}\t{self.event}\t".encode() + self.data + b"\n"
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.bytes)
+
+
+class Walk:
+    """A channel that goes through all that its files can be, and those who look at it."""
+
+    def __init__(self, hub: Hub, channel: str, *, is_trimmed: bool = False) -> None:
+        self.hub, self.channel, self.is_trimmed = hub, channel, is_trimmed
+        self.rows: list[Row] = []
+        self.gone = 0  # rows that were trimmed
+        self.start = 0  # the offset that the first byte of the only file had in the segments
+        self.etag = ""  # as it was last seen
+        self.copy = hub.home / f"{channel}.copy"  # with which curl goes on
+        self.follower = Follower(hub, channel).start()
+        self.places: list[str] = []  # behind the rows 1 and 6
+
+    @property
+    def files(self) -> list[Path]:
+        return files(self.hub.folder, self.channel)
+
+    @property
+    def kept(self) -> list[Row]:
+        return self.rows[self.gone :]
+
+    def text(self, first: int = 0, stop: int | None = None) -> bytes:
+        """Return the bytes of rows that are kept, of all of them by itself."""
+        return b"".join(row.bytes for row in self.kept[first:stop])
+
+    def get(self, query: str = "", **headers: str) -> Answer:
+        return self.hub.get(f"/{self.channel}{query}", **headers)
+
+    def publish(self, count: int) -> None:
+        for n in range(len(self.rows), len(self.rows) + count):
+            event, data = f"t{n % 3}", LARGE + b"%d" % n
+            id = self.hub.publish(f"/{self.channel}?event={event}", data)
+            self.rows.append(Row(id, event, data, self.rows[-1].end if self.rows else 0))
+
+    def note_place(self, n: int) -> None:
+        """Note the place behind a row, as a browser is told it."""
+        path = f"/{self.channel}?prime=1"
+        with Stream(self.hub, path, Last_Event_ID=self.rows[n].id) as stream:
+            stream.read_until(b"\n\n")
+            self.places.append(stream.body.partition(b"id: ")[2].partition(b"\n")[0].decode())
+
+    def resume(self, point: str) -> tuple[str, bytes]:
+        """Return how a client goes on behind a point, and what it gets."""
+        answer = self.get(Last_Event_ID=point)
+        return answer.headers["Esource-Resume"], answer.body
+
+    def curl(self) -> int:
+        """Have curl go on with its copy; return its exit code."""
+        options = ("-f", "-C", "-", "-o", str(self.copy))
+        return self.hub.curl(*options, f"{self.hub.url}/{self.channel}").returncode
+
+    def look(self) -> None:
+        """See that it is one list, to every client."""
+        rows, text = self.kept, self.text()
+        answer = self.get()
+        assert (answer.status, answer.body) == (200, text)
+        assert answer.headers["Last-Event-ID"] == rows[-1].id
+        self.etag = answer.headers["ETag"]
+        assert self.get(If_None_Match=self.etag).status == 304
+        for n in (0, len(rows) // 2, len(rows) - 1):
+            assert self.resume(rows[n].id) == ("exact", self.text(n + 1))
+            assert self.get(f"?tail={n + 1}").body == self.text(len(rows) - n - 1)
+            assert self.get(f"?before={rows[n].id}").body == self.text(0, n)
+        assert self.get("?tail=1000").body == text
+        oldest = rows[0]
+        query = f"?unique=1&id={oldest.id}&event={oldest.event}"
+        again = self.hub.post(f"/{self.channel}{query}", oldest.data)
+        assert (again.status, again.id.decode()) == (200, oldest.id)
+        is_whole = oldest.offset == self.start
+        assert answer.headers["Accept-Ranges"] == ("bytes" if is_whole else "none")
+        for row in rows[2::3] if is_whole else []:  # the last ones of files
+            edge = row.end - self.start
+            part = self.get(Range=f"bytes={edge - 7}-{edge + 6}", If_Range=self.etag)
+            assert (part.status, part.body) == (206, text[edge - 7 : edge + 7])
+
+    # -- what it goes through --------------------------------------------------------------
+
+    def as_one_file(self) -> None:
+        self.publish(3)
+        self.look()
+        assert self.files == []
+        self.note_place(1)
+        assert self.curl() == 0
+
+    def with_a_rule(self) -> None:
+        etag = self.etag
+        self.look()
+        assert (self.etag, len(self.files)) == (etag, 1)
+        self.publish(5)
+        self.look()
+        assert len(self.files) == 3
+        assert b"".join(path.read_bytes() for path in self.files) == self.text()
+        assert os.readlink(self.hub.file(self.channel)) == self.files[-1].name
+        self.note_place(6)
+
+    def without_it(self) -> None:
+        etag, before = self.etag, self.files
+        self.look()
+        assert self.etag == etag
+        self.publish(3)
+        self.look()
+        assert self.files == before
+        assert before[-1].stat().st_size > 1 << 20
+        assert (self.curl(), self.copy.read_bytes()) == (0, self.text())
+        assert self.resume(self.places[0]) == ("exact", self.text(2))
+        assert self.resume(self.places[1]) == ("exact", self.text(7))
+        if self.is_trimmed:
+            self.trim()
+
+    def trim(self) -> None:
+        etag, before, copied = self.etag, self.files, self.copy.read_bytes()
+        eventually(lambda: len(self.follower.events) == len(self.rows))
+        done(self.hub.folder, "trim", self.channel, "--larger-than", "2M")
+        self.gone = 3
+        self.look()
+        assert self.files == before[1:]
+        assert self.etag != etag
+        for point in (self.rows[0].id, self.rows[2].id, self.places[0], "unknown"):
+            assert self.resume(point) == ("trimmed", self.text())
+        assert self.resume(self.places[1]) == ("exact", self.text(7 - self.gone))
+        assert (self.curl(), self.copy.read_bytes()) == (33, copied)  # it has no ranges
+
+    def join(self) -> None:
+        text, offset = self.text(), self.kept[0].offset
+        modified = self.files[-1].stat().st_mtime_ns
+        said = done(self.hub.folder, "join", self.channel).splitlines()
+        assert len(said) == (2 if offset else 1)
+        self.start = offset
+        path = self.hub.file(self.channel)
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == (text, modified)
+        assert list(self.hub.folder.glob(f"{self.channel}*")) == [path]
+
+    def as_one_file_again(self) -> None:
+        etag, asleep = self.etag, self.rows[0].id
+        self.look()
+        part = self.get(Range="bytes=7-", If_Range=etag)
+        assert (part.status, part.body) == (200, self.text())  # it is another file
+        self.publish(2)
+        self.look()
+        assert self.files == []
+        assert self.hub.file(self.channel).read_bytes() == self.text()
+        if not self.gone:
+            assert (self.curl(), self.copy.read_bytes()) == (0, self.text())
+        missed = self.kept if self.gone else self.rows[1:]
+        with Stream(self.hub, f"/{self.channel}", Last_Event_ID=asleep) as stream:
+            ids = [event.id.decode() for event in stream.read(len(missed))]
+        assert ids == [row.id for row in missed]
+        eventually(lambda: len(self.follower.events) >= len(self.rows))
+
+
+def test_a_channel_gets_a_rule_loses_it_and_is_one_file_again_as_if_nothing_had_been(
+    tmp_path: Path,
+) -> None:
+    hub = Hub(tmp_path, **QUIET)
+    walks = Walk(hub, "whole"), Walk(hub, "trimmed", is_trimmed=True)
+    try:
+        for rule, step, end in (
+            ("", Walk.as_one_file, hub.kill),
+            (RULE, Walk.with_a_rule, hub.kill),
+            ("", Walk.without_it, hub.stop),
+        ):
+            hub.environ["ESOURCE_KEEP"] = rule
+            hub.start()
+            for walk in walks:
+                step(walk)
+            end()
+        for walk in walks:
+            walk.join()
+        assert esource(hub.folder, "check", str(hub.folder)).returncode == 0
+        hub.start()
+        for walk in walks:
+            walk.as_one_file_again()
+    finally:
+        for walk in walks:
+            walk.follower.stop()
+        if hub.process:
+            hub.stop()
+    for walk in walks:
+        assert walk.follower.ids == [row.id for row in walk.rows]
+    assert "ERROR" not in hub.log
 
 
 # -- without one ---------------------------------------------------------------------------------

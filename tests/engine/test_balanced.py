@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.harness import PATIENCE_SECONDS, ROOT, Follower, eventually, free_port
+from tests.harness import ROOT, Follower, eventually, free_port
 from tests.harness.engine import engine_hubs
 from tests.harness.hub import answer_on
 from tests.harness.nginx import running_nginx
@@ -16,6 +16,7 @@ CHANNELS = [f"balanced-{n}" for n in range(8)]
 def site(ports: list[int], port: int) -> str:
     """Return the configuration of the page, with our addresses."""
     page = (ROOT / "docs" / "engines.md").read_text()
+    text: str
     [text] = re.findall(r"^```nginx\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     for number, hub_port in enumerate(ports, 1):
         text = text.replace(f"10.0.0.{number}:9000", f"127.0.0.1:{hub_port}")
@@ -56,11 +57,8 @@ def test_clients_of_a_hub_that_dies_go_on_at_another(tmp_path: Path) -> None:
                 hubs[0].kill()
                 for number in range(5, 10):
                     publish(number)
-                for channel, follower in zip(CHANNELS, followers, strict=True):
-                    eventually(
-                        lambda follower=follower, channel=channel: follower.data == sent[channel],
-                        PATIENCE_SECONDS,
-                    )
+                eventually(lambda: [each.data for each in followers] == list(sent.values()))
+                for channel in CHANNELS:
                     assert hubs[1].get(f"/{channel}").body.count(b"\n") == 10
             finally:
                 for follower in followers:

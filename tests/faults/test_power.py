@@ -19,6 +19,7 @@ from esource.log.file import FileLog
 from tests.harness import Hub, Publisher, Stream, eventually, increases, needs, numbers, size
 from tests.harness.channels import age
 from tests.harness.machine import command, mounted
+from tests.harness.power import Power, anything, nothing
 from tests.harness.shims import Build, preload
 
 CYCLES = size(8, 60)
@@ -33,67 +34,11 @@ def padding(channel: int, number: int) -> bytes:
     return b"x" * 30_000 + b" " if channel == 1 else b""
 
 
-class Power:
-    """What is on disk for sure, as `power.c` notes it, and the power switch."""
-
-    def __init__(self, hub: Hub, library: Path) -> None:
-        self.folder = hub.folder
-        self.journal = hub.home / "synced"
-        preload(hub, library, POWER_JOURNAL=str(self.journal))
-
-    def begin(self) -> None:
-        """Let everything that is there count as synced."""
-        lines = []
-        for folder in (self.folder.parent, self.folder):
-            if folder.exists():
-                paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
-                entries = [f"{path.name} {path.lstat().st_ino}" for path in paths]
-                lines.append(" ".join(["0 D", str(folder.stat().st_ino), *entries]))
-                files = [path.stat() for path in paths if not path.is_symlink()]
-                lines += [f"0 F {status.st_ino} {status.st_size}" for status in files]
-        self.journal.write_text("".join(line + "\n" for line in lines))
-
-    def synced(self) -> tuple[dict[int, int], dict[int, dict[str, int]]]:
-        """Return the sizes of files by inode, and the entries of folders by inode."""
-        sizes = {}
-        folders = {}
-        lines = [line.split() for line in self.journal.read_text().split("\n")[:-1]]
-        for _, kind, inode, *rest in sorted(lines, key=lambda line: int(line[0])):
-            if kind == "F":
-                sizes[int(inode)] = int(rest[0])
-            else:
-                folders[int(inode)] = dict(zip(rest[::2], map(int, rest[1::2]), strict=True))
-        return sizes, folders
-
-    def cut(self, choose: "Choice") -> int:
-        """Take away what a power cut may take; return how many bytes or files that were."""
-        sizes, folders = self.synced()
-        entries = folders.get(self.folder.stat().st_ino, {})
-        taken = 0
-        for path in sorted(self.folder.iterdir()):
-            if path.name.startswith("."):
-                continue
-            status = path.lstat()
-            if entries.get(path.name) != status.st_ino and choose(0, 1) == 0:
-                path.unlink()
-                taken += 1
-                continue
-            if path.is_symlink():  # it is for people
-                continue
-            kept = choose(min(sizes.get(status.st_ino, 0), status.st_size), status.st_size)
-            taken += status.st_size - kept
-            os.truncate(path, kept)
-        return taken
-
-
-class Choice:
-    """What survives of the unsynced: nothing the first times, then anything."""
-
-    def __init__(self, nothing: bool) -> None:
-        self.nothing = nothing
-
-    def __call__(self, least: int, most: int) -> int:
-        return least if self.nothing else random.randint(least, most)
+def power_of(hub: Hub, shim: Build) -> Power:
+    """Return the power switch of a hub that is not started yet."""
+    power = Power(hub.folder, hub.home / "synced")
+    preload(hub, shim("power"), POWER_JOURNAL=str(power.journal))
+    return power
 
 
 class Watcher:
@@ -149,7 +94,7 @@ def outages(hub: Hub, power: Power, cycles: int) -> Iterator[tuple[int, int]]:
         for publisher in [*publishers, *fresh]:
             publisher.join()
         seen = {name: watcher.join() for name, watcher in watchers.items()}
-        power.cut(Choice(nothing=cycle % 2 == 0))
+        power.cut(anything if cycle % 2 else nothing)
         power.begin()
         hub.start()
         acknowledged = lost = 0
@@ -178,7 +123,7 @@ def test_power_cuts_lose_no_acknowledged_event_with_always_and_some_with_never(
     random.seed(2)
     hub = Hub(tmp_path, ESOURCE_FSYNC=fsync, ESOURCE_KEEP=KEEP)
     hub.folder.mkdir()
-    power = Power(hub, shim("power"))
+    power = power_of(hub, shim)
     acknowledged = lost = 0
     try:
         for more, gone in outages(hub, power, CYCLES if fsync == "always" else 2):
@@ -200,7 +145,7 @@ def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: 
     """A hub with `never` makes a file of which nothing is synced; so every size is possible."""
     hub = Hub(tmp_path, ESOURCE_FSYNC="never")
     hub.folder.mkdir()
-    power = Power(hub, shim("power"))
+    power = power_of(hub, shim)
     power.begin()
     hub.start()
     for n in range(4):
@@ -208,7 +153,7 @@ def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: 
     hub.kill()
     path = hub.file("orders")
     whole = path.read_bytes()
-    assert power.synced()[0].get(path.stat().st_ino, 0) == 0
+    assert power.synced().sizes.get(path.stat().st_ino, 0) == 0
     for kept in range(len(whole) + 1):
         path.write_bytes(whole[:kept])
         age(path)
@@ -223,12 +168,12 @@ def test_a_power_cut_at_every_byte_of_what_was_not_synced(tmp_path: Path, shim: 
 
 def test_the_new_folder_itself_survives_a_power_cut(tmp_path: Path, shim: Build) -> None:
     hub = Hub(tmp_path)
-    power = Power(hub, shim("power"))
+    power = power_of(hub, shim)
     power.begin()
     hub.start()
     try:
         hub.publish("/orders", "x")
-        entries = power.synced()[1].get(tmp_path.stat().st_ino, {})
+        entries = power.synced().folders.get(tmp_path.stat().st_ino, {})
         assert entries.get("events") == hub.folder.stat().st_ino
     finally:
         hub.stop()

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from esource.event import Event
 from tests.harness.stream import Stream
+from tests.harness.waiting import eventually
 from tests.harness.wire import Door
 
 AGAIN_SECONDS = 0.05  # between a hub that is not there and the next try
@@ -37,6 +38,10 @@ class Follower:
         """Follow from now on."""
         self._thread.start()
         return self
+
+    def reach(self, id: str) -> None:
+        """Return when the last event is the one with an id."""
+        eventually(lambda: self.ids[-1:] == [id])
 
     def stop(self) -> None:
         """Follow no more."""

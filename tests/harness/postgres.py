@@ -9,17 +9,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from tests.harness.machine import free_port, needs
+from tests.harness.waiting import eventually
 
 PATIENCE_SECONDS = 30.0
 USER = "postgres"  # the server refuses root
+_numbers = count()  # of databases
 
 
 def binary(name: str) -> str:
@@ -61,7 +64,8 @@ class Postgres:
         options = [word for each in own for word in ("-c", each)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [binary("postgres"), "-D", str(self.folder), *options],
+                # Should this process be killed, it ends as well.
+                ["setpriv", "--pdeathsig", "QUIT", binary("postgres"), "-D", self.folder, *options],
                 stdout=log, stderr=log, cwd="/", **as_user(),
             )  # fmt: skip
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -78,6 +82,7 @@ class Postgres:
         """Stop it, or have all of its processes killed at once."""
         if self.process is None:
             return
+        self.freeze(False)
         if number == signal.SIGKILL:
             for pid in [self.process.pid, *children(self.process.pid)]:
                 os.kill(pid, number)
@@ -86,9 +91,53 @@ class Postgres:
         self.process.wait(PATIENCE_SECONDS)
         self.process = None
 
+    def standby(self, name: str) -> "Postgres":
+        """Make a copy that follows this server, which must run, under a name; it is not started."""
+        other = Postgres(self.folder.with_name(name))
+        about = f"host=127.0.0.1 port={self.port} user={USER} application_name={name}"
+        self.run(
+            "pg_basebackup", "-D", str(other.folder), "-R", "-X", "stream", "-c", "fast",
+            "--no-sync", "-d", about,
+        )  # fmt: skip
+        return other
+
+    def wait_for(self, *names: str) -> None:
+        """Commit nothing, from now on, that these standbys do not have."""
+        value = ", ".join(names)
+        self.do(
+            f"ALTER SYSTEM SET synchronous_standby_names = '{value}'", "SELECT pg_reload_conf()"
+        )
+        state = """SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"""
+        eventually(lambda: self.do(state) == [(len(names),)])
+
+    def leave(self) -> None:
+        """Have a standby follow no more."""
+        self.do("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        eventually(lambda: self.do("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+
+    def promote(self) -> None:
+        """Have a standby be a primary; return when it is."""
+        self.do("SELECT pg_promote()")
+        eventually(lambda: self.do("SELECT pg_is_in_recovery()") == [(False,)])
+
+    def freeze(self, is_frozen: bool = True) -> None:
+        """Stop all of its processes where they are, or let them go on."""
+        assert self.process
+        number = signal.SIGSTOP if is_frozen else signal.SIGCONT
+        for pid in [self.process.pid, *children(self.process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def url(self, database: str = "postgres") -> str:
         """Return the address of a database."""
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+
+    def database(self, *settings: str) -> str:
+        """Make an empty database; return its address. `settings` are `name = value`."""
+        name = f"test_{next(_numbers)}"
+        changes = [f"ALTER DATABASE {name} SET {setting}" for setting in settings]
+        self.do(f"CREATE DATABASE {name}", *changes)
+        return self.url(name)
 
     def do(self, *statements: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run statements; return the rows of the last, if it has some."""
@@ -131,3 +180,17 @@ def postgres(*settings: str) -> Iterator[Postgres]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def pair() -> Iterator[tuple[Postgres, Postgres, str]]:
+    """Have a primary and a standby, and the address of both, which end with the block."""
+    with postgres() as primary:
+        standby = primary.standby("standby").start()
+        try:
+            hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+            yield primary, standby, f"postgresql://{USER}@{hosts}/postgres"
+        finally:
+            if primary.process:  # which would wait for the standby
+                primary.stop(signal.SIGKILL)
+            standby.stop(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Shims under a hub: a disk that fails or is slow, a power cut's journal, a clock that jumps.
+"""Shims under a hub: a disk that fails or is slow, a power cut's journal, clocks that a test moves.
 
 These are in C, and their sources in `tests/faults`. In Python: a disk that hangs.
 """
@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ctypes import c_int64
 from pathlib import Path
 
 from tests.harness.hub import Hub
@@ -97,6 +98,35 @@ class Disk:
     def forget(self) -> None:
         """Begin a new trace."""
         struct.pack_into("i", self._control, self._TRACED_AT, 0)
+
+
+class Clock:
+    """The test's end of `clock.c`: moves the clocks of a hub that has not started yet."""
+
+    def __init__(self, hub: Hub, library: Path) -> None:
+        """Put the shim under the hub; its clocks are right until they are moved."""
+        path = hub.home / "clock"
+        path.write_bytes(bytes(16))
+        with path.open("r+b") as file:
+            # As numbers, and not with `struct`, which would let the hub see zeros in between.
+            self._offsets = (c_int64 * 2).from_buffer(mmap.mmap(file.fileno(), 0))
+        preload(hub, library, CLOCK_OFFSET=str(path))
+
+    def jump(self, seconds: int) -> None:
+        """Have the wall clock alone be off by so much, from now on."""
+        self._offsets[0] = seconds
+
+    def go_by(self, seconds: int) -> None:
+        """Let time go by: all clocks and timers, at once. For gunicorn, the worker has hung then.
+
+        So it is started with `--timeout 0`. Threads that wait do not notice.
+        """
+        self._offsets[1] += seconds
+
+    @property
+    def gone_by(self) -> int:
+        """How many seconds have gone by, but for those that have."""
+        return self._offsets[1]
 
 
 # What reaches the disk waits while a file is there.

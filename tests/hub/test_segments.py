@@ -18,7 +18,7 @@ from esource.hub.work import Work
 from esource.log.folder import Folder
 from esource.rows.find import ZONE_BYTES
 from esource.rules import Rule
-from tests.harness import PATIENCE_SECONDS, QUIET, Hub, Stream, running_hub
+from tests.harness import PATIENCE_SECONDS, QUIET, Hub, Stream, needs, running_hub
 from tests.harness.channels import publish, read_to_end
 
 LARGE = b"x" * 400_000  # of which two are in a segment
@@ -161,7 +161,7 @@ def test_once_the_beginning_is_gone_whoever_asks_for_it_is_told(hub: Hub, name: 
     assert answer.headers["ETag"] != before
     assert hub.get(f"/{name}", If_None_Match=before).status == 200
     part = hub.get(f"/{name}", Range=f"bytes={size}-")
-    assert (part.status, part.body) == (200, text)
+    assert (part.status, part.body, part.headers["Accept-Ranges"]) == (200, text, "none")
     later = text[text.index(times[3].encode()) :]
     for after, verdict, body in [
         (times[0], "trimmed", text), ("2025-01-01T00:00:00Z", "trimmed", text),
@@ -177,6 +177,21 @@ def test_once_the_beginning_is_gone_whoever_asks_for_it_is_told(hub: Hub, name: 
     assert hub.get(f"/{name}").body == text + b"next\t\tx\n"
     assert hub.get(f"/{name}?tail=100").body == text + b"next\t\tx\n"
     assert "ERROR" not in hub.log
+
+
+def test_curl_does_not_take_a_copy_for_complete_that_is_as_long_as_what_is_left(
+    hub: Hub, name: str
+) -> None:
+    """With a `Content-Length` of the size of its copy it says that there is nothing to do."""
+    needs("curl")
+    fill(hub, name, 3)
+    files(hub, name)[0].unlink()
+    left, copy = content(hub, name), hub.home / f"{name}.copy"
+    for length in (len(left) - 1, len(left), len(left) + 1):
+        copy.write_bytes(b"x" * length)
+        result = hub.curl("-C", "-", "-o", str(copy), f"{hub.url}/{name}")
+        assert (result.returncode, b"Cannot resume" in result.stderr) == (33, True), result.stderr
+        assert copy.read_bytes() == b"x" * length
 
 
 # -- what goes wrong -----------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class Engine(Kind):
             logs.close()
 
     def replace(self, rows: bytes) -> None:
-        self.server.do("TRUNCATE esource.channel")  # the old rows can still be read
+        self.server.do("TRUNCATE esource.channel CASCADE")  # the old rows can still be read
         if rows:
             self.logs().open("orders").append(0, [rows])
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,34 @@ def test_a_file_is_locked_before_the_first_byte_is_in_it(
     monkeypatch.setattr(os, "write", looked_at)
     log = FileLog(path)
     assert log.write_soon([ROWS]) if soon else log.write(None, [ROWS])
+    assert path.read_bytes() == ROWS
+
+
+def lock_at_once(lock: Callable[[int], bool], fd: int, seconds: float = 0.0) -> bool:
+    assert not seconds
+    return lock(fd)
+
+
+def test_the_lock_of_a_new_file_is_never_waited_for_where_others_would_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command may find the file right after it was made."""
+    log, real, others = FileLog(path), FileLog._adopt, []
+
+    def adopt(self: FileLog, fd: int) -> os.stat_result:
+        others.append(path.open("rb"))
+        assert disk.lock(others[0].fileno())
+        return real(self, fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLog, "_adopt", adopt)
+        patch.setattr(disk, "lock", partial(lock_at_once, disk.lock))
+        assert log.write_soon([ROWS]) is None
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.05)
+    with pytest.raises(StorageError, match="locked by another program"):
+        log.append(None, [ROWS])
+    others[0].close()
+    assert isinstance(log.append(None, [ROWS]), Appended)
     assert path.read_bytes() == ROWS
 
 

@@ -125,7 +125,7 @@ def test_a_file_beside_segments_of_its_name_is_not_guessed_about(tmp_path: Path)
         Folder(tmp_path).open("orders")
 
 
-def test_a_look_at_the_folder_says_what_is_to_be_done_and_opens_nothing(tmp_path: Path) -> None:
+def test_a_look_at_the_folder_says_what_is_to_be_done(tmp_path: Path) -> None:
     day = 86_400.0
     for name, start, size, age in (
         ("late", 0, 20, 0.0), ("late", 10, 10, 0.0),
@@ -134,15 +134,18 @@ def test_a_look_at_the_folder_says_what_is_to_be_done_and_opens_nothing(tmp_path
         ("full", 0, 2 << 20, 0.0), ("full", 2 << 20, 1 << 20, 0.0),
         ("more", 0, 3 << 20, 0.0),
         ("fine", 0, 10, 0.0), ("fine", 10, 0, 0.0),
+        ("torn", 0, 20, 0.0), ("torn", 12, 10, 0.0),
+        ("both", 0, 10, 0.0),
     ):  # fmt: skip
         path = tmp_path / f"{name}.{start:020}.tsv"
-        path.write_bytes(b"x" * (size - 1) + b"\n" if size else b"")
+        path.write_bytes((b"xxxx\n" * (size // 5 + 1))[-size:] if size else b"")
         os.utime(path, (time.time() - age,) * 2)
+    (tmp_path / "both.tsv").touch()
     rules = parse("aged/age=8d:full/size=1M:*/segment=1M")
     folder = Folder(tmp_path, rules=rules)
     assert sorted(folder.due(time.time())) == ["aged", "full", "late", "more"]
     assert folder.removable(time.time()) == (2, 10 + (2 << 20))
-    assert [gap.partition(":")[0] for gap in folder.gaps()] == ["gone"]
+    assert sorted(gap.partition(":")[0] for gap in folder.gaps()) == ["both", "gone", "torn"]
     (tmp_path / f"fine.{10:020}.tsv").unlink()
     assert "fine" in folder.due(time.time())
     assert "fine" not in folder.due(time.time())

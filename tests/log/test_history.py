@@ -296,6 +296,19 @@ def test_late_rows_are_in_it_once(tmp_path: Path) -> None:
     assert content(tmp_path) == {"orders.tsv": ROWS + b"late\t\trow\n"}
 
 
+def test_a_note_of_what_was_moved_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the same row, written again, would be taken for moved."""
+    paths = in_segments(tmp_path, ONE, TWO)
+    with paths[0].open("ab") as file:
+        file.write(THREE)
+    steps = traced(monkeypatch, tmp_path, "unlink", "fsync")
+    history.settle(tmp_path, "orders")
+    gone = steps.index(f"unlink ./.{paths[0].stem}.late")
+    assert steps[gone - 1 :][::2] == [f"fsync ./{paths[0].name}", "fsync ."]
+
+
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
@@ -348,6 +361,44 @@ def test_a_file_of_other_rows_is_not_taken_for_what_was_joined(tmp_path: Path) -
         assert content(folder) == before
 
 
+@pytest.mark.parametrize("copy", [b"", TWO, TWO + THREE])
+def test_a_copy_of_the_growing_file_in_the_place_of_its_link_is_that_again(
+    tmp_path: Path, copy: bytes
+) -> None:
+    """`scp -r`, `cp -rL` and `rsync -L` follow links, perhaps while a hub appends."""
+    growing = in_segments(tmp_path, ONE, TWO + THREE)[-1]
+    before = content(tmp_path)
+    (tmp_path / "orders.tsv").unlink()
+    (tmp_path / "orders.tsv").write_bytes(copy)
+    history.finish(tmp_path)
+    assert content(tmp_path) == before
+    (tmp_path / "orders.tsv").unlink()
+    (tmp_path / "orders.tsv").write_bytes(TWO + ONE)
+    before = content(tmp_path)
+    history.finish(tmp_path)
+    assert content(tmp_path) == before
+    assert growing.read_bytes() == TWO + THREE
+
+
+def test_what_a_crash_has_left_of_others_goes_and_nothing_else(tmp_path: Path) -> None:
+    paths = in_segments(tmp_path, ONE, TWO)
+    stem = f"gone.{0:020}"
+    rests = [
+        f".{paths[0].stem}.idx.new", f".{paths[0].stem}.ids.new", ".orders.idx.new",
+        ".orders.tsv.link", ".orders.tsv.join", f".{paths[0].stem}.late.new",
+        f"{stem}.idx", f"{stem}.ids", f".{stem}.late",
+    ]  # fmt: skip
+    stay = [
+        "plain.idx", f"{paths[0].stem}.idx", f".{paths[0].stem}.late", f"{stem}.tsv.torn-1",
+        "orders.erasures", f"{stem}.idx.gz", ".lock", "x.new",
+    ]  # fmt: skip
+    for name in (*rests, *stay):
+        (tmp_path / name).write_bytes(b"login")
+    before = names(tmp_path)
+    history.finish(tmp_path)
+    assert names(tmp_path) == sorted(set(before) - set(rests))
+
+
 # -- rm ----------------------------------------------------------------------------------------
 
 
@@ -362,6 +413,23 @@ def test_all_files_of_a_channel_go_and_no_others(tmp_path: Path) -> None:
     assert history.remove(tmp_path, "orders") == [paths[0], paths[2]]
     assert content(tmp_path) == others
     assert history.remove(tmp_path, "orders-2") == [tmp_path / "orders-2.tsv"]
+
+
+@pytest.mark.parametrize("pieces", [[ROWS], [ONE, TWO, THREE]])
+def test_a_removal_that_is_killed_goes_on_and_leaves_nothing(
+    tmp_path: Path, pieces: list[bytes]
+) -> None:
+    def remove(folder: Path, channel: str) -> None:
+        for path in folder.glob("*.tsv"):
+            path.with_suffix(".idx").write_bytes(b"login")
+        history.remove(folder, channel)
+
+    for folder in killed_folders(tmp_path, pieces, remove):
+        if segments.files(folder, "orders"):
+            assert b"".join(pieces).endswith(history_of(folder))
+            history.remove(folder, "orders")
+        history.finish(folder)
+        assert names(folder) == []
 
 
 @pytest.mark.parametrize("command", ["rotate", "join", "remove"])

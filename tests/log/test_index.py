@@ -4,20 +4,25 @@ import hashlib
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import orjson
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from esource.event import default_id
 from esource.log import Log, index, segments
+from esource.log.beside import ClosedIndex
 from esource.log.folder import Folder
-from esource.log.index import Index
+from esource.log.index import Index, Kind, Part, Rows
 from esource.log.segments import ClosedRows, Segment
-from esource.rows.find import Wanted
+from esource.rows.find import Wanted, Zone
 from esource.rules import Rule
+from tests.harness.machine import size
 
 ROWS = [b"%03d\t\tx\n" % n for n in range(100)]  # which rise
 MIXED = [b"%03d\t\tx\n" % (n * 37 % 101) for n in range(100)]
@@ -60,8 +65,15 @@ def is_known(log: Log) -> bool:
     return looked_at(log, b"050") < 120 < log.end
 
 
-def lines(path: Path) -> list[dict[str, object]]:
-    return [orjson.loads(line)[1] for line in path.with_suffix(".idx").read_bytes().splitlines()]
+def head(path: Path) -> dict[str, object]:
+    line, _, _ = path.with_suffix(".idx").read_bytes().partition(b"\n")
+    return dict(orjson.loads(line))
+
+
+def lines(path: Path, kind: bytes, size: int) -> list[list[bytes]]:
+    """Return the lines of an index for parts of so many zones."""
+    all_of = [line.split(b" ", 5) for line in path.with_suffix(".idx").read_bytes().splitlines()]
+    return [line for line in all_of[1:] if line[1:3] == [kind, b"%d" % (size * 50)]]
 
 
 # -- a file that grows ---------------------------------------------------------------------
@@ -84,7 +96,7 @@ def test_a_file_that_has_grown_has_a_line_more_for_each_zone(path: Path) -> None
     learned(log)
     after = path.with_suffix(".idx").read_bytes()
     assert after.startswith(before)
-    assert after.count(b"\n") == before.count(b"\n") + 3
+    assert len(lines(path, b"zone", 1)) == before.count(b" zone 50 ") + 2
     assert looked_at(opened(path), b"110") < 120
 
 
@@ -110,7 +122,7 @@ def test_an_index_of_other_rows_is_not_believed_and_made_again(path: Path, chang
         (path.parent / "other").replace(path)
     elif change == "other last rows":
         with path.open("r+b") as file:
-            file.seek(-60, os.SEEK_END)  # in the last zone
+            file.seek(-20, os.SEEK_END)  # in the last zone
             file.write(b"y")
     elif change == "cut":
         os.truncate(path, 350)
@@ -144,8 +156,7 @@ def test_where_ids_do_not_rise_their_hashes_tell_zones_apart(path: Path) -> None
     for each in (log, opened(path)):
         assert looked_at(each, b"050") < 200, "the zone, and those that are not hashed yet"
         assert looked_at(each, b"xyz") < 120, "an id that is not there"
-    blocks = [line["ids"] for line in lines(path) if "ids" in line]
-    assert [block[1] for block in blocks].count(4) == 3  # type: ignore[index]
+    assert len(lines(path, b"ids", 4)) == 3
     path.with_suffix(".ids").unlink()
     log = opened(path)
     assert looked_at(log, b"050") > 500, "hashes that are gone say nothing"
@@ -179,9 +190,10 @@ def test_what_cannot_be_stored_is_known_in_memory(path: Path, left: int, rows: l
 def test_a_line_that_was_damaged_is_not_believed(path: Path) -> None:
     learned(opened(path))
     target = path.with_suffix(".idx")
-    target.write_bytes(target.read_bytes().replace(b'"048\\t"', b'"052\\t"'))
+    target.write_bytes(target.read_bytes().replace(b'"050\\t"', b'"052\\t"'))
     log = opened(path)
-    assert 300 < looked_at(log, b"050") < log.end, "what stands before it is"
+    assert looked_at(log, b"050") == 56, "its zone is read"
+    assert looked_at(log, b"030") == 49 + 56, "all others are known"
     assert is_known(learned(log))
 
 
@@ -205,6 +217,125 @@ def test_a_foreign_index_is_no_error(path: Path, foreign: str) -> None:
     assert is_known(opened(path)) == (foreign != "folder")
 
 
+def test_of_a_long_file_few_lines_are_looked_at(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: a line for each run, and those of the runs that can have it."""
+    monkeypatch.setattr(index, "MANY", 50)
+    path.write_bytes(b"".join(b"%06d\t\tx\n" % n for n in range(5000)))  # 1000 zones
+    learned(opened(path))
+    looked = []
+
+    def look(fields: list[object], of: Callable[[list[object]], Zone] = Zone.of) -> Zone:
+        looked.append(fields)
+        return of(fields)
+
+    monkeypatch.setattr(Zone, "of", look)
+    for id in (b"000100", b"002500", b"004999"):
+        looked.clear()
+        assert 0 < looked_at(opened(path), id) <= 100
+        assert len(looked) < 20 + 50 + 10
+    looked.clear()
+    log = opened(path)
+    assert list(log.places(Wanted(), 0, log.end, is_backwards=True)) == [(0, log.end)]
+    assert not looked, "who wants the last events asks for no index"
+
+
+class Held:
+    """An index in memory, with all hashes, of which a part may be lost."""
+
+    has_room = True
+
+    def __init__(self) -> None:
+        self.hashed = 50, 100, 200
+        self.kept: dict[tuple[Kind, Part], tuple[bytes, bytes]] = {}
+
+    def lines(
+        self, rows: Rows, kind: Kind, size: int, start: int, stop: int
+    ) -> list[tuple[int, bytes]]:
+        return sorted(
+            (part.start, line) for (of, part), (line, _) in self.kept.items()
+            if of == kind and part.size == size and start <= part.start < stop
+        )  # fmt: skip
+
+    def hashes(self, rows: Rows, wanted: Sequence[tuple[Part, int, int]]) -> list[bytes]:
+        try:
+            return [self.kept["ids", part][1][at : at + size] for part, at, size in wanted]
+        except KeyError as error:
+            raise index.Gone from error
+
+    def put(self, rows: Rows, kind: Kind, part: Part, line: bytes, hashes: bytes = b"") -> None:
+        self.kept.setdefault((kind, part), (line, hashes))
+
+    def lose(self) -> None:
+        self.kept.clear()
+
+
+class Bytes:
+    """Rows in memory."""
+
+    def __init__(self, rows: list[bytes], first: int) -> None:
+        self.all = b"".join(rows)
+        self.begin = len(b"".join(rows[:first]))
+
+    def pread(self, offset: int, size: int) -> bytes:
+        return self.all[offset : offset + size]
+
+
+some_rows = st.lists(
+    st.builds(
+        lambda id, type, long: b"%03d\t%b\t%b\n" % (id, type, b"x" * long),
+        st.integers(0, 120), st.sampled_from([b"a", b"b", b""]), st.sampled_from([1, 1, 1, 9, 150]),
+    ),
+    min_size=20, max_size=60,
+)  # fmt: skip
+
+
+@settings(max_examples=size(20, 300), phases=[Phase.explicit, Phase.generate])
+@given(
+    rows=some_rows,
+    first=st.integers(0, 19),
+    lost=st.sets(st.integers(0, 200)),
+    cut=st.tuples(st.integers(0, 500), st.integers(0, 500)),
+)
+def test_whatever_part_of_an_index_is_lost_nothing_is_hidden(
+    rows: list[bytes], first: int, lost: set[int], cut: tuple[int, int]
+) -> None:
+    """And what is learned again is the same, wherever the rows begin that are left."""
+    store, whole, later = Held(), Bytes(rows, 0), Bytes(rows, first)
+    stop = len(whole.all)
+    for _ in Index(store).learn(whole, stop):
+        pass
+    everything = dict(store.kept)
+    for number, key in enumerate(sorted(everything)):
+        if number in lost:
+            del store.kept[key]
+    offsets = [0, *accumulate(map(len, rows))]
+    for wanted in [Wanted(id=row[:3]) for row in rows] + [Wanted(types=frozenset([b"b"]))]:
+        start, end = max(cut[0], later.begin), max(stop - cut[1], later.begin)
+        forth = list(Index(store).places(later, wanted, start, end))
+        back = list(Index(store).places(later, wanted, start, end, is_backwards=True))
+        for found in (forth, back[::-1]):
+            flat = [offset for part in found for offset in part]
+            assert flat == sorted(flat)
+            assert all(start <= offset <= end for offset in flat)
+            for row, offset in zip(rows, offsets, strict=False):
+                _, type, _ = row.split(b"\t")
+                is_wanted = wanted.id == row[:3] if wanted.id else type == b"b"
+                if is_wanted and start <= offset < end:
+                    assert any(x <= offset < y for x, y in found)
+    for kind, part in everything.keys() - store.kept.keys():
+        if kind == "zone":  # an erasure takes those of both sizes
+            store.kept.pop((kind, Part(200, part.start // 200 * 200)), None)
+    fresh = Held()
+    for each in (store, fresh):
+        for _ in Index(each).learn(later, stop):
+            pass
+        for kind, part in everything:
+            if kind == "zone" and part.size == 50 and part.start > later.begin:
+                assert each.kept[kind, part] == everything[kind, part]
+
+
 # -- closed files --------------------------------------------------------------------------
 
 
@@ -221,14 +352,14 @@ def known_parts(path: Path, id: bytes | None = b"xyz", *types: bytes) -> int:
     """Return how many bytes of a closed file can have an id, as is known after a start."""
     size, wanted = path.stat().st_size, Wanted(id=id, types=frozenset(types))
     rows = ClosedRows(Segment(0, size, path))
-    return sum(end - start for start, end in Index(path, size).places(rows, wanted, 0, size))
+    return sum(end - start for start, end in ClosedIndex(path, size).places(rows, wanted, 0, size))
 
 
 def test_of_a_closed_file_all_is_known_and_its_digest(closed: Path) -> None:
-    head, *zones = lines(closed)
-    assert head["sha256"] == hashlib.sha256(closed.read_bytes()).hexdigest()
-    assert head["zones"] == len(zones) == 13
-    assert head["size"] == closed.stat().st_size
+    said = head(closed)
+    assert said["sha256"] == hashlib.sha256(closed.read_bytes()).hexdigest()
+    assert said["zones"] == len(lines(closed, b"zone", 1)) == 14
+    assert said["size"] == closed.stat().st_size
     assert known_parts(closed) == 0
     assert known_parts(closed, b"050") < 120
 
@@ -247,9 +378,22 @@ def test_a_copy_with_its_times_is_believed_and_any_other_is_not(closed: Path) ->
 
 def test_a_summary_is_enough_where_a_file_does_not_have_it(closed: Path) -> None:
     path = closed.with_suffix(".idx")
-    path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\n")  # its zones are gone
+    first = lines(closed, b"zone", 1)[0]
+    whole, _, _ = path.read_bytes().partition(b"\n" + first[0])
+    path.write_bytes(whole + b"\n")  # its zones are gone
     assert known_parts(closed, None, b"other type") == 0
     assert known_parts(closed, b"050") == closed.stat().st_size
+
+
+def test_an_index_of_a_closed_file_that_lacks_zones_is_made_again(closed: Path) -> None:
+    path = closed.with_suffix(".idx")
+    path.write_bytes(
+        path.read_bytes().rpartition(b"\n" + lines(closed, b"zone", 1)[5][0])[0] + b"\n"
+    )
+    assert known_parts(closed, b"050") == closed.stat().st_size
+    assert not path.exists()
+    learned(opened(closed.parent / "orders.tsv"))
+    assert known_parts(closed, b"050") < 120
 
 
 def test_what_was_learned_of_a_file_that_grows_is_kept_when_it_is_closed(tmp_path: Path) -> None:
@@ -261,9 +405,9 @@ def test_what_was_learned_of_a_file_that_grows_is_kept_when_it_is_closed(tmp_pat
     assert len(list(tmp_path.glob("*.idx"))) == 1
     log.append(None, [b"".join(MIXED[50:])])
     first = segments.path_of(tmp_path, "orders", 0)
-    assert "inode" in lines(first)[0]
+    assert "inode" in head(first)
     learned(log)
-    assert lines(first)[0]["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
+    assert head(first)["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
     assert looked_at(log, b"050") < 120
 
 
@@ -274,7 +418,7 @@ def test_a_channel_that_gets_a_rule_keeps_its_index_and_loses_it_with_its_files(
     Folder(path.parent, "never", RULE).open("orders")
     assert not path.with_suffix(".idx").exists()
     first = segments.path_of(path.parent, "orders", 0)
-    assert "inode" in lines(first)[0]
+    assert "inode" in head(first)
     segments.remove(first)
     assert not list(path.parent.glob("*.id*"))
 
@@ -289,5 +433,6 @@ def test_ids_of_rows_so_short_that_it_is_not_worth_it_have_no_hashes(
     assert not path.with_suffix(".ids").exists()
     assert looked_at(log, b"050") > log.end / 2
     monkeypatch.setattr(index, "MOST_IDS", 8)
-    learned(log)
+    path.with_suffix(".idx").unlink()
+    log = learned(opened(path))
     assert looked_at(log, b"050") < log.end / 2

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from esource.errors import StorageError
 from esource.hub.view import Place, View
-from esource.log import Appended, Log, Moved, disk, history, segmented
+from esource.log import Appended, Log, Moved, disk, history, segmented, segments
 from esource.log.folder import Folder
 from esource.log.segmented import SegmentedLog
 from esource.rules import Rule
@@ -783,3 +783,22 @@ def test_late_rows_of_any_length_are_moved(tmp_path: Path, monkeypatch: pytest.M
         log.tend(time.time(), False)
     assert content(log) == text + late
     assert list(tmp_path.glob("*.torn-*")) == []
+
+
+def test_a_file_that_begins_in_the_middle_of_a_row_cuts_none(tmp_path: Path) -> None:
+    """Files of a channel were restored while it was published to, or one was edited."""
+    first, second = (tmp_path / f"orders.{offset:020}.tsv" for offset in (0, 7))
+    first.write_bytes(b"1\t\tpublished\n")
+    second.write_bytes(b"2\t\trestored\n")
+    log = Folder(tmp_path).open("orders")
+    log.tend(time.time() + 60, may_remove=False)
+    assert (log.start, log.pread(7, 100)) == (7, second.read_bytes())
+    assert first.read_bytes() == b"1\t\tpublished\n"
+    assert list(tmp_path.glob("*.torn-*")) == []
+
+
+@pytest.mark.parametrize("offset", ["1" + "0" * 19, "9" * 20])
+def test_an_offset_that_no_file_can_have_is_none(tmp_path: Path, offset: str) -> None:
+    (tmp_path / f"orders.{offset}.tsv").write_bytes(b"1\t\tone\n")
+    assert segments.offsets(tmp_path) == {}
+    assert Folder(tmp_path).names() == []

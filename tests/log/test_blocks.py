@@ -1,0 +1,146 @@
+"""Logs on an engine that several hubs share, where they differ from others; on PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from esource.log import Appended, Moved, Replaced, Written, blocks
+from esource.log.blocks import Answer, BlockLog, Entry, Head
+from esource.log.blocks import _entry as entry_of
+from esource.log.postgresql import PostgreSQL
+from tests.harness.postgres import shared_postgres
+
+ROWS = b"1\t\tone\n2\t\ttwo\n"
+OTHER = b"3\t\tthree\n"
+
+
+@pytest.fixture
+def database() -> str:
+    """The name of an empty database."""
+    return shared_postgres().database().rpartition("/")[2]
+
+
+@pytest.fixture
+def hubs(database: str) -> Iterator[list[PostgreSQL]]:
+    """The logs of two hubs."""
+    url = shared_postgres().url(database)
+    with closing(PostgreSQL(url, 5)) as one, closing(PostgreSQL(url, 5)) as other:
+        for logs in (one, other):
+            logs.hold(lambda: None)
+        yield [one, other]
+
+
+def opened(logs: PostgreSQL, name: str = "orders") -> BlockLog:
+    log = logs.open(name)
+    assert isinstance(log, BlockLog)
+    return log
+
+
+def test_an_entry_that_is_sent_again_finds_itself_wherever_others_have_got_to(
+    hubs: list[PostgreSQL],
+) -> None:
+    one, other = hubs
+    entry = entry_of([ROWS], None, b"")
+    first = one.append("orders", Head(), entry)
+    opened(other).append(None, [OTHER])
+    again = one.append("orders", Head(), entry)
+    assert (first.start, again.start) == (0, 0)
+    assert again.head.end == len(ROWS) + len(OTHER)
+    assert opened(other).pread(0, 1000) == ROWS + OTHER
+
+
+def test_what_was_refused_once_is_never_done(hubs: list[PostgreSQL]) -> None:
+    one, other = hubs
+    late, early = b"2026-01-01T00:00:00.000002Z", b"2026-01-01T00:00:00.000001Z"
+    opened(other).append(None, [late + b"\t\tx\n"])
+    for entry in (
+        entry_of([early + b"\t\tx\n"], None, early), entry_of([late + b"\t\tx\n"], None, late),
+        entry_of([ROWS], 0, b""), entry_of([ROWS], 1, b""),
+    ):  # fmt: skip
+        for _ in range(2):
+            answer = one.append("orders", Head(), entry)
+            assert (answer.start, answer.goes_on) == (None, True)
+            opened(other).append(None, [OTHER])
+
+
+def test_a_log_that_was_empty_reads_what_others_have_put_there(hubs: list[PostgreSQL]) -> None:
+    one, other = hubs
+    log, exact = opened(one), opened(one)
+    opened(other).append(None, [ROWS])
+    written = log.write(None, [OTHER])
+    assert isinstance(written, Written)
+    assert written.start == len(ROWS)
+    assert log.pread(0, 1000) == ROWS + OTHER, "a mark is made of it before it is settled"
+    log.settle(written, 0.0)
+    moved = exact.write(0, [OTHER])
+    assert isinstance(moved, Moved)
+    assert (moved.end, moved.is_kept) == (len(ROWS) + len(OTHER), False)
+    assert exact.pread(0, 1000) == ROWS + OTHER
+    assert exact.generation == log.generation != ""
+
+
+def test_rows_of_others_are_no_part_of_an_append_in_progress(hubs: list[PostgreSQL]) -> None:
+    one, other = hubs
+    log = opened(one)
+    written = log.write(None, [ROWS])
+    assert isinstance(written, Written)
+    assert log.is_current(), "nobody was told of it"
+    log.settle(written, 0.0)
+    opened(other).append(None, [OTHER])
+    written = log.write(None, [ROWS])
+    assert isinstance(written, Written)
+    assert not log.is_current(), "a publisher was told of rows that are before it"
+    log.settle(written, 0.0)
+    assert log.is_current()
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_rows_that_are_gone_are_never_read_with_those_that_stand_in_their_place(
+    hubs: list[PostgreSQL], database: str, is_cached: bool
+) -> None:
+    one, other = hubs
+    for rows in (ROWS, OTHER, OTHER):
+        opened(one).append(None, [rows])
+    log = opened(one)
+    if is_cached:
+        assert log.pread(0, 1000) == ROWS + OTHER + OTHER
+    # As it is on a standby that lacks the last rows, once it has taken over.
+    shared_postgres().do(
+        f'DELETE FROM esource.block WHERE "end" > {len(ROWS)}',
+        'UPDATE esource.channel SET ("end", nonce) = (SELECT "end", nonce FROM esource.block)',
+        database=database,
+    )
+    for name in (b"4", b"5"):
+        opened(other).append(None, [name + b"\t\tthree\n"])
+    assert not log.is_current()
+    moved = log.append(None, [ROWS])
+    assert isinstance(moved, Moved)
+    assert moved.end is None
+    change = log.refresh()
+    assert isinstance(change, Replaced)
+    assert change.by.pread(0, 1000) == ROWS + b"4\t\tthree\n5\t\tthree\n"
+    assert log.pread(0, 1000) in ((ROWS + OTHER + OTHER) if is_cached else b"", b"")
+    assert isinstance(change.by.append(None, [ROWS]), Appended)
+
+
+def test_an_append_after_a_long_time_looks_for_itself_in_few_rows(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = hubs
+    known: list[int] = []
+    append = one.append
+
+    def spy(name: str, head: Head, entry: Entry) -> Answer:
+        known.append(head.end)
+        return append(name, head, entry)
+
+    monkeypatch.setattr(one, "append", spy)
+    log = opened(one)
+    opened(other).append(None, [ROWS])
+    log.append(None, [OTHER])
+    opened(other).append(None, [ROWS])
+    monkeypatch.setattr(blocks, "STALE_SECONDS", 0.0)
+    appended = log.append(None, [OTHER])
+    assert isinstance(appended, Appended)
+    assert known == [0, appended.start]
