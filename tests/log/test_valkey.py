@@ -17,7 +17,7 @@ from esource.log.valkey import Valkey
 from esource.log.valkey_servers import Servers, where
 from esource.rules import Rule
 from tests.harness.encrypted import certified
-from tests.harness.machine import do_without, free_port, needs
+from tests.harness.machine import ROOT, do_without, free_port, needs
 from tests.harness.valkey import Server, replicated, shared_valkey, valkey
 from tests.harness.waiting import eventually, together
 
@@ -522,6 +522,8 @@ RIGHTS = [
 
 def test_a_user_needs_few_rights_and_config_is_none_of_them() -> None:
     """What a user is asked for at most: the documentation names it."""
+    named = (ROOT / "docs/engines.md").read_text().split("ACL SETUSER hub on >password ")[1]
+    assert named.partition("```")[0].split() == RIGHTS
     with valkey() as server:
         server.do("ACL", "SETUSER", "hub", "on", ">a%word", *RIGHTS)
         url = server.url.replace("//", "//hub:a%25word@")
