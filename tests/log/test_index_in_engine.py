@@ -357,11 +357,13 @@ def test_what_is_stored_first_stays(hubs: Hubs) -> None:
 def test_a_piece_of_hashes_is_found_wherever_it_is(hubs: Hubs) -> None:
     hub, part, other = hubs(), Part(1000, 0), Part(2000, 0)
     filled(hub)
-    hashes = random.Random(7).randbytes(100_000)
+    hashes = random.Random(7).randbytes(40_000)
     head = learn(hub, part, hashes)
-    places = [(0, 5), (16380, 8), (16384, 16384), (99_990, 10), (3, 99_997)]
+    places = [(0, 5), (16380, 8), (16384, 16384), (39_990, 10), (3, 39_997)]
     found = hub.hashes("orders", head, [(part, *place) for place in places] + [(other, 0, 5)])
-    assert list(found) == [hashes[at : at + length] for at, length in places] + [None]
+    assert found[-1] is None
+    for (at, length), piece in zip(places, found, strict=False):
+        assert piece == hashes[at : at + length], (at, length)
 
 
 # -- cold ----------------------------------------------------------------------------------
