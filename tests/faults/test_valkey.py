@@ -105,7 +105,7 @@ def load(url: str, *channels: str, size: int = 200) -> Iterator[Load]:
             print(f"{url}: {work.count} told, longest {work.longest:.1f} s, failed {work.failed}")
 
 
-@pytest.mark.parametrize("lagging", [False, True])
+@pytest.mark.parametrize("lagging", [True, False][: size(1, 2)])
 def test_with_wait_nothing_is_lost_when_the_primary_dies(lagging: bool) -> None:
     """One replica lags: Sentinel takes the one that has all."""
     with with_sentinels(2) as servers, load(f"{servers.url}?wait=1", "orders", size=LARGE) as work:
