@@ -20,6 +20,7 @@ DEFAULT_FOLDER = Path("events")
 LOG_FORMATS = ("text", "json")
 FSYNC_POLICIES = ("always", "interval", "never")
 SECRET = {"store"}  # settings that may hold a password, and are never shown
+ENGINES = ["postgresql://", "postgres://", "redis://", "rediss://", "sentinel://", "cluster://"]
 OF_FOLDERS = {"dir", "fsync"}  # settings that mean nothing for an engine
 
 
@@ -30,8 +31,8 @@ def _folder(text: str) -> Path:
 
 
 def _store(text: str) -> str:
-    if text and not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError("a postgresql:// URL")
+    if text and not text.startswith(tuple(ENGINES)):
+        raise ValueError(f"a URL of {' '.join(ENGINES)}")
     return text
 
 
@@ -116,8 +117,9 @@ class Config:
         "what is kept of which channels: `app-*/age=30d,size=10G:orders/segment=1G`",
     )  # fmt: skip
     store: str = _setting(
-        "", _store, "an engine that several hubs share, instead of a folder: `postgresql://…`"
-    )
+        "", _store,
+        "an engine that several hubs share, instead of a folder: `postgresql://…`, `redis://…`",
+    )  # fmt: skip
     store_timeout: float = _setting(
         8.0, _positive(float, "seconds"), "how long the engine is waited for, before a `503`"
     )

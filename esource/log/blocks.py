@@ -14,10 +14,11 @@ What differs between engines is an `Engine`; what is here is the same for all.
 
 import os
 import secrets
+import sys
 import time
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -33,6 +34,8 @@ BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
 CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
 CACHED = 1000  # times that was read
+# What the index is called in an engine. Hashes are numbers as this machine has them.
+KINDS: Mapping[Kind, str] = {"zone": "zone", "ids": f"ids, {sys.byteorder} endian"}
 # After which an append looks at the head first: it is looked for behind the known end, under the
 # lock of all that append. Of a million blocks there that took 1.1 s.
 STALE_SECONDS = 10.0
@@ -87,7 +90,7 @@ class Engine(Protocol):
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
         """Append blocks, all or none, at most once; those that are answered for are durable."""
 
-    def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+    def read(self, name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
         """Return (start, rows) of a few blocks, the first with the byte at an offset.
 
         The last of them has the byte before `stop`, if that is not far. No rows: there is none, or
@@ -105,11 +108,13 @@ class Engine(Protocol):
     # The index (`esource.log.index.Store`), which is never the truth:
 
     def lines(
-        self, head: Head, kind: Kind, size: int, start: int, stop: int
+        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
     ) -> Sequence[tuple[int, bytes]]:
         """Return the lines of parts of a size, by their starts between two offsets, in order."""
 
-    def hashes(self, head: Head, wanted: Sequence[tuple[Part, int, int]]) -> Sequence[bytes | None]:
+    def hashes(
+        self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
+    ) -> Sequence[bytes | None]:
         """Return pieces of hashes, of each (part, place, size in bytes); None of what is gone."""
 
     def learn(
@@ -206,10 +211,10 @@ class _Stored:
     def lines(
         self, rows: _Rows, kind: Kind, size: int, start: int, stop: int
     ) -> Sequence[tuple[int, bytes]]:
-        return self._engine.lines(rows.head, kind, size, start, stop)
+        return self._engine.lines(self._name, rows.head, kind, size, start, stop)
 
     def hashes(self, rows: _Rows, wanted: Sequence[tuple[Part, int, int]]) -> list[bytes]:
-        pieces = self._engine.hashes(rows.head, wanted)
+        pieces = self._engine.hashes(self._name, rows.head, wanted)
         found = [piece for piece in pieces if piece is not None]
         if len(found) < len(wanted):
             raise Gone
@@ -381,7 +386,7 @@ class BlockLog:
         found = self._cache.at(key, offset)
         if found or not head.generation:
             return found
-        start, rows = self._engine.read(head, offset, min(stop, offset + READ_BYTES))
+        start, rows = self._engine.read(self.name, head, offset, min(stop, offset + READ_BYTES))
         if not start <= offset < start + len(rows):
             return None
         self._cache.put(key, start, rows)

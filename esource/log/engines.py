@@ -21,9 +21,15 @@ def logs_of(url: str, seconds: float, rules: Sequence[Rule] = ()) -> EngineLogs:
 
     Raises `StartError`, also if the package that it takes is not installed.
     """
+    extra = "postgresql" if url.startswith("postgres") else "redis"
     try:
-        from esource.log.postgresql import PostgreSQL
+        if extra == "postgresql":
+            from esource.log.postgresql import PostgreSQL
+
+            return PostgreSQL(url, seconds, rules)
+        from esource.log.valkey import Valkey
+
+        return Valkey(url, seconds, rules)
     except ImportError as error:
-        needed = "pip install 'esource[postgresql]'"
+        needed = f"pip install 'esource[{extra}]'"
         raise StartError(f"ESOURCE_STORE needs {needed}: {error}") from None
-    return PostgreSQL(url, seconds, rules)

@@ -11,7 +11,6 @@ transaction it takes a lock of the whole server.
 
 import logging
 import random
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts, Kept, Log, Summary, Written
-from esource.log.blocks import Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.log.blocks import KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
 from esource.log.index import Kind, Part
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
@@ -38,8 +37,6 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
 FORM = 1  # of the tables
 NEWS = "esource"  # the channel of notices
-# Of the index. Hashes are numbers as this machine has them.
-KINDS: Mapping[Kind, str] = {"zone": "zone", "ids": f"ids, {sys.byteorder} endian"}
 NOTICE_BYTES = 7500  # of at most 8000
 MAX_NAME_BYTES = 64
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
@@ -501,7 +498,7 @@ class PostgreSQL:
         *head, goes_on, start = rows[0]
         return Answer(Head(*head) if head[0] is not None else Head(), goes_on, start)
 
-    def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+    def read(self, name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
         at = {
             "generation": head.generation, "end": head.end, "nonce": head.nonce,
             "offset": offset, "stop": stop,
@@ -513,12 +510,14 @@ class PostgreSQL:
         return start, rows
 
     def lines(
-        self, head: Head, kind: Kind, size: int, start: int, stop: int
+        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
     ) -> Sequence[tuple[int, bytes]]:
         rows = self._call(LINES, (head.generation, KINDS[kind], size, start, stop))
         return [(start, line) for start, line in rows]
 
-    def hashes(self, head: Head, wanted: Sequence[tuple[Part, int, int]]) -> Sequence[bytes | None]:
+    def hashes(
+        self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
+    ) -> Sequence[bytes | None]:
         sizes, starts = zip(*(part for part, _, _ in wanted), strict=True)
         places = [place + 1 for _, place, _ in wanted]
         rows = self._call(

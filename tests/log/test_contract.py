@@ -17,9 +17,11 @@ from esource.log import Appended, Log, Logs, Moved, Replaced, Written, mark
 from esource.log.folder import Folder
 from esource.log.memory import MemoryLogs
 from esource.log.postgresql import PostgreSQL
+from esource.log.valkey import Valkey
 from esource.rules import Rule
 from tests.harness.machine import size
 from tests.harness.postgres import shared_postgres
+from tests.harness.valkey import shared_valkey
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
 
@@ -107,7 +109,34 @@ class Engine(Kind):
             self.logs().open("orders").append(0, [rows])
 
 
-KINDS = [Files, Segments, Memory, Engine]
+class Valkeys(Kind):
+    """Of one server, which is empty each time."""
+
+    is_written_soon = False
+    settings = ""
+
+    def __init__(self) -> None:
+        self.server = shared_valkey()
+        self.server.do("FLUSHALL")
+        self.hubs: list[Valkey] = []
+
+    def logs(self) -> Logs:
+        logs = Valkey(self.server.url + self.settings, 10)
+        self.hubs.append(logs)
+        logs.hold(lambda: None)
+        return logs
+
+    def close(self) -> None:
+        for logs in self.hubs:
+            logs.close()
+
+    def replace(self, rows: bytes) -> None:
+        self.server.do("DEL", "esource:{orders}")  # the old rows can still be read
+        if rows:
+            self.logs().open("orders").append(0, [rows])
+
+
+KINDS = [Files, Segments, Memory, Engine, Valkeys]
 
 
 @pytest.fixture(params=KINDS)
@@ -464,10 +493,17 @@ class _OfEngine(TwoAppenders):
     kind = Engine
 
 
-for machine, examples in ((_OfFiles, 60), (_OfMemory, 60), (_OfEngine, size(10, 60))):
+class _OfValkey(TwoAppenders):
+    kind = Valkeys
+
+
+for machine, examples in (
+    (_OfFiles, 60), (_OfMemory, 60), (_OfEngine, size(10, 60)), (_OfValkey, size(10, 60)),
+):  # fmt: skip
     machine.TestCase.settings = settings(
         max_examples=examples, stateful_step_count=30, deadline=None
     )
 TestTwoAppendersOfEngine = _OfEngine.TestCase
 TestTwoAppendersOfFiles = _OfFiles.TestCase
 TestTwoAppendersOfMemory = _OfMemory.TestCase
+TestTwoAppendersOfValkey = _OfValkey.TestCase

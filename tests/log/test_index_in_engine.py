@@ -3,7 +3,7 @@
 import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -12,27 +12,32 @@ from esource.hub.search import Search
 from esource.hub.view import View
 from esource.log import Log, index
 from esource.log.blocks import BlockLog, Head
+from esource.log.index import Part
 from esource.log.postgresql import PostgreSQL
+from esource.log.valkey import Valkey
 from esource.rows.find import Verdict, Wanted
 from esource.rules import Rule
 from tests.harness.machine import size
 from tests.harness.postgres import shared_postgres
+from tests.harness.valkey import shared_valkey
 
 ROWS = [b"%03d\ta\tx\n" % n for n in range(200)]  # which rise; a zone is 6 or 7 of them
 MIXED = [b"%03d\ta\tx\n" % (n * 37 % 211) for n in range(200)]
 
 
-class Counting(PostgreSQL):
+class Counting:
     """The engine of a hub, and how much that has read of it."""
 
     bytes_read = 0
     calls = 0
 
-    def read(self, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
-        start, rows = super().read(head, offset, stop)
+    def read(self, name, head, offset, stop):  # type: ignore[no-untyped-def]
+        start, rows = super().read(name, head, offset, stop)  # type: ignore[misc]
         self.bytes_read += len(rows)
         return start, rows
 
+
+class CountingPostgreSQL(Counting, PostgreSQL):
     def _call(self, statement, arguments):  # type: ignore[no-untyped-def]
         self.calls += 1
         rows = super()._call(statement, arguments)
@@ -41,24 +46,106 @@ class Counting(PostgreSQL):
         return rows
 
 
-Hubs = Callable[[], Counting]
+class CountingValkey(Counting, Valkey):
+    def _indexed(self, name, head, fields):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        found = super()._indexed(name, head, fields)
+        self.bytes_read += sum(len(x) for x in found if x is not None)
+        return found
 
 
-@pytest.fixture
-def hubs() -> Iterator[Hubs]:
-    """Give what makes the engine of one more hub, of an empty database."""
-    server = shared_postgres()
-    server.do("DROP SCHEMA IF EXISTS esource CASCADE")
-    made = []
+class InPostgreSQL:
+    """What makes the engine of one more hub, of an empty database."""
 
-    def make() -> Counting:
-        hub = Counting(server.url(), 30)
+    def __init__(self) -> None:
+        self.server = shared_postgres()
+        self.server.do("DROP SCHEMA IF EXISTS esource CASCADE")
+        self.made: list[Any] = []
+
+    def __call__(self) -> Any:
+        hub = CountingPostgreSQL(self.server.url(), 30)
         hub.hold(lambda: None)
-        made.append(hub)
+        self.made.append(hub)
         return hub
 
-    yield make
-    for hub in made:
+    def stored(self) -> list[tuple[Any, ...]]:
+        """Return what the engine keeps of the index: kind, size, start, line."""
+        return self.server.do(
+            "SELECT kind, size, start, line FROM esource.index ORDER BY kind, size, start"
+        )
+
+    def zones(self) -> list[Any]:
+        """Return where the zones start that are kept."""
+        return [row[2] for row in self.stored() if row[:2] == ("zone", 50)]
+
+    def lose_rows(self, end: int) -> None:
+        """Have the engine be as one that lacks the last rows, as after a failover."""
+        self.server.do(
+            f"""DELETE FROM esource.block WHERE "end" > {end}""",
+            f"""DELETE FROM esource.index WHERE start + size > {end}""",
+            f"""UPDATE esource.channel SET "end" = {end}, nonce = (
+                SELECT nonce FROM esource.block WHERE "end" = {end})""",
+        )
+
+    def spoil(self, start: int) -> None:
+        """Have the lines of parts that start at an offset make no sense."""
+        self.server.do(f"UPDATE esource.index SET line = 'no zone' WHERE start = {start}")
+
+
+class InValkey(InPostgreSQL):
+    """The same in Valkey."""
+
+    def __init__(self) -> None:
+        self.valkey = shared_valkey()
+        self.valkey.do("FLUSHALL")
+        self.made = []
+
+    def __call__(self) -> Any:
+        self.made.append(CountingValkey(self.valkey.url, 30))
+        return self.made[-1]
+
+    def _fields(self) -> list[tuple[bytes, bytes, tuple[str, int, int]]]:
+        """Return (key, field, (kind, size, start)) of what is kept, pieces of hashes, too."""
+        found = []
+        for key in self.valkey.do("KEYS", "*:index"):
+            for field in self.valkey.do("HKEYS", key):
+                kind, size, start, *_ = field.decode().split("/")
+                found.append((key, field, (kind, int(size), int(start))))
+        return found
+
+    def stored(self) -> list[tuple[Any, ...]]:
+        return sorted(
+            (*part, self.valkey.do("HGET", key, field))
+            for key, field, part in self._fields() if field.count(b"/") == 2
+        )  # fmt: skip
+
+    def lose_rows(self, end: int) -> None:
+        for key, field, (_, length, start) in self._fields():
+            if start + length > end:
+                self.valkey.do("HDEL", key, field)
+        [stream] = (key for key in self.valkey.do("KEYS", "*:*:*") if key[-1:].isdigit())
+        blocks = self.valkey.do("XRANGE", stream, "-", end)
+        self.valkey.do("DEL", stream)
+        for block, fields in blocks:
+            self.valkey.do("XADD", stream, block, *(x for pair in fields.items() for x in pair))
+        nonce = block.removeprefix(b"%d-" % end)
+        self.valkey.do("HSET", "esource:{orders}", "end", end, "nonce", nonce)
+
+    def spoil(self, start: int) -> None:
+        for key, field, part in self._fields():
+            if part[2] == start:
+                self.valkey.do("HSET", key, field, "no zone")
+
+
+Hubs: TypeAlias = InPostgreSQL
+
+
+@pytest.fixture(params=[InPostgreSQL, InValkey])
+def hubs(request: pytest.FixtureRequest) -> Iterator[Hubs]:
+    """Give what makes the engine of one more hub."""
+    hubs = request.param()
+    yield hubs
+    for hub in hubs.made:
         hub.close()
 
 
@@ -70,9 +157,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "MANY", 4)
 
 
-def filled(hub: PostgreSQL, rows: Sequence[bytes] = ROWS, blocks: int = 10) -> Log:
+def filled(hub: Any, rows: Sequence[bytes] = ROWS, blocks: int = 10) -> Log:
     """Return a log with rows in so many appends."""
-    log = hub.open("orders")
+    log: Log = hub.open("orders")
     step = -(-len(rows) // blocks)
     for start in range(0, len(rows), step):
         log.append(None, [b"".join(rows[start : start + step])])
@@ -94,18 +181,6 @@ def looked_at(log: Log, **wanted: object) -> int:
     return sum(end - offset for offset, end in parts(log, **wanted))
 
 
-def stored() -> list[tuple[Any, ...]]:
-    """Return what the engine keeps of the index."""
-    return shared_postgres().do(
-        "SELECT kind, size, start, line FROM esource.index ORDER BY kind, size, start"
-    )
-
-
-def zones() -> list[Any]:
-    """Return where the zones start that are kept."""
-    return [row[2] for row in stored() if row[:2] == ("zone", 50)]
-
-
 # -- shared --------------------------------------------------------------------------------
 
 
@@ -120,10 +195,10 @@ def test_what_one_hub_has_learned_every_other_one_knows(
         assert looked_at(each, id=b"050") < 250 < each.end / 4
         assert looked_at(each, types=frozenset([b"none"])) < 50
     assert second.bytes_read < first.bytes_read
-    before, second.bytes_read = stored(), 0
+    before, second.bytes_read = hubs.stored(), 0
     learned(other)
     assert second.bytes_read < 4000, "nothing is learned twice"
-    assert stored() == before
+    assert hubs.stored() == before
 
 
 def test_a_hub_sees_what_others_learn_later(hubs: Hubs, small: None) -> None:
@@ -147,7 +222,7 @@ def test_hubs_that_learn_at_the_same_time_find_the_same(hubs: Hubs, small: None)
         each = pick.choice(steps)
         if next(each, False) is False:
             steps.remove(each)
-    assert len(zones()) == len(set(zones())) == first.end // 50
+    assert len(hubs.zones()) == len(set(hubs.zones())) == first.end // 50
     again = filled(hubs(), MIXED)  # twice as long
     hub = hubs()
     assert hub.trim("orders", Rule("*", size=again.end - 300))
@@ -170,25 +245,15 @@ def test_hubs_that_learn_at_the_same_time_find_the_same(hubs: Hubs, small: None)
 # -- what is believed ----------------------------------------------------------------------
 
 
-def lose_rows(hub: PostgreSQL, end: int) -> None:
-    """Have the engine be as one that lacks the last rows, as after a failover."""
-    shared_postgres().do(
-        f"""DELETE FROM esource.block WHERE "end" > {end}""",
-        f"""DELETE FROM esource.index WHERE start + size > {end}""",
-        f"""UPDATE esource.channel SET "end" = {end}, nonce = (
-            SELECT nonce FROM esource.block WHERE "end" = {end})""",
-    )
-
-
 def test_a_hub_that_has_other_rows_stores_nothing(hubs: Hubs, small: None) -> None:
     old = filled(hubs())
     old.pread(0, old.end)  # which it remembers
     half = old.end // 2
-    lose_rows(hubs(), half)
+    hubs.lose_rows(half)
     new = hubs().open("orders")
     new.append(None, [b"".join(MIXED[100:])])
     learned(old)
-    assert stored() == []
+    assert hubs.stored() == []
     learned(new)
     assert looked_at(hubs().open("orders"), id=MIXED[150][:3]) < 250
 
@@ -196,10 +261,10 @@ def test_a_hub_that_has_other_rows_stores_nothing(hubs: Hubs, small: None) -> No
 def test_an_erasure_takes_its_zone_and_no_other(hubs: Hubs, small: None) -> None:
     hub = hubs()
     log, other = learned(filled(hub)), hubs().open("orders")
-    before = zones()
+    before = hubs.zones()
     assert looked_at(other, types=frozenset([b"erased"])) < 50
     hub.erase("orders", 896, b"112\te\tx\n", "me", "test")
-    gone = set(before) - set(zones())
+    gone = set(before) - set(hubs.zones())
     assert 896 // 50 * 50 in gone
     assert len(gone) <= 5, "those of one block"
     for each in (log, other):
@@ -208,7 +273,7 @@ def test_an_erasure_takes_its_zone_and_no_other(hubs: Hubs, small: None) -> None
         assert any(offset <= 896 < end for offset, end in found)
         assert looked_at(each, types=frozenset([b"e"])) < 400, "all others are known"
     learned(other)
-    assert zones() == before
+    assert hubs.zones() == before
     hub.bytes_read = 0
     learned(log)
     assert hub.bytes_read < 2000, "lines, and no rows"
@@ -219,32 +284,32 @@ def test_what_is_learned_while_an_event_is_erased_is_not_stored(hubs: Hubs, smal
     hub = hubs()
     log = filled(hub)
     steps = log.learn(log.end)
-    while len(zones()) < 3:
+    while len(hubs.zones()) < 3:
         next(steps)
-    before = zones()
+    before = hubs.zones()
     hub.erase("orders", 896, b"112\te\tx\n", "me", "test")
     for _ in steps:
         pass
-    assert zones() == before
+    assert hubs.zones() == before
     assert log.refresh() is None
     learned(log)
-    assert len(zones()) == log.end // 50
+    assert len(hubs.zones()) == log.end // 50
 
 
 def test_the_index_goes_with_the_rows(hubs: Hubs, small: None) -> None:
     hub = hubs()
     log = learned(filled(hub, MIXED))
-    everything = len(stored())
+    everything = len(hubs.stored())
     removed = hub.trim("orders", Rule("*", size=log.end // 2))
     assert removed > 300
-    assert everything > len(stored()) > everything / 3
-    assert min(zones()) == removed // 50 * 50
+    assert everything > len(hubs.stored()) > everything / 3
+    assert min(hubs.zones()) == removed // 50 * 50
     fresh = hubs().open("orders")
     assert looked_at(fresh, id=b"nix") < 120
     hub.remove("orders")
-    assert stored() == []
+    assert hubs.stored() == []
     learned(log)
-    assert stored() == [], "nobody knows such a channel"
+    assert hubs.stored() == [], "nobody knows such a channel"
 
 
 def test_hashes_that_were_replaced_meanwhile_are_no_loss(hubs: Hubs, small: None) -> None:
@@ -252,10 +317,10 @@ def test_hashes_that_were_replaced_meanwhile_are_no_loss(hubs: Hubs, small: None
     log = learned(filled(hub, MIXED[:15]))
     other = hubs().open("orders")
     assert looked_at(other, id=b"nix") < 50
-    assert [row[1:3] for row in stored() if row[0] != "zone"] == [(100, 0)]
+    assert [row[1:3] for row in hubs.stored() if row[0] != "zone"] == [(100, 0)]
     log.append(None, [b"".join(MIXED[15:])])
     learned(log)
-    assert [row[1] for row in stored() if row[0] != "zone" and row[2] < 200] == [200]
+    assert [row[1] for row in hubs.stored() if row[0] != "zone" and row[2] < 200] == [200]
     for row in MIXED[:15]:
         at = MIXED.index(row) * 8
         assert any(start <= at < end for start, end in parts(other, id=row[:3]))
@@ -264,10 +329,41 @@ def test_hashes_that_were_replaced_meanwhile_are_no_loss(hubs: Hubs, small: None
 
 def test_what_an_index_says_that_makes_no_sense_hides_nothing(hubs: Hubs, small: None) -> None:
     learned(filled(hubs()))
-    shared_postgres().do("UPDATE esource.index SET line = 'no zone' WHERE start = 400")
+    hubs.spoil(400)
     log = hubs().open("orders")
     assert any(start <= 420 < end for start, end in parts(log, id=b"xyz"))
     assert looked_at(log, id=b"xyz") < 400
+
+
+# -- pieces --------------------------------------------------------------------------------
+
+
+def learn(hub: Any, part: Part, hashes: bytes) -> Head:
+    """Store hashes of a part of the channel, and return its head."""
+    head: Head = hub.head("orders", Head()).head
+    hub.learn("orders", head, "ids", part, b"%d" % (len(hashes) // 5), hashes)
+    return head
+
+
+def test_what_is_stored_first_stays(hubs: Hubs) -> None:
+    first, second, part = hubs(), hubs(), Part(1000, 0)
+    filled(first)
+    head = learn(first, part, b"first")
+    learn(second, part, b"second one")
+    assert list(second.lines("orders", head, "ids", 1000, 0, 1 << 62)) == [(0, b"1")]
+    assert list(first.hashes("orders", head, [(part, 0, 5)])) == [b"first"]
+
+
+def test_a_piece_of_hashes_is_found_wherever_it_is(hubs: Hubs) -> None:
+    hub, part, other = hubs(), Part(1000, 0), Part(2000, 0)
+    filled(hub)
+    hashes = random.Random(7).randbytes(40_000)
+    head = learn(hub, part, hashes)
+    places = [(0, 5), (16380, 8), (16384, 16384), (39_990, 10), (3, 39_997)]
+    found = hub.hashes("orders", head, [(part, *place) for place in places] + [(other, 0, 5)])
+    assert found[-1] is None
+    for (at, length), piece in zip(places, found, strict=False):
+        assert piece == hashes[at : at + length], (at, length)
 
 
 # -- cold ----------------------------------------------------------------------------------
