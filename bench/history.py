@@ -23,8 +23,9 @@ from tests.harness import Hub, eventually
 CHANNEL = "history"
 SEGMENT_BYTES = 64 << 20
 SMALL = 100  # MB; less than that is looked for by id alone
+ONE_FILE = 1000  # MB; more is kept in segments
 QUIET_SECONDS = 3.0  # in which an index that is not complete grows
-LEARN_SECONDS = 900.0
+LEARN_SECONDS = 1800.0
 
 
 IDS: dict[str, Callable[[int], bytes]] = {
@@ -45,7 +46,7 @@ def history(bench: Bench) -> Cases:
     """
     for megabytes in bench.scale.histories:
         for ids in IDS if megabytes >= SMALL else ("UUIDs",):
-            for layout in ("one file", "segments"):
+            for layout in ("one file", "segments") if megabytes <= ONE_FILE else ("segments",):
                 home = place(bench.home)
                 near = write(home / "events", megabytes, IDS[ids], layout == "segments")
                 learn(home, megabytes)
