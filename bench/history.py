@@ -24,7 +24,7 @@ CHANNEL = "history"
 SEGMENT_BYTES = 64 << 20
 SMALL = 100  # MB; less than that is looked for by id alone
 ONE_FILE = 1000  # MB; more is kept in segments
-QUIET_SECONDS = 3.0  # in which an index that is not complete grows
+QUIET_SECONDS = 10.0  # in which an index that is not complete grows: it may be merged meanwhile
 LEARN_SECONDS = 1800.0
 
 
