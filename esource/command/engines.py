@@ -14,6 +14,8 @@ from esource.config import Config
 from esource.errors import Conflict, EsourceError, Missing, StartError, StorageError
 from esource.log import Log
 from esource.log.engines import EngineLogs, logs_of
+from esource.log.erasures import Erasure
+from esource.rows import tsv
 from esource.rules import Rule
 
 IMPORT = """\
@@ -34,7 +36,6 @@ that is an error. On return the files are on disk. A line for each: its bytes, t
 """
 FOLDER = "the folder of the channel files"
 PIECE_BYTES = 4 << 20
-SHOWN = 20  # offsets
 
 
 @contextmanager
@@ -198,38 +199,27 @@ def remove(channel: str) -> int:
 
 def erase(channel: str, id: bytes, at: int | None, is_all: bool, by: str, reason: str) -> int:
     """Overwrite events; return the exit code."""
-    from esource.rows import tsv
+    from esource.command.histories import chosen
 
     with engine() as logs:
         log = _there(logs, channel)
-        found, offset = [], log.begin
-        for rows in pieces(log, log.begin, log.end):
-            found += [
-                (offset + place, size, rows[place : place + size] == tsv.erased(id, size))
-                for place, size in tsv.of_id(rows, id)
-                if at is None or offset + place == at
-            ]
-            offset += len(rows)
-        wanted = [each for each in found if not each[2]]
-        shown = id.decode(errors="replace")
-        if not found:
-            where = f"{channel} at offset {at}" if at is not None else channel
-            raise Missing(f"there is no event with the id {shown} in {where}")
-        if len(wanted) > 1 and not is_all:
-            offsets = ", ".join(str(offset) for offset, *_ in wanted[:SHOWN])
-            more = ", …" if len(wanted) > SHOWN else ""
-            raise Conflict(
-                f"{len(wanted)} events of {channel} have the id {shown}, at {offsets}{more}; "
-                "say which with --at OFFSET, or --all"
-            )
-        if not wanted:
-            say(f"{channel}: {shown} is erased already")
-            return 0
-        for offset, size, _ in wanted:
-            logs.erase(channel, offset, tsv.erased(id, size), by, reason)
-        say(f"{channel}: erased {len(wanted)} events with the id {shown}")
-        say("not reached: backups, dumps, archived WAL, clients that have it")
+        wanted = chosen(_found(log, id), channel, id, at, is_all)
+        for each in wanted:
+            logs.erase(channel, each.offset, tsv.erased(id, each.size), by, reason)
+        if wanted:
+            say(f"{channel}: erased {len(wanted)} events with the id {os.fsdecode(id)}")
+            say("not reached: backups, dumps, archived WAL, clients that have it")
     return 0
+
+
+def _found(log: Log, id: bytes) -> Iterator[Erasure]:
+    """Yield all events that have an id. Reads all rows."""
+    offset = log.begin
+    for rows in pieces(log, log.begin, log.end):
+        for place, size in tsv.of_id(rows, id):
+            is_done = rows[place : place + size] == tsv.erased(id, size)
+            yield Erasure(id, offset + place, size, 0, is_done)
+        offset += len(rows)
 
 
 def check(log: Log) -> Iterator[Finding]:

@@ -4,12 +4,16 @@ import argparse
 import os
 import pwd
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esource.command.command import Command, channel_of, folder_of, is_for_engine, say
 from esource.errors import Conflict, Missing
 from esource.rules import Rule, amount
+
+if TYPE_CHECKING:
+    from esource.log.erasures import Erasure
 
 ROTATE = """\
 Close the file of CHANNEL that grows, beside a running hub or without one. What comes next is
@@ -190,22 +194,9 @@ def _erase(options: argparse.Namespace) -> int:
         return engines.erase(channel, id, at, options.all, _user(), options.reason)
     folder = held(options)
     history.settle(folder, channel)
-    found = [
-        each for each in erasures.find(folder, channel, id) if at is None or each.offset == at
-    ]  # fmt: skip
-    wanted = [each for each in found if not each.is_done]
-    if not found:
-        where = f"{channel} at offset {at}" if at is not None else channel
-        raise Missing(f"there is no event with the id {options.id} in {where}")
-    if len(wanted) > 1 and not options.all:
-        offsets = ", ".join(str(each.offset) for each in wanted[:SHOWN])
-        more = ", …" if len(wanted) > SHOWN else ""
-        raise Conflict(
-            f"{len(wanted)} events of {channel} have the id {options.id}, at {offsets}{more}; "
-            "say which with --at OFFSET, or --all"
-        )
+    found = erasures.find(folder, channel, id)
+    wanted = chosen(found, channel, id, at, options.all)
     if not wanted:
-        say(f"{channel}: {options.id} is erased already")
         return 0
     changed = erasures.erase(folder, channel, wanted, _user(), options.reason)
     say(f"{channel}: erased {len(wanted)} events with the id {options.id}")
@@ -217,6 +208,31 @@ def _erase(options: argparse.Namespace) -> int:
         "not reached: " + ", ".join(["backups, archives, snapshots, clients that have it", *others])
     )
     return 0
+
+
+def chosen(
+    found: Iterable["Erasure"], channel: str, id: bytes, at: int | None, is_all: bool
+) -> list["Erasure"]:
+    """Return which of the events with an id are to be erased; none: that they are is said.
+
+    Only the one `at` an offset counts, if that is given. Raises `Missing`, and `Conflict` if they
+    are several, and not all are meant.
+    """
+    found = [each for each in found if at is None or each.offset == at]
+    wanted, shown = [each for each in found if not each.is_done], os.fsdecode(id)
+    if not found:
+        where = f"{channel} at offset {at}" if at is not None else channel
+        raise Missing(f"there is no event with the id {shown} in {where}")
+    if len(wanted) > 1 and not is_all:
+        offsets = ", ".join(str(each.offset) for each in wanted[:SHOWN])
+        more = ", …" if len(wanted) > SHOWN else ""
+        raise Conflict(
+            f"{len(wanted)} events of {channel} have the id {shown}, at {offsets}{more}; "
+            "say which with --at OFFSET, or --all"
+        )
+    if not wanted:
+        say(f"{channel}: {shown} is erased already")
+    return wanted
 
 
 def held(options: argparse.Namespace) -> Path:

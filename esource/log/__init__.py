@@ -307,6 +307,26 @@ class Logs(Protocol):
         """Return why nothing can be appended now, a line each; empty if something can."""
 
 
+class WithoutFiles:
+    """What logs are not asked, or have no answer to, that are in no files (see `Logs`)."""
+
+    def removable(self, now: float) -> tuple[int, int]:
+        """Return that no segments are to be removed: there are none."""
+        return 0, 0
+
+    def gaps(self) -> list[str]:
+        """Return that nothing is missing: no file can be."""
+        return []
+
+    def free(self) -> int | None:
+        """Return that it is not known how much can be kept."""
+        return None
+
+    def sync_all(self, written: Sequence[Written]) -> Callable[[], float] | None:
+        """Return that there is nothing to sync."""
+        return None
+
+
 class Counts:
     """What was counted of the calls of an engine: by several threads, and so about right."""
 

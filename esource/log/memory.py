@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Kept, Moved, Replaced, Summary, Written, settled
+from esource.log import Appended, Kept, Moved, Replaced, Summary, WithoutFiles, Written, settled
 from esource.log.beside import Beside
 from esource.log.index import Index
 from esource.rows import tsv
@@ -141,7 +141,7 @@ class MemoryLog:
         return self._rows.modified
 
 
-class MemoryLogs:
+class MemoryLogs(WithoutFiles):
     """Logs in memory, by name (see `esource.log.Logs`)."""
 
     shared = None
@@ -176,18 +176,6 @@ class MemoryLogs:
 
     def due(self, now: float) -> list[str]:
         return []
-
-    def removable(self, now: float) -> tuple[int, int]:
-        return 0, 0
-
-    def gaps(self) -> list[str]:
-        return []
-
-    def free(self) -> int | None:
-        return None
-
-    def sync_all(self, written: Sequence[Written]) -> Callable[[], float] | None:
-        return None
 
     def problems(self) -> list[str]:
         return []

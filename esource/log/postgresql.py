@@ -24,7 +24,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 
 from esource.errors import StartError, StorageError, StorageFull
-from esource.log import Counts, Kept, Log, Summary, Written
+from esource.log import Counts, Kept, Log, Summary, WithoutFiles
 from esource.log.blocks import KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
 from esource.log.index import Kind, Part
 from esource.rows import tsv
@@ -328,7 +328,7 @@ class _Connection(psycopg.Connection[Any]):
         return super().wait(gen, interval, max(left, 0.0) if timeout is None else timeout)
 
 
-class PostgreSQL:
+class PostgreSQL(WithoutFiles):
     """The logs in one database (see `esource.log.Logs`), and their engine."""
 
     def __init__(self, url: str, seconds: float, rules: Sequence[Rule] = ()) -> None:
@@ -596,18 +596,6 @@ class PostgreSQL:
             if (rule := rule_of(self._rules, name))
             and ((rule.age and age and age > rule.age) or (rule.size and size > rule.size))
         ]  # fmt: skip
-
-    def removable(self, now: float) -> tuple[int, int]:
-        return 0, 0
-
-    def gaps(self) -> list[str]:
-        return []
-
-    def free(self) -> int | None:
-        return None
-
-    def sync_all(self, written: Sequence[Written]) -> Callable[[], float] | None:
-        return None
 
     def problems(self) -> list[str]:
         try:

@@ -25,7 +25,7 @@ from typing import Any
 from redis import exceptions
 
 from esource.errors import StartError, StorageError, StorageFull
-from esource.log import Kept, Log, Summary, Written
+from esource.log import Kept, Log, Summary, WithoutFiles
 from esource.log.blocks import (
     BLOCK_BYTES,
     KINDS,
@@ -94,7 +94,7 @@ def _head(fields: Sequence[bytes | None]) -> Head:
     return Head(generation, start, begin, end, nonce, erasures, modified / 1e6)
 
 
-class Valkey:
+class Valkey(WithoutFiles):
     """The logs in one server, or cluster (see `esource.log.Logs`), and their engine."""
 
     def __init__(self, url: str, seconds: float, rules: Sequence[Rule] = ()) -> None:
@@ -344,18 +344,6 @@ class Valkey:
             and ((rule.age and oldest and now - int(oldest) / 1e6 > rule.age)
                  or (rule.size and int(end) - int(start) > rule.size))
         ]  # fmt: skip
-
-    def removable(self, now: float) -> tuple[int, int]:
-        return 0, 0
-
-    def gaps(self) -> list[str]:
-        return []
-
-    def free(self) -> int | None:
-        return None
-
-    def sync_all(self, written: Sequence[Written]) -> Callable[[], float] | None:
-        return None
 
     def problems(self) -> list[str]:
         try:

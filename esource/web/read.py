@@ -9,6 +9,7 @@ whole. What follows is in `stream`.
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from flask import Response
@@ -19,7 +20,7 @@ from werkzeug.http import (
     parse_range_header,
 )
 
-from esource.errors import BadInput, BadRange, Missing, StorageError
+from esource.errors import BadInput, BadRange, Missing
 from esource.event import PLACE
 from esource.hub import download
 from esource.hub.channel import Channel
@@ -59,13 +60,8 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     check(wanted, format, follow)
-    try:
-        return _read(hub, name, environ, pairs, wanted, format, follow)
-    except StorageError as error:
-        if not (follow and format in EVENT_STREAMS and hub.logs.shared):
-            raise
-        headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
-        return stream.sent_away(hub, error, headers)  # the engine is away: it will be back
+    answer = partial(_read, hub, name, environ, pairs, wanted, format, follow)
+    return stream.unless_away(hub, format, follow, answer)
 
 
 def _read(

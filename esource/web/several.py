@@ -9,6 +9,7 @@ of a channel is not got round.
 
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -17,7 +18,7 @@ from flask import Response
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_resource_modified, quote_etag
 
-from esource.errors import BadInput, StorageError
+from esource.errors import BadInput
 from esource.event import PLACE
 from esource.hub import several
 from esource.hub.channel import Channel
@@ -65,13 +66,8 @@ def read(hub: Hub, environ: Environ) -> Response:
     format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     check(wanted, format, follow)
-    try:
-        return _read(hub, environ, pairs, wanted, format, follow)
-    except StorageError as error:
-        if not (follow and format in EVENT_STREAMS and hub.logs.shared):
-            raise
-        headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
-        return stream.sent_away(hub, error, headers)  # the engine is away: it will be back
+    answer = partial(_read, hub, environ, pairs, wanted, format, follow)
+    return stream.unless_away(hub, format, follow, answer)
 
 
 def _read(

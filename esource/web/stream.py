@@ -1,14 +1,14 @@
 """A follow: what there is from the start on, then what comes, for as long as the client stays."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from socket import socket
 
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from esource.errors import Busy, EsourceError
+from esource.errors import Busy, EsourceError, StorageError
 from esource.hub.channel import Channel
 from esource.hub.clients import is_gone, takes_plain_bytes, tune
 from esource.hub.hub import Hub
@@ -18,6 +18,7 @@ from esource.hub.view import Place, View
 from esource.hub.work import ClientLeft, Work
 from esource.rows import sse, tsv
 from esource.rows.formats import EVENT_STREAMS, Format
+from esource.web import answers
 from esource.web.encoder import Encoder
 from esource.web.post import Environ, client_of
 from esource.web.query import Selection
@@ -83,8 +84,19 @@ def refused(hub: Hub, count: int, format: Format, headers: Headers) -> Response 
     except Busy as busy:
         if format not in EVENT_STREAMS:
             raise
-        return sent_away(hub, busy, headers, BUSY_RETRY_MS)
+        return _sent_away(hub, busy, headers, BUSY_RETRY_MS)
     return None
+
+
+def unless_away(hub: Hub, format: Format, follow: bool, answer: Callable[[], Response]) -> Response:
+    """Return an answer; for an event stream, while an engine is away, one that it will be back."""
+    try:
+        return answer()
+    except StorageError as error:
+        if not (follow and format in EVENT_STREAMS and hub.logs.shared):
+            raise
+        headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
+        return _sent_away(hub, error, headers, RETRY_MS)
 
 
 def _set_live(headers: Headers) -> None:
@@ -92,8 +104,8 @@ def _set_live(headers: Headers) -> None:
     headers["X-Accel-Buffering"] = "no"  # nginx
 
 
-def sent_away(
-    hub: Hub, error: EsourceError, headers: Headers, retry_ms: tuple[int, int] = RETRY_MS
+def _sent_away(
+    hub: Hub, error: EsourceError, headers: Headers, retry_ms: tuple[int, int]
 ) -> Response:
     """Answer an event stream with why there is none, and when to come back.
 
