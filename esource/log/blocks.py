@@ -41,6 +41,10 @@ KINDS: Mapping[Kind, str] = {"zone": "zone", "ids": f"ids, {sys.byteorder} endia
 STALE_SECONDS = 10.0
 
 
+# What a URL that cannot be read is answered: nothing of it, since any part may be of a password.
+ESCAPE = "in a password, each of @ / : ? # % and spaces is to be written as %40 and the like"
+
+
 class Head(NamedTuple):
     """What an engine says of a channel: where its rows begin and end."""
 

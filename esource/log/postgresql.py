@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts, Kept, Log, Summary, WithoutFiles
-from esource.log.blocks import KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.log.blocks import ESCAPE, KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
 from esource.log.index import Kind, Part
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
@@ -299,10 +299,7 @@ NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, 
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
 IS_AWAY = "PostgreSQL is away"  # where it is, and what it says, is not for clients
 MAY_BE_STORED = "the event may have been stored: repeat it with unique=1"
-NO_URL = (
-    "ESOURCE_STORE is no postgresql:// URL that libpq understands; in a password, each of "
-    "@ / : ? # % and spaces is to be written as %40 and the like"
-)
+NO_URL = f"ESOURCE_STORE is no postgresql:// URL that libpq understands; {ESCAPE}"
 DEFAULTS = {
     "application_name": "esource", "target_session_attrs": "read-write",
     "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",

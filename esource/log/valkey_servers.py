@@ -30,6 +30,7 @@ from redis.crc import key_slot
 
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts
+from esource.log.blocks import ESCAPE
 
 # The master of a hub loads this before gevent changes `ssl`. Of redis-py only its asyncio half
 # keeps what was there before, and nothing uses that here.
@@ -58,6 +59,10 @@ AWAY = (
 AWAY_CODES = ("NOREPLICAS", "MISCONF", "UNBLOCKED", "NOMASTERLINK")
 
 
+class _Wrong(Exception):
+    """What is wrong with a URL, in words that are not its own: any part may be of a password."""
+
+
 class Where(NamedTuple):
     """What a URL says."""
 
@@ -75,20 +80,22 @@ def where(url: str) -> Where:
     """Return what a URL says; raises `StartError`, which does not repeat it."""
     try:
         return _where(urlsplit(url))
-    except (ValueError, OSError) as error:
-        raise StartError(f"ESOURCE_STORE is no URL of a Valkey server: {error}") from None
+    except _Wrong as error:
+        raise StartError(f"ESOURCE_STORE is no URL of a Valkey server: {error}; {ESCAPE}") from None
+    except ValueError:
+        raise StartError(f"ESOURCE_STORE is no URL of a Valkey server; {ESCAPE}") from None
 
 
 def _where(url: SplitResult) -> Where:
     given = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
-    if unknown := sorted(given.keys() - set(PARAMETERS)):
-        raise ValueError(f"{', '.join(unknown)} is none of {', '.join(PARAMETERS)}")
+    if given.keys() - set(PARAMETERS):
+        raise _Wrong(f"a parameter is none of {', '.join(PARAMETERS)}")
     user, _, hosts = url.netloc.rpartition("@")
     name, _, password = user.partition(":")
     path = url.path.strip("/").split("/")
     master = path.pop(0) if url.scheme == "sentinel" else ""
     if url.scheme == "sentinel" and not master:
-        raise ValueError("the name of the master is missing: sentinel://host/master")
+        raise _Wrong("the name of the master is missing: sentinel://host/master")
     login = {"username": unquote(name) or None, "password": unquote(password) or None}
     return Where(
         url.scheme,
@@ -105,20 +112,23 @@ def _where(url: SplitResult) -> Where:
 def _address(text: str, port: int) -> Address:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
-        raise ValueError("a host is missing")
+        raise _Wrong("a host is missing")
     return parts.hostname, parts.port or port
 
 
 def _number(what: str, text: str) -> int:
     if not text.isdecimal() or len(text) > 4:
-        raise ValueError(f"{what} must be a number")
+        raise _Wrong(f"{what} must be a number")
     return int(text)
 
 
 def _tls(given: dict[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=given.get("ca"))
-    if "cert" in given:
-        context.load_cert_chain(given["cert"], given.get("key"))
+    try:
+        context = ssl.create_default_context(cafile=given.get("ca"))
+        if "cert" in given:
+            context.load_cert_chain(given["cert"], given.get("key"))
+    except OSError as error:
+        raise _Wrong(f"ca, cert or key cannot be read: {error.strerror or error}") from None
     return context
 
 

@@ -560,11 +560,14 @@ def test_no_password_is_in_any_text() -> None:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("redis://me:s3cret@host:none", "Port could not be cast|port"),
+        ("redis://me:pass@host:s3cret", "in a password, each of @"),
+        ("redis://me:s3cret/word@host", "in a password, each of @"),
+        ("redis://me:s3cret#word@host", "in a password, each of @"),
+        ("redis://me:pass?s3cret=word@host", "a parameter is none of wait, waitaof, tls"),
+        ("redis://me:pass?s3cret@host", "in a password, each of @"),
         ("redis://me:s3cret@", "a host is missing"),
         ("redis://me:s3cret@host/x", "database must be a number"),
         ("redis://me:s3cret@host?wait=-1", "wait must be a number"),
-        ("redis://me:s3cret@host?weight=1", "weight is none of wait, waitaof, tls"),
         ("rediss://me:s3cret@host?ca=/nowhere", "No such file"),
         ("sentinel://me:s3cret@h1,h2", "the name of the master is missing"),
     ],
