@@ -9,7 +9,6 @@ transaction it takes a lock of the whole server.
 """
 # ruff: noqa: D102 -- what the calls of logs and engines promise, the contracts say
 
-import logging
 import random
 import time
 from collections import deque
@@ -27,11 +26,11 @@ from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts, Kept, Log, Summary, WithoutFiles
 from esource.log.blocks import ESCAPE, KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
 from esource.log.index import Kind, Part
+from esource.log.patience import PAUSE_SECONDS, Again, Away, Patience
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
 RV = TypeVar("RV")
-logger = logging.getLogger(__name__)
 _Server: TypeAlias = dict[str, str]  # its host and port, as parameters of a connection
 Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
@@ -40,7 +39,6 @@ NEWS = "esource"  # the channel of notices
 NOTICE_BYTES = 7500  # of at most 8000
 MAX_NAME_BYTES = 64
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
-PAUSE_SECONDS = 0.05, 1.0  # between tries
 IDLE = 16  # connections that are kept for the next calls
 
 SCHEMA = """
@@ -297,7 +295,6 @@ SELECT name, setting FROM pg_settings WHERE name IN
 NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"""
 # What may be over the next moment: the server ends, begins, or is a standby now.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
-IS_AWAY = "PostgreSQL is away"  # where it is, and what it says, is not for clients
 MAY_BE_STORED = "the event may have been stored: repeat it with unique=1"
 NO_URL = f"ESOURCE_STORE is no postgresql:// URL that libpq understands; {ESCAPE}"
 DEFAULTS = {
@@ -340,8 +337,7 @@ class PostgreSQL(WithoutFiles):
         self._servers = _servers(self._parameters)  # that which was there last is first
         self._idle: deque[_Connection] = deque()
         self._breaks = 0  # how often a connection has failed
-        self._away: float | None = None  # since when no call has succeeded, by the monotonic clock
-        self._probes = deque([None])  # who has it asks whether it is back, after a while
+        self._patience = Patience("PostgreSQL", seconds, self.counts)
         self._cache = Cache()
         self._token = f"{new_number():x}"  # by which a hub knows its own notices
         self._ears: _Connection | None = None
@@ -409,54 +405,26 @@ class PostgreSQL(WithoutFiles):
             connection.close()
 
     def _call(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> Rows:
-        """Return the rows of a statement that may be run again; try for as long as there is time.
+        """Return the rows of a statement that may be run again. Raises `StorageError`."""
+        return self._patience.call(partial(self._once, statement, arguments))
 
-        Raises `StorageError`: at once if the server has been away for longer than that, but for one
-        call at a time. So those that wait for a thread do not wait for one another.
-        """
-        began = time.monotonic()
-        if self._away is None or began - self._away <= self._seconds:
-            return self._try(statement, arguments, began)
+    def _once(
+        self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float
+    ) -> Rows:
         try:
-            probe = self._probes.pop()
-        except IndexError:
-            raise StorageError(IS_AWAY) from None
-        try:
-            return self._try(statement, arguments, began)
-        finally:
-            self._probes.append(probe)
-
-    def _try(
-        self, statement: str, arguments: Sequence[object] | Mapping[str, object], began: float
-    ) -> Rows:  # fmt: skip
-        deadline = began + self._seconds
-        pause, most = PAUSE_SECONDS
-        while True:
-            try:
-                with self._connection(deadline) as connection:
-                    rows = connection.execute(statement, arguments, binary=True).fetchall()
-                    if connection.warning:  # such as of a standby that was not waited for
-                        raise _Warned(connection.warning)
-                self.counts.is_up = True
-                if self._away is not None:
-                    self._away = None
-                    logger.warning("PostgreSQL is back")
+            with self._connection(deadline) as connection:
+                rows = connection.execute(statement, arguments, binary=True).fetchall()
+                if connection.warning:  # such as of a standby that was not waited for
+                    raise _Warned(connection.warning)
                 return rows
-            except errors.DiskFull as error:
-                raise StorageFull(f"PostgreSQL: {_said(error)}") from error
-            except AWAY as error:
-                self.counts.is_up = False
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    if self._away is None:
-                        self._away = began
-                        logger.error("%s: %s", IS_AWAY, _said(error))
-                    raise StorageError(IS_AWAY) from error
-                self.counts.retries += 1
-                time.sleep(min(random.uniform(pause / 2, pause), left))
-                pause = min(pause * 2, most)
-            except psycopg.Error as error:
-                raise StorageError(f"PostgreSQL: {_said(error)}") from error
+        except errors.DiskFull as error:
+            raise StorageFull(f"PostgreSQL: {_said(error)}") from error
+        except _Warned as error:
+            raise Again(_said(error)) from error
+        except AWAY as error:
+            raise Away(_said(error)) from error
+        except psycopg.Error as error:
+            raise StorageError(f"PostgreSQL: {_said(error)}") from error
 
     def close(self) -> None:
         """Let go of all connections."""

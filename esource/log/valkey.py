@@ -38,6 +38,7 @@ from esource.log.blocks import (
     pieces,
 )
 from esource.log.index import Kind, Part
+from esource.log.patience import PAUSE_SECONDS, cause
 from esource.log.valkey_scripts import (
     APPEND,
     CREATE,
@@ -49,7 +50,7 @@ from esource.log.valkey_scripts import (
     TRIM,
     Script,
 )
-from esource.log.valkey_servers import PAUSE_SECONDS, Link, Servers, Short, where
+from esource.log.valkey_servers import Link, Servers, Short, where
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
@@ -290,7 +291,11 @@ class Valkey(WithoutFiles):
 
     def hold(self, waiting: Callable[[], None]) -> None:
         """See whether the servers keep what they have acknowledged. Several hubs hold them."""
-        if problems := self.problems():
+        try:
+            problems = self._problems()
+        except StorageError as error:
+            raise StartError(f"ESOURCE_STORE: {cause(error)}") from error
+        if problems:
             raise StartError("ESOURCE_STORE: " + "; ".join(problems))
 
     def open(self, name: str) -> Log:
@@ -347,9 +352,12 @@ class Valkey(WithoutFiles):
 
     def problems(self) -> list[str]:
         try:
-            found = self._servers.each(_settings)
+            return self._problems()
         except StorageError as error:
             return [error.text]
+
+    def _problems(self) -> list[str]:
+        found = self._servers.each(_settings)
         self._about = _about(found[0])
         wanted = max(self._at.wait, self._at.waitaof)
         return sorted({text for each in found for text in _refused(each, wanted)})

@@ -31,6 +31,7 @@ from redis.crc import key_slot
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts
 from esource.log.blocks import ESCAPE
+from esource.log.patience import Again, Away, Patience
 
 # The master of a hub loads this before gevent changes `ssl`. Of redis-py only its asyncio half
 # keeps what was there before, and nothing uses that here.
@@ -41,7 +42,6 @@ T = TypeVar("T")
 Address: TypeAlias = tuple[str, int]
 PORT, SENTINEL_PORT = 6379, 26379
 PARAMETERS = ["wait", "waitaof", "tls", "ca", "cert", "key", "sentinel_user", "sentinel_password"]
-PAUSE_SECONDS = 0.05, 1.0  # between tries
 LEAST_SECONDS = 0.2  # that a try may take
 ALL = 0, (1 << 14) - 1  # slots
 IDLE = 16  # connections that are kept for the next calls, of each server
@@ -195,6 +195,10 @@ class Link(Connection):  # type: ignore[misc, unused-ignore]
                 raw.connect(at)
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return TLS(raw, self._tls, self.host) if self._tls else raw
+            except ssl.SSLCertVerificationError as failed:  # it does not become right by waiting
+                raw.close()
+                text = f"the certificate is not to be trusted: {failed.verify_message}"
+                raise exceptions.AuthenticationError(text) from failed
             except OSError as failed:
                 raw.close()
                 error = failed
@@ -257,7 +261,7 @@ class Servers:
         """Begin with what a URL says; nothing is asked yet. A call takes up to so many seconds."""
         self.at = at
         self.counts = Counts()
-        self._seconds = seconds
+        self._patience = Patience("Valkey", seconds, self.counts)
         self._slots: list[tuple[int, int, Address]] = []  # first, last, and which server has them
         self._seen: set[Address] = set()
         self._idle: dict[Address, deque[Link]] = defaultdict(deque)
@@ -394,33 +398,25 @@ class Servers:
         self, once: Callable[[float], T],
         heed: Callable[[exceptions.AskError], None] = lambda error: None,
     ) -> T:  # fmt: skip
-        deadline = time.monotonic() + self._seconds
-        pause, most = PAUSE_SECONDS
-        while True:
+        def tried(deadline: float) -> T:
             # A server that says nothing is given half of the time, and then another is looked for.
-            left = deadline - time.monotonic()
             try:
-                done = once(left / 2)
-                self.counts.is_up = True
-                return done
+                return once((deadline - time.monotonic()) / 2)
             except exceptions.OutOfMemoryError as error:
                 raise StorageFull(f"Valkey: {said(error)}") from error
             except exceptions.RedisError as error:
+                if "No space left" in str(error):
+                    raise StorageFull(f"Valkey: {said(error)}") from error
                 if not _is_over_soon(error):
                     raise StorageError(f"Valkey: {said(error)}") from error
-                self.counts.is_up = False
                 if type(error) is exceptions.AskError:
                     heed(error)
                 elif not isinstance(error, (Short, exceptions.TryAgainError)):
                     self._slots = []  # another server may have the key now
-                left = deadline - time.monotonic()
-                if left <= LEAST_SECONDS:
-                    kind = StorageFull if "No space left" in str(error) else StorageError
-                    state = "" if isinstance(error, Short) else " is away"
-                    raise kind(f"Valkey{state}: {said(error)}") from error
-                self.counts.retries += 1
-                time.sleep(min(random.uniform(pause / 2, pause), left))
-                pause = min(pause * 2, most)
+                    raise Away(said(error)) from error
+                raise Again(said(error)) from error
+
+        return self._patience.call(tried)
 
     def address_of(self, key: bytes) -> Address:
         """Return which server has a key."""

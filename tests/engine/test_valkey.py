@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.harness import QUIET, Hub, Publisher, Stream, eventually
 from tests.harness.engine import engine_hub, engine_hubs
 from tests.harness.valkey import Server, replicated, valkey
+from tests.harness.waiting import together
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +142,33 @@ def test_a_hub_does_not_start_on_a_server_that_evicts(tmp_path: Path) -> None:
         assert hub.launch().wait(20) != 0
         text = "ESOURCE_STORE: the server has maxmemory-policy allkeys-lfu, and may lose events"
         assert text in hub.log
+
+
+def test_while_the_server_is_away_no_call_waits_for_another_and_nobody_learns_where_it_is(
+    tmp_path: Path,
+) -> None:
+    crowd, seconds = 60, 1.0
+    with (
+        valkey() as server,
+        engine_hubs(tmp_path, server.url, 1, ESOURCE_STORE_TIMEOUT=str(seconds)) as [hub],
+    ):  # fmt: skip
+        for number in range(crowd):
+            hub.publish(f"/away-{number}", "before")
+        server.stop(signal.SIGKILL)
+        texts: list[str] = []
+
+        def ask(number: int) -> None:
+            began = time.monotonic()
+            answer = hub.get(f"/away-{number}") if number % 2 else hub.post(f"/away-{number}", "x")
+            assert answer.status == 503
+            assert time.monotonic() - began < 4 * seconds  # of eight threads, it would be seven
+            texts.append(answer.text)
+
+        together(crowd, ask)
+        assert len(texts) == crowd
+        assert all(text.startswith("Valkey is away") for text in texts)
+        assert not any(str(server.port) in text for text in texts)
+        server.start()
+        eventually(lambda: hub.post("/away-0", "back").status == 201)
+        assert hub.log.count("Valkey is away") >= 1
+        assert hub.log.count("Valkey is back") == 1
