@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from esource.log.postgresql import PostgreSQL
 from tests.harness import (
     AWKWARD,
     Hub,
@@ -294,6 +295,18 @@ def test_followers_at_all_hubs_have_each_event_once_in_order_and_soon(hubs: list
             ids = [event.id for event in stream.events]
             assert all(a < b for a, b in pairwise(ids))
     assert slowest < 1.5, "a notice was lost, and the sweep found it"
+
+
+def test_what_no_notice_tells_of_is_found_by_the_sweep(hubs: list[Hub]) -> None:
+    hubs[0].publish("/untold", "before")
+    logs = PostgreSQL(hubs[0].environ["ESOURCE_STORE"], 10)
+    try:
+        with Stream(hubs[1], "/untold") as stream:
+            for n in range(2):  # as of a hub that dies right after its commit
+                logs.open("untold").append(None, [b"%d\t\tno notice\n" % n])
+                assert [event.id for event in stream.read(n + 1)][n:] == [b"%d" % n]
+    finally:
+        logs.close()
 
 
 def test_a_body_of_chunks_is_seen_at_another_hub_while_it_is_sent(hubs: list[Hub]) -> None:
