@@ -12,7 +12,7 @@ tests use is named here.
 
 from tests.harness.follower import Follower
 from tests.harness.hub import QUIET, Answer, Hub, running_hub, started
-from tests.harness.machine import ROOT, do_without, free_port, needs, size
+from tests.harness.machine import ROOT, do_without, free_port, needs, size, some
 from tests.harness.publisher import Publisher, Publishers
 from tests.harness.rows import AWKWARD, encoded, increases, kept, numbers
 from tests.harness.stream import Stream
@@ -24,5 +24,5 @@ __all__ = [
     "AWKWARD", "PATIENCE_SECONDS", "QUIET", "ROOT", "Answer", "Follower", "Hub", "Publisher",
     "Publishers", "Stream", "Upload", "Wire", "do_without", "encoded", "eventually", "free_port",
     "increases", "kept", "needs", "numbers", "post_chunked", "post_whole", "running_hub", "size",
-    "started",
+    "some", "started",
 ]  # fmt: skip

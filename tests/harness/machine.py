@@ -9,18 +9,24 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 ROOT = Path(__file__).parent.parent.parent
+T = TypeVar("T")
 FULL = os.environ.get("ESOURCE_TEST_FULL") == "1"
 
 
 def size(default: int, full: int) -> int:
     """Return how many: the default, or all of them if asked for."""
     return full if FULL else default
+
+
+def some(all_of_them: Iterable[T], one_in: int) -> list[T]:
+    """Return one in so many, always the same ones: the default; or all of them if asked for."""
+    return list(all_of_them)[:: size(one_in, 1)]
 
 
 def free_port() -> int:
