@@ -289,7 +289,8 @@ DELETE FROM esource.block b USING c WHERE b.generation = c.generation RETURNING 
 """
 SETTINGS = """
 SELECT name, setting FROM pg_settings WHERE name IN
-    ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names')
+    ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit',
+    'synchronous_standby_names')
 """
 # Not waited for until it is on disk: those who miss it look for themselves.
 NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"""
@@ -342,7 +343,6 @@ class PostgreSQL(WithoutFiles):
         self._token = f"{new_number():x}"  # by which a hub knows its own notices
         self._ears: _Connection | None = None
         self._ears_break = 0  # of `_breaks`, when it was made
-        self._version = 0
         self._settings: dict[str, str] = {}
 
     @property
@@ -352,8 +352,9 @@ class PostgreSQL(WithoutFiles):
     def place(self) -> str:
         at = ", ".join(f"{name} {self._parameters.get(name)}" for name in ("host", "dbname"))
         standbys = self._settings.get("synchronous_standby_names") or "none"
-        version = f"{self._version // 10000}.{self._version % 10000}"
-        return f"PostgreSQL {version}, {at}, synchronous standbys: {standbys}"
+        version = int(self._settings.get("server_version_num", 0))
+        name = f"PostgreSQL {version // 10000}.{version % 10000}" if version else "PostgreSQL"
+        return f"{name}, {at}, synchronous standbys: {standbys}"
 
     # -- calls ---------------------------------------------------------------------------
 
@@ -529,7 +530,6 @@ class PostgreSQL(WithoutFiles):
         """Make the tables if they are not there. Several hubs hold one database."""
         try:
             with self._connection(time.monotonic() + self._seconds) as connection:
-                self._version = connection.info.server_version
                 with connection.transaction():
                     _make(connection)
             problems = self.problems()
@@ -567,7 +567,7 @@ class PostgreSQL(WithoutFiles):
             self._settings = dict(self._call(SETTINGS, ()))
         except StorageError as error:
             return [error.text]
-        return list(_refused(self._version, self._settings))
+        return list(_refused(self._settings))
 
     # -- other hubs ----------------------------------------------------------------------
 
@@ -668,9 +668,9 @@ def _make(connection: _Connection) -> None:
         raise StorageError(f"the tables have form {form}, and this hub knows {FORM}")
 
 
-def _refused(version: int, settings: Mapping[str, str]) -> Iterator[str]:
+def _refused(settings: Mapping[str, str]) -> Iterator[str]:
     """Yield why a server may lose what it has acknowledged, or cannot do."""
-    if version < OLDEST:
+    if int(settings["server_version_num"]) < OLDEST:
         yield f"PostgreSQL {OLDEST // 10000} or later is needed"
     for name in ("fsync", "full_page_writes"):
         if settings.get(name) != "on":
