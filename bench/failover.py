@@ -231,7 +231,7 @@ def sentinel(
             for server in late:
                 server.send(signal.SIGCONT)
             eventually(lambda: group.primary is not primary, PATIENCE_SECONDS)
-            if replicas == 1 and "wait" in parameters:
+            if "wait" in parameters and dying == replicas:
                 _wants_another(load, primary, group.primary)
 
         yield Scene(group.url + parameters, fail)

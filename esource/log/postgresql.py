@@ -145,6 +145,20 @@ BEGIN
         WHERE x.name = a_name RETURNING * INTO c;
 END $$;
 
+-- Up to where the blocks after an offset go, if an age and a size are kept: some thousand at a time.
+CREATE FUNCTION esource.cut(c esource.channel, age interval, size bigint, after bigint)
+RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT max(s."end") FROM (
+        SELECT b."end", bool_and(
+            coalesce(b.stored < clock_timestamp() - age, false)
+            OR coalesce(c."end" - b."end" >= size, false)
+        ) OVER (ORDER BY b."end") AS goes
+        FROM esource.block b
+        WHERE b.generation = c.generation AND b."end" > after AND b."end" < c."end"
+        ORDER BY b."end" LIMIT 5000
+    ) s WHERE goes
+$$;
+
 CREATE FUNCTION esource.trim(a_name text, age interval, size bigint, OUT removed bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -152,14 +166,7 @@ DECLARE
     cut bigint;
 BEGIN
     SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
-    SELECT max(s."end") INTO cut FROM (
-        SELECT b."end", bool_and(
-            coalesce(b.stored < clock_timestamp() - age, false)
-            OR coalesce(c."end" - b."end" >= size, false)
-        ) OVER (ORDER BY b."end") AS goes
-        FROM esource.block b WHERE b.generation = c.generation AND b."end" < c."end"
-        ORDER BY b."end" LIMIT 5000
-    ) s WHERE goes;
+    cut := esource.cut(c, age, size, c.start);
     removed := coalesce(cut - c.start, 0);
     IF removed > 0 THEN
         DELETE FROM esource.block b WHERE b.generation = c.generation AND b."end" <= cut;
@@ -258,6 +265,9 @@ SELECT name, "end" - start, extract(epoch FROM clock_timestamp() - (
 ))::float8 FROM esource.channel c
 """
 TRIM = """SELECT esource.trim(%s, %s * interval '1 second', %s)"""
+CUT = """
+SELECT esource.cut(c, %s * interval '1 second', %s, %s) FROM esource.channel c WHERE name = %s
+"""
 CREATE = """
 INSERT INTO esource.channel (name, generation, start, first, "end") VALUES (%s, %s, %s, %s, %s)
 ON CONFLICT DO NOTHING
@@ -510,6 +520,12 @@ class PostgreSQL(WithoutFiles):
         [(removed,)] = self._call(TRIM, (name, rule.age, rule.size))
         size: int = removed
         return size
+
+    def trimmable(self, name: str, rule: Rule) -> int:
+        start = at = self.head(name, Head()).head.start
+        while (rows := self._call(CUT, (rule.age, rule.size, at, name))) and rows[0][0] is not None:
+            [(at,)] = rows
+        return at - start
 
     def create(self, name: str, start: int) -> None:
         self._call(CREATE + "RETURNING 1", (name, new_number(), start, start, start))
