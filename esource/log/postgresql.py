@@ -145,7 +145,7 @@ BEGIN
         WHERE x.name = a_name RETURNING * INTO c;
 END $$;
 
--- Up to where the blocks after an offset go, if an age and a size are kept: some thousand at a time.
+-- Up to where the blocks after an offset go, of some thousand, if an age and a size are kept.
 CREATE FUNCTION esource.cut(c esource.channel, age interval, size bigint, after bigint)
 RETURNS bigint LANGUAGE sql STABLE AS $$
     SELECT max(s."end") FROM (
@@ -545,9 +545,9 @@ class PostgreSQL(WithoutFiles):
     def hold(self, waiting: Callable[[], None]) -> None:
         """Make the tables if they are not there. Several hubs hold one database."""
         try:
-            with self._connection(time.monotonic() + self._seconds) as connection:
-                with connection.transaction():
-                    _make(connection)
+            deadline = time.monotonic() + self._seconds
+            with self._connection(deadline) as connection, connection.transaction():
+                _make(connection)
             problems = self.problems()
         except (psycopg.Error, StorageError) as error:
             said = _said(error) if isinstance(error, psycopg.Error) else error.text

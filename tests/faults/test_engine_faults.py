@@ -2,8 +2,9 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def said(url: str) -> str:
 
 def fill(hub: Hub, channel: str) -> tuple[list[bytes], str]:
     """Publish until it is refused; return the data that was acknowledged, and the refusal."""
-    told = []
+    told: list[bytes] = []
     for number in range(200):
         data = b"%d " % number + os.urandom(50_000).hex().encode()
         answer = hub.post(f"/{channel}", data)
@@ -133,9 +134,7 @@ def test_postgresql_that_may_only_be_read_refuses_publishers_until_it_may_be_wri
     here, there = hubs
     here.publish("/read", "before")
     with Stream(there, "/read") as stream:
-        server.do(
-            "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"
-        )
+        server.do("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
         try:
             eventually(lambda: server.do("SHOW default_transaction_read_only") == [("on",)])
             answer = here.post("/read", "refused")
@@ -246,45 +245,51 @@ def _serves_anew(hub: Hub, worker: int) -> bool:
 def test_a_network_that_is_cut_between_a_hub_and_the_engine_delays_and_doubles_nothing(
     tmp_path: Path,
 ) -> None:
-    with network() as net, postgres() as server:
+    with network() as net, postgres() as server, ExitStack() as stack:
         server.stop()
         with (server.folder / "pg_hba.conf").open("a") as rules:
             rules.write(f"host all all {HUB}/32 trust\n")
-        inside(net.peer, lambda: server.start("listen_addresses=*"))
+        is_up, over = threading.Event(), threading.Event()
+
+        def serve() -> None:  # for as long as its thread lives
+            server.start("listen_addresses=*")
+            is_up.set()
+            over.wait()
+
+        thread = threading.Thread(target=inside, args=[net.peer, serve])
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(over.set)
+        assert is_up.wait(30)
         url = server.url().replace("127.0.0.1", PEER)
-        hubs = [
-            engine_hub(tmp_path / "away", url, ESOURCE_STORE_TIMEOUT="3"),
-            engine_hub(tmp_path / "near", server.url(), ESOURCE_STORE_TIMEOUT="3"),
-        ]
-        away, near = hubs
-        try:
-            inside(net.hub, away.start)
-            inside(net.peer, near.start)
-            inside(net.hub, lambda: away.publish("/network", "before"))
-            stream = inside(net.hub, lambda: Stream(away, "/network"))
-            with stream:
-                net.lose()
-                inside(net.peer, lambda: near.publish("/network", "meanwhile"))
-                answer = inside(net.hub, lambda: away.post("/network", "refused"))
-                assert answer.status == 503
-                assert "may have been stored" in answer.text
-                assert inside(net.hub, lambda: away.get("/-/ready")).status == 200
-                assert inside(net.hub, lambda: away.get("/-/health")).status == 503
-                for address in (HUB, PEER):
-                    command("ip", "-n", net.router, "route", "del", "blackhole", f"{address}/32")
+        away = engine_hub(tmp_path / "away", url, ESOURCE_STORE_TIMEOUT="3")
+        near = engine_hub(tmp_path / "near", server.url(), ESOURCE_STORE_TIMEOUT="3")
+        for hub in (away, near):
+            stack.callback(stopped, hub)
+        inside(net.hub, away.start)
+        inside(net.peer, near.start)
+        inside(net.hub, lambda: away.publish("/network", "before"))
+        stream = inside(net.hub, lambda: Stream(away, "/network"))
+        with stream:
+            net.lose()
+            inside(net.peer, lambda: near.publish("/network", "meanwhile"))
+            answer = inside(net.hub, lambda: away.post("/network", "refused"))
+            assert answer.status == 503
+            assert "may have been stored" in answer.text
+            assert inside(net.hub, lambda: away.get("/-/ready")).status == 200
+            assert inside(net.hub, lambda: away.get("/-/health")).status == 503
+            for address in (HUB, PEER):
+                command("ip", "-n", net.router, "route", "del", "blackhole", f"{address}/32")
 
-                def again() -> bool:
-                    return away.post("/network?id=after&unique=1", "after").status in (200, 201)
+            def again() -> bool:
+                return away.post("/network?id=after&unique=1", "after").status in (200, 201)
 
-                inside(net.hub, lambda: eventually(again, 60))
-                last = stream.read_until(b"data: after\n")
-            assert last.count(b"data: meanwhile\n") == 1
-            data = data_of(inside(net.peer, lambda: rows_at(near, "network")))
-            assert data == data_of(inside(net.hub, lambda: rows_at(away, "network")))
-            assert [one for one in data if one != b"refused"] == [b"before", b"meanwhile", b"after"]
-            assert data.count(b"refused") <= 1
-            assert "PostgreSQL is away" in away.log
-            assert "Traceback" not in away.log
-        finally:
-            for hub in hubs:
-                stopped(hub)
+            inside(net.hub, lambda: eventually(again, 60))
+            last = stream.read_until(b"data: after\n")
+        assert last.count(b"data: meanwhile\n") == 1
+        data = data_of(inside(net.peer, lambda: rows_at(near, "network")))
+        assert data == data_of(inside(net.hub, lambda: rows_at(away, "network")))
+        assert [one for one in data if one != b"refused"] == [b"before", b"meanwhile", b"after"]
+        assert data.count(b"refused") <= 1
+        assert "PostgreSQL is away" in away.log
+        assert "Traceback" not in away.log

@@ -99,7 +99,9 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
         self._patroni.wait()
         self._patroni = None
-        eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in self._server_pids()))
+        eventually(
+            lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in self._server_pids())
+        )
 
 
 class Patroni:
