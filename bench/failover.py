@@ -305,7 +305,7 @@ def standby(*, is_synchronous: bool, events: int = 0) -> Iterator[Scene]:
 
 @contextmanager
 def patroni_loses(*, standby_too: bool = False) -> Iterator[Scene]:
-    """Have three machines; that of the primary dies, alone or with that of the synchronous standby."""
+    """Have three machines; the primary's dies, alone or with the synchronous standby's."""
     with patroni() as group:
 
         def fail(load: Load) -> None:

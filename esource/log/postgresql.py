@@ -429,6 +429,8 @@ class PostgreSQL(WithoutFiles):
                     raise _Warned(connection.warning)
                 return rows
         except errors.DiskFull as error:
+            if error.diag.severity_nonlocalized != "ERROR":  # the log of the server: what was
+                raise Away(_said(error)) from error  # written last may be committed
             raise StorageFull(f"PostgreSQL: {_said(error)}") from error
         except _Warned as error:
             raise Again(_said(error)) from error

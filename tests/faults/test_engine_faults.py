@@ -1,6 +1,7 @@
 """What an engine cannot do: the right status, a line that says why, and nothing is changed."""
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -103,6 +104,43 @@ def test_a_full_disk_at_postgresql_is_a_507_and_room_is_used_at_once(
     assert data_of(rows_at(here, "disk")) == [b"before", *told, b"after"]
     assert "No space left on device" in here.log
     assert "Traceback" not in here.log
+
+
+@pytest.mark.skipif(not size(0, 1), reason="takes long: only in full")
+def test_a_full_disk_of_the_log_of_postgresql_ends_it_and_what_was_acknowledged_is_kept(
+    tmp_path: Path,
+) -> None:
+    with postgres() as server:
+        server.stop()
+        wal, own = server.folder / "pg_wal", server.folder.with_name("wal")
+        owner = server.folder.stat()
+        kind = ("-t", "tmpfs", "-o", f"size=50m,mode=700,uid={owner.st_uid},gid={owner.st_gid}")
+        with mounted(own, *kind, "tmpfs"):
+            command("cp", "-a", f"{wal}/.", own)
+            shutil.rmtree(wal)
+            wal.symlink_to(own)
+            server.start("wal_keep_size=1GB")
+            with engine_hubs(tmp_path, server.url(), 1, **SHORT) as [hub]:
+                told: list[bytes] = []
+                while True:
+                    data = b"%d " % len(told) + os.urandom(200_000).hex().encode()
+                    answer = hub.post("/log-", data)
+                    if answer.status != 201:
+                        break
+                    told.append(data)
+                assert answer.status == 503
+                assert "may have been stored" in answer.text
+                command("mount", "-o", "remount,size=400m", own)
+
+                def goes_on() -> bool:  # it has ended, or starts by itself
+                    if server.process is None or server.process.poll() is not None:
+                        server.start()
+                    return hub.post("/log-?id=last&unique=1", "last").status in (200, 201)
+
+                eventually(goes_on, 60)
+                stored = data_of(rows_at(hub, "log-"))
+                assert [one for one in stored if one != data] == [*told, b"last"]
+            server.stop(signal.SIGKILL)
 
 
 def test_full_memory_at_valkey_is_a_507_and_room_is_used_at_once(
