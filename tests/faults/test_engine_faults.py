@@ -177,6 +177,7 @@ def test_postgresql_that_may_only_be_read_refuses_publishers_until_it_may_be_wri
             eventually(lambda: server.do("SHOW default_transaction_read_only") == [("on",)])
             answer = here.post("/read", "refused")
             assert answer.status == 503
+            assert answer.text.startswith("PostgreSQL is away"), "it was asked once"
             assert here.get("/-/health").status == 503
         finally:
             server.do(
