@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.harness.network import HUB, PEER, inside, network
 from tests.harness.postgres import Postgres, postgres
 from tests.harness.valkey import Server, valkey
 
+PATIENCE_SECONDS = 60  # a worker begins, on a busy machine
 SHORT = {"ESOURCE_STORE_TIMEOUT": "1", "ESOURCE_HEARTBEAT_SECONDS": "1"}
 
 
@@ -258,16 +260,19 @@ def test_a_reload_and_a_crash_while_the_engine_is_away_end_no_hub_and_disturb_no
             for fault in (signal.SIGHUP, signal.SIGKILL)[: size(1, 2)]:
                 worker = here.worker
                 os.kill(here.process.pid if fault == signal.SIGHUP else worker, fault)
-                eventually(lambda worker=worker: _serves_anew(here, worker))  # type: ignore[misc]
+                eventually(partial(_serves_anew, here, worker), PATIENCE_SECONDS)
                 assert here.post("/away", "refused").status == 503
                 answer = here.get("/away", Accept="text/event-stream")
                 assert (answer.status, b"retry:" in answer.body) == (200, True)
             server.start()
-            eventually(lambda: here.post("/away?id=after&unique=1", "after").status in (200, 201))
+            eventually(
+                lambda: here.post("/away?id=after&unique=1", "after").status in (200, 201),
+                PATIENCE_SECONDS,
+            )
             there.publish("/away", "last")
             assert [event.data for event in stream.read(2)] == [b"after", b"last"]
         assert data_of(rows_at(here, "away")) == [b"before", b"after", b"last"]
-        eventually(lambda: here.get("/-/health").status == 200)
+        eventually(lambda: here.get("/-/health").status == 200, PATIENCE_SECONDS)
         assert "[ERROR] ESOURCE_STORE: connection failed: " in here.log
         assert "Traceback" not in here.log
 
