@@ -19,5 +19,6 @@ Low to high, as the hub's own house:
     growing, ingest, hostile
                  the workloads
     plots        pictures of a run
+    failover     what is lost when an engine's primary dies: a program of its own
     __main__     the command line
 """

@@ -177,10 +177,16 @@ def _export_one(folder: Path, name: str, log: Log) -> tuple[int, str]:
 # -- on an engine ------------------------------------------------------------------------------
 
 
-def trim(channel: str, rule: Rule) -> int:
-    """Remove the oldest rows that a rule need not keep; return the exit code."""
+def trim(channel: str, rule: Rule, *, dry_run: bool) -> int:
+    """Remove the oldest rows that a rule need not keep; return the exit code.
+
+    With `dry_run` only say how many bytes they are.
+    """
     with engine() as logs:
         _there(logs, channel)
+        if dry_run:
+            print(f"{channel}: would remove {logs.trimmable(channel, rule)} bytes")
+            return 0
         size = 0
         while removed := logs.trim(channel, rule):
             size += removed

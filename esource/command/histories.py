@@ -124,9 +124,7 @@ def _trim(options: argparse.Namespace) -> int:
     if is_for_engine(options):
         from esource.command import engines
 
-        if options.dry_run:
-            raise Missing("on an engine there is no --dry-run")
-        return engines.trim(channel, rule)
+        return engines.trim(channel, rule, dry_run=options.dry_run)
     gone = history.trim(
         folder_of(options), channel, rule, time.time(), dry_run=options.dry_run
     )  # fmt: skip

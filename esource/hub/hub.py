@@ -5,6 +5,7 @@ for as long as a follower, a publisher or a commit holds it, and no longer. So t
 than one `Channel` of a name, and an idle one costs nothing.
 """
 
+import logging
 import resource
 import time
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from esource.config import Config
-from esource.errors import BadInput
+from esource.errors import BadInput, StartError
 from esource.hub.channel import Channel
 from esource.hub.clients import Clients
 from esource.hub.committer import Committer
@@ -32,6 +33,8 @@ from esource.log.lock import prepare_folder
 
 if TYPE_CHECKING:
     from esource.log.engines import EngineLogs
+
+logger = logging.getLogger(__name__)
 
 KEEP_OPEN = 10_000  # channels used last, if that is not more than half of all descriptors
 TURN_CHANNELS = 1000  # looked at, before others get a turn
@@ -90,12 +93,20 @@ class Hub:
         self._count = 0  # how many there were
         self._admitted: set[str] = set()  # those that may have come since
 
-    def open(self, waiting: Callable[[], None] = lambda: None) -> None:
+    def open(
+        self, waiting: Callable[[], None] = lambda: None, *, is_prepared: bool = False
+    ) -> None:  # fmt: skip
         """Become the one that writes; wait for as long as another process is.
 
-        `waiting` is called again and again meanwhile. Raises `StartError`.
+        `waiting` is called again and again meanwhile. Raises `StartError`; not of an engine that
+        `prepare` has seen: it may be away just now, and the hub waits for it as it always does.
         """
-        self.logs.hold(waiting)
+        try:
+            self.logs.hold(waiting)
+        except StartError as error:
+            if not (is_prepared and self.logs.shared):
+                raise
+            logger.error("%s", error)
         share_the_interpreter()
         self._is_open = True
         Retention(self.logs, self.channel).start()

@@ -109,6 +109,9 @@ class Engine(Protocol):
         last block stays. A few thousand at a time: 0 says that there are no more.
         """
 
+    def trimmable(self, name: str, rule: Rule) -> int:
+        """Return how many bytes `trim` would remove until there are no more; remove nothing."""
+
     # The index (`esource.log.index.Store`), which is never the truth:
 
     def lines(

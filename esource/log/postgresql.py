@@ -145,6 +145,20 @@ BEGIN
         WHERE x.name = a_name RETURNING * INTO c;
 END $$;
 
+-- Up to where the blocks after an offset go, of some thousand, if an age and a size are kept.
+CREATE FUNCTION esource.cut(c esource.channel, age interval, size bigint, after bigint)
+RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT max(s."end") FROM (
+        SELECT b."end", bool_and(
+            coalesce(b.stored < clock_timestamp() - age, false)
+            OR coalesce(c."end" - b."end" >= size, false)
+        ) OVER (ORDER BY b."end") AS goes
+        FROM esource.block b
+        WHERE b.generation = c.generation AND b."end" > after AND b."end" < c."end"
+        ORDER BY b."end" LIMIT 5000
+    ) s WHERE goes
+$$;
+
 CREATE FUNCTION esource.trim(a_name text, age interval, size bigint, OUT removed bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -152,14 +166,7 @@ DECLARE
     cut bigint;
 BEGIN
     SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
-    SELECT max(s."end") INTO cut FROM (
-        SELECT b."end", bool_and(
-            coalesce(b.stored < clock_timestamp() - age, false)
-            OR coalesce(c."end" - b."end" >= size, false)
-        ) OVER (ORDER BY b."end") AS goes
-        FROM esource.block b WHERE b.generation = c.generation AND b."end" < c."end"
-        ORDER BY b."end" LIMIT 5000
-    ) s WHERE goes;
+    cut := esource.cut(c, age, size, c.start);
     removed := coalesce(cut - c.start, 0);
     IF removed > 0 THEN
         DELETE FROM esource.block b WHERE b.generation = c.generation AND b."end" <= cut;
@@ -258,6 +265,9 @@ SELECT name, "end" - start, extract(epoch FROM clock_timestamp() - (
 ))::float8 FROM esource.channel c
 """
 TRIM = """SELECT esource.trim(%s, %s * interval '1 second', %s)"""
+CUT = """
+SELECT esource.cut(c, %s * interval '1 second', %s, %s) FROM esource.channel c WHERE name = %s
+"""
 CREATE = """
 INSERT INTO esource.channel (name, generation, start, first, "end") VALUES (%s, %s, %s, %s, %s)
 ON CONFLICT DO NOTHING
@@ -289,7 +299,8 @@ DELETE FROM esource.block b USING c WHERE b.generation = c.generation RETURNING 
 """
 SETTINGS = """
 SELECT name, setting FROM pg_settings WHERE name IN
-    ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names')
+    ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit',
+    'synchronous_standby_names')
 """
 # Not waited for until it is on disk: those who miss it look for themselves.
 NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"""
@@ -342,7 +353,6 @@ class PostgreSQL(WithoutFiles):
         self._token = f"{new_number():x}"  # by which a hub knows its own notices
         self._ears: _Connection | None = None
         self._ears_break = 0  # of `_breaks`, when it was made
-        self._version = 0
         self._settings: dict[str, str] = {}
 
     @property
@@ -352,8 +362,9 @@ class PostgreSQL(WithoutFiles):
     def place(self) -> str:
         at = ", ".join(f"{name} {self._parameters.get(name)}" for name in ("host", "dbname"))
         standbys = self._settings.get("synchronous_standby_names") or "none"
-        version = f"{self._version // 10000}.{self._version % 10000}"
-        return f"PostgreSQL {version}, {at}, synchronous standbys: {standbys}"
+        version = int(self._settings.get("server_version_num", 0))
+        name = f"PostgreSQL {version // 10000}.{version % 10000}" if version else "PostgreSQL"
+        return f"{name}, {at}, synchronous standbys: {standbys}"
 
     # -- calls ---------------------------------------------------------------------------
 
@@ -418,6 +429,8 @@ class PostgreSQL(WithoutFiles):
                     raise _Warned(connection.warning)
                 return rows
         except errors.DiskFull as error:
+            if error.diag.severity_nonlocalized != "ERROR":  # the log of the server: what was
+                raise Away(_said(error)) from error  # written last may be committed
             raise StorageFull(f"PostgreSQL: {_said(error)}") from error
         except _Warned as error:
             raise Again(_said(error)) from error
@@ -510,6 +523,12 @@ class PostgreSQL(WithoutFiles):
         size: int = removed
         return size
 
+    def trimmable(self, name: str, rule: Rule) -> int:
+        start = at = self.head(name, Head()).head.start
+        while (rows := self._call(CUT, (rule.age, rule.size, at, name))) and rows[0][0] is not None:
+            [(at,)] = rows
+        return at - start
+
     def create(self, name: str, start: int) -> None:
         self._call(CREATE + "RETURNING 1", (name, new_number(), start, start, start))
 
@@ -528,10 +547,9 @@ class PostgreSQL(WithoutFiles):
     def hold(self, waiting: Callable[[], None]) -> None:
         """Make the tables if they are not there. Several hubs hold one database."""
         try:
-            with self._connection(time.monotonic() + self._seconds) as connection:
-                self._version = connection.info.server_version
-                with connection.transaction():
-                    _make(connection)
+            deadline = time.monotonic() + self._seconds
+            with self._connection(deadline) as connection, connection.transaction():
+                _make(connection)
             problems = self.problems()
         except (psycopg.Error, StorageError) as error:
             said = _said(error) if isinstance(error, psycopg.Error) else error.text
@@ -567,7 +585,7 @@ class PostgreSQL(WithoutFiles):
             self._settings = dict(self._call(SETTINGS, ()))
         except StorageError as error:
             return [error.text]
-        return list(_refused(self._version, self._settings))
+        return list(_refused(self._settings))
 
     # -- other hubs ----------------------------------------------------------------------
 
@@ -668,9 +686,9 @@ def _make(connection: _Connection) -> None:
         raise StorageError(f"the tables have form {form}, and this hub knows {FORM}")
 
 
-def _refused(version: int, settings: Mapping[str, str]) -> Iterator[str]:
+def _refused(settings: Mapping[str, str]) -> Iterator[str]:
     """Yield why a server may lose what it has acknowledged, or cannot do."""
-    if version < OLDEST:
+    if int(settings["server_version_num"]) < OLDEST:
         yield f"PostgreSQL {OLDEST // 10000} or later is needed"
     for name in ("fsync", "full_page_writes"):
         if settings.get(name) != "on":

@@ -17,6 +17,7 @@ and has that waited for, since `WAIT` is for the writes of the connection that a
 
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -250,10 +251,17 @@ class Valkey(WithoutFiles):
         self._servers.call(keys[0], lambda link: LEARN.run(link, keys, arguments))
 
     def trim(self, name: str, rule: Rule) -> int:
+        return self._trim(name, rule, TRIM_BYTES, 1)
+
+    def trimmable(self, name: str, rule: Rule) -> int:
+        return self._trim(name, rule, sys.maxsize, 0)
+
+    def _trim(self, name: str, rule: Rule, limit: int, removes: int) -> int:
+        """Return how many bytes go, about so many at most; remove them, or not."""
         head = self.head(name, Head()).head
         keys = _keys(name, head.generation)
         age, size = rule.age or "", rule.size or ""
-        [removed] = self._write(name, TRIM, keys, *_known(head), age, size, TRIM_BYTES)
+        [removed] = self._write(name, TRIM, keys, *_known(head), age, size, limit, removes)
         return int(removed)
 
     def create(self, name: str, start: int) -> None:

@@ -154,7 +154,7 @@ while cut < stop do  -- a block ends at `cut`, and goes; one begins at `stop`, a
         and (is_old or size and last - ends >= size)
     then cut = ends else stop = begins end
 end
-if cut > start then
+if cut > start and ARGV[7] == '1' then
     forget(function(_, from, size) return from + size <= cut end)
     redis.call('XTRIM', KEYS[2], 'MINID', number(cut + 1))
     local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]

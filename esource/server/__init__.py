@@ -175,7 +175,7 @@ def post_worker_init(worker: Worker) -> None:
     let_threads_log(worker.log.error_log)
     extensions: dict[str, Any] = worker.app.wsgi().extensions
     hub: Hub = extensions["esource"]
-    hub.open(waiting=partial(_wait, worker))
+    hub.open(waiting=partial(_wait, worker), is_prepared=True)
     watch_lag(hub.stats.lagged)
     # What is there now stays: the garbage collector need not look at it with the loop waiting.
     gc.collect()
@@ -187,7 +187,9 @@ def post_worker_init(worker: Worker) -> None:
     log = logging.getLogger("esource")
     packages = ", ".join(f"{name} {version(name)}" for name in ("gunicorn", "gevent", "flask"))
     log.info("esource %s on Python %s, %s", __version__, platform.python_version(), packages)
-    log.info("%d channels in %s", hub.count(), hub.logs.place())
+    # An engine is asked no more before the hub serves: it may be away.
+    count = "" if hub.logs.shared else f"{hub.count()} "
+    log.info("%schannels in %s", count, hub.logs.place())
     report_crashes(crash_report(log))
     fast = fast_path(worker, extensions["esource.post"], hub.plain_bodies)
     connections = Connections(worker, hub, fast)

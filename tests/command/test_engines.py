@@ -152,7 +152,12 @@ def test_the_oldest_rows_go_and_offsets_stay(server: Postgres, tmp_path: Path) -
         for n in range(4):
             a.publish(f"/orders?id={n}", b"x" * 600_000)
         tag = b.get("/orders").headers["ETag"]
-        assert esource(server, "trim", "orders", "--larger-than", "1M") == (
+        trim = ("trim", "orders", "--larger-than", "1M")
+        assert esource(server, *trim, "--dry-run")[:2] == (
+            0, "orders: would remove 1200008 bytes\n",
+        )  # fmt: skip
+        assert a.get("/orders").headers["ETag"] == tag
+        assert esource(server, *trim) == (
             0, "orders: removed 1200008 bytes\n", "",
         )  # fmt: skip
         for hub in (a, b):
@@ -171,7 +176,7 @@ def test_the_oldest_rows_go_and_offsets_stay(server: Postgres, tmp_path: Path) -
 
 def test_rules_are_kept_after_an_hour(server: Postgres, tmp_path: Path) -> None:
     from esource.log.postgresql import PostgreSQL
-    from esource.rules import parse
+    from esource.rules import Rule, parse
 
     logs = PostgreSQL(server.url(), 10, parse("app-*/age=1h:orders/size=1M"))
     try:
@@ -181,6 +186,13 @@ def test_rules_are_kept_after_an_hour(server: Postgres, tmp_path: Path) -> None:
             for n in range(3):
                 log.append(log.end, [b"%d\t\t%b\n" % (n, b"x" * 600_000)])
         assert sorted(logs.due(0.0)) == ["orders"]
+        server.do(
+            """INSERT INTO esource.channel (name, generation, first, "end")
+            VALUES ('of-many-blocks', 7, 0, 12000)""",
+            """INSERT INTO esource.block (generation, "end", nonce, rows)
+            SELECT 7, n, 1, 'x' FROM generate_series(1, 12000) n""",
+        )
+        assert logs.trimmable("of-many-blocks", Rule("*", size=1000)) == 11_000
         server.do(
             """UPDATE esource.block SET stored = stored - interval '2 h' WHERE "end" < 700000"""
         )

@@ -117,8 +117,8 @@ class Postgres:
 
     def promote(self) -> None:
         """Have a standby be a primary; return when it is."""
-        self.do("SELECT pg_promote()")
-        eventually(lambda: self.do("SELECT pg_is_in_recovery()") == [(False,)])
+        # Not by SQL: what is replayed meanwhile may end a query.
+        self.run("pg_ctl", "promote", "-D", str(self.folder), "-t", str(int(PATIENCE_SECONDS)))
 
     def freeze(self, is_frozen: bool = True) -> None:
         """Stop all of its processes where they are, or let them go on."""

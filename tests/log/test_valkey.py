@@ -301,7 +301,9 @@ def test_the_oldest_blocks_are_removed_and_never_one_that_a_rule_keeps(
     assert logs.trim("orders", Rule("*", age=3800, size=len(rows))) == 0
     logs = Valkey(server.url, 5, [rule])
     assert logs.due(time.time()) == ["orders"]
+    assert [logs.trimmable("orders", rule) for _ in range(2)] == [starts[25]] * 2
     assert logs.trim("orders", rule) == starts[25]
+    assert logs.trimmable("orders", rule) == 0
     assert logs.trim("orders", rule) == 0
     assert logs.due(time.time()) == []
     theirs = other.open("orders")
