@@ -172,9 +172,8 @@ def test_pages_lose_nothing_over_a_reload_and_a_restart_though_they_have_seen_no
         eventually(lambda: all(seen(pages[name]) or SITES[name].is_last for name in pages))
         hub.stop()
         for name, site in SITES.items():
-            with open(hub.file(name), "a") as file:
-                data = site.with_text("while the hub is down").replace("\n", "\v")
-                file.write(f"by hand\t{site.type}\t{data}\n")
+            data = site.with_text("while the hub is down").replace("\n", "\v")
+            hub.put(name, f"by hand\t{site.type}\t{data}\n")
         hub.start()
         for name in SITES:
             publish(hub, name, "the end")
