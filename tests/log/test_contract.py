@@ -413,6 +413,10 @@ def test_what_can_be_seen_without_opening(logs: Logs, log: Log) -> None:
     )
     assert summary[:3] == ("orders", log.end, b"2")
     assert abs(summary.modified - log.modified) < 10
+    names = ["also", "more", "orders"]
+    for name in reversed(names[:-1]):
+        logs.open(name).append(0, [ROWS])
+    assert [each.name for each in logs.summaries(names)] == names
 
 
 # -- two appenders, and a list -----------------------------------------------------------------
