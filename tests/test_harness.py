@@ -126,19 +126,3 @@ def test_a_test_is_in_the_share_of_one_store_at_most_always_the_same() -> None:
     assert len(set.union(*shares)) == sum(map(len, shares))
     assert store.is_of_share("tests/test_flights.py::test_b", store.POSTGRESQL)
     assert store.is_of_share("tests/test_flights.py::test_d", store.VALKEY)
-
-
-def test_on_an_engine_tests_of_files_are_left_out_and_listed_with_the_reason(
-    tmp_path: Path,
-) -> None:
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "pytest", "-n0", "--collect-only", "-q", "--store=valkey",
-            "--basetemp", str(tmp_path / "collected"), "tests/web/test_download.py",
-        ],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    collected = re.findall(r"^tests/.*", done.stdout, re.MULTILINE)
-    assert any("test_one_range[" in name for name in collected)
-    assert not any("torn_row" in name for name in collected)
-    assert re.search(r"^Not on an engine: half a row.*\n  .*torn_row", done.stdout, re.MULTILINE)
