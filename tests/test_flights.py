@@ -71,11 +71,11 @@ def test_flights_come_back_event_for_event(own_hub: Hub) -> None:
         acknowledged += publish_all(own_hub, rows[half:])
         second_half = list(resumed.read(COUNT - half))
 
-    events = list(tsv.decode(own_hub.file("flights").read_bytes()))
+    events = list(tsv.decode(own_hub.content("flights")))
     assert sorted(events) == sorted(acknowledged)
     assert sorted((event.type.decode(), event.data.decode()) for event in events) == sorted(rows)
     assert first_half + second_half == events
-    assert own_hub.get("/flights").body == own_hub.file("flights").read_bytes()
+    assert own_hub.get("/flights").body == own_hub.content("flights")
     with Stream(own_hub, "/flights", Last_Event_ID="0") as from_start:
         assert from_start.read(COUNT) == events
     middle = events[COUNT // 3].id.decode()

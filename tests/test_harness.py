@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.harness import ROOT, needs
+from tests.harness import ROOT, needs, store
 from tests.harness.wire import Chunks, chunk
 
 TESTS = ROOT / "tests"
@@ -88,3 +88,41 @@ def test_a_missing_program_skips_a_test_but_fails_it_in_ci(
         monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="missing: no-such-program, nor-this"):
         needs("sh", "no-such-program", "env", "nor-this")
+
+
+# -- where a hub has its channels ----------------------------------------------------------------
+
+
+def store_of_kind(kind: str, home: Path) -> store.Store:
+    return store.Folder(home) if kind == store.FILES else store.Pooled.taken(kind)
+
+
+@pytest.mark.parametrize("kind", store.STORES)
+def test_a_store_is_the_same_of_each_kind_and_the_next_one_finds_nothing(
+    kind: str, tmp_path: Path
+) -> None:
+    there = store_of_kind(kind, tmp_path / "events")
+    assert (there.has("orders"), there.read("orders")) == (False, b"")
+    rows = [b"%d\t\t%b\n" % (n, b"x" * n) for n in (1, 300_000, 3, 5_000_000, 5)]
+    there.put("orders", rows[0])
+    there.put("orders", b"".join(rows[1:]))
+    assert (there.has("orders"), there.read("orders")) == (True, b"".join(rows))
+    there.take_away("orders")
+    assert (there.has("orders"), there.read("orders")) == (False, b"")
+    there.put("others", rows[0])
+    there.release()
+    if kind != store.FILES:
+        again = store_of_kind(kind, tmp_path)
+        assert again.settings == there.settings
+        assert not again.has("others")
+        again.release()
+
+
+def test_a_test_is_in_the_share_of_one_store_at_most_always_the_same() -> None:
+    names = [f"tests/web/test_read.py::test_{n}" for n in range(1000)]
+    shares = [{name for name in names if store.is_of_share(name, kind)} for kind in store.STORES]
+    for share in shares:
+        assert 150 < len(share) < 250
+    assert len(set.union(*shares)) == sum(map(len, shares))
+    assert store.is_of_share("tests/test_flights.py::test_b", store.POSTGRESQL)
+    assert store.is_of_share("tests/test_flights.py::test_d", store.VALKEY)

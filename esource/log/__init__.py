@@ -274,7 +274,10 @@ class Logs(Protocol):
         """Return the names of all channels that have been written to, in order."""
 
     def summaries(self, names: Sequence[str]) -> list[Summary]:
-        """Return what can be seen of these channels; those that are gone are left out."""
+        """Return what can be seen of these channels, whose names are in order, in that order.
+
+        Those that are gone are left out.
+        """
 
     def kept(self) -> Iterator[Kept]:
         """Yield what is kept of each channel, in no order; in several parts, if there are.

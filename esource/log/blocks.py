@@ -8,6 +8,9 @@ found by the offset of its end, never changes, and has the *nonce* of its append
 other append has. By it an append finds itself, if the answer to the first try was lost; and two
 histories of one length are told apart.
 
+A log without rows that gets some of others behind a byte order mark, or that begin elsewhere, is
+replaced by one that begins there: so no reader stands before the first row.
+
 What differs between engines is an `Engine`; what is here is the same for all.
 """
 # ruff: noqa: D102 -- what the calls of a log promise, the contract says
@@ -297,9 +300,11 @@ class BlockLog:
     def write(
         self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
     ) -> Written | Appended | Moved:
+        if not self._head.end:
+            expected = 0  # as the first rows or not at all: others' may begin behind a mark
         if not blocks or time.monotonic() - self._known_at > STALE_SECONDS:
             answer = self._engine.head(self.name, self._head)
-            if not (answer.goes_on and expected in (None, answer.head.end)):
+            if not (self._goes_on(answer) and expected in (None, answer.head.end)):
                 return self._moved(answer, expected)
             if not blocks:
                 return Appended(answer.head.end, 0.0, is_due=False)
@@ -311,8 +316,12 @@ class BlockLog:
         self._written = answer.head
         return Written(answer.start, to_sync=False, about=answer.head)
 
+    def _goes_on(self, answer: Answer) -> bool:
+        """Return whether these rows go on from those that are known."""
+        return answer.goes_on and (bool(self._head.end) or answer.head.begin == self._head.begin)
+
     def _moved(self, answer: Answer, expected: int | None) -> Moved:
-        if not answer.goes_on:
+        if not self._goes_on(answer):
             return Moved(f"{self.name} has other rows now", None)
         self._know(answer.head)
         end = answer.head.end
@@ -357,7 +366,7 @@ class BlockLog:
 
     def refresh(self) -> Replaced | None:
         answer = self._engine.head(self.name, self._head)
-        if answer.goes_on:
+        if self._goes_on(answer):
             self._know(answer.head)
             return None
         log = BlockLog(self.name, self._engine, self._cache, answer.head, self._rule)
@@ -388,7 +397,7 @@ class BlockLog:
 
     def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
-        head = self._written or self._head
+        head = self._head
         key = self._number, head.erasures
         found = self._cache.at(key, offset)
         if found or not head.generation:
@@ -426,9 +435,13 @@ class BlockLog:
 
 def _entry(blocks: Sequence[bytes], expected: int | None, least: bytes) -> Entry:
     """Return what an engine needs to know of rows to append them."""
-    micros = [found for rows in blocks if (found := tsv.newest_micros(rows)) is not None]
+    mark_bytes = tsv.mark_bytes(blocks[0])
+    known = blocks
+    if expected == 0 and mark_bytes:
+        known = [blocks[0][mark_bytes:], *blocks[1:]]  # the mark is no part of an id
+    micros = [found for rows in known if (found := tsv.newest_micros(rows)) is not None]
     newest_id = b""
-    for rows in reversed(blocks):
+    for rows in reversed(known):
         place, events = tsv.last(rows, 1)
         if events:
             newest_id = tsv.id_of(rows[place:])
@@ -439,7 +452,7 @@ def _entry(blocks: Sequence[bytes], expected: int | None, least: bytes) -> Entry
         least,
         default_id(max(micros)) if micros else b"",
         newest_id,
-        tsv.mark_bytes(blocks[0]),
+        mark_bytes,
         new_number(),
     )
 

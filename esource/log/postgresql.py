@@ -253,7 +253,7 @@ LEARN = """SELECT esource.learn(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 NAMES = """SELECT name FROM esource.channel ORDER BY name"""
 SUMMARIES = """
 SELECT name, "end", newest, extract(epoch FROM modified)::float8
-FROM esource.channel WHERE name = ANY(%s)
+FROM esource.channel WHERE name = ANY(%s) ORDER BY name
 """
 KEPT = """
 SELECT name, "end" - start, extract(epoch FROM modified)::float8 FROM esource.channel

@@ -1,7 +1,8 @@
-"""A real hub in a folder of its own: the installed `esource` on a free port of loopback.
+"""A real hub with a folder or an engine of its own: the installed `esource` on a free port.
 
-Requests go through sockets, and the file is read with `open`. Another way to start a hub is a
-subclass that has another `command`; one that is reached in another way has another `connect`.
+Requests go through sockets, and its channels are seen beside it in its `store`. Another way to
+start a hub is a subclass that has another `command`; one that is reached in another way has another
+`connect`.
 """
 
 import http.client
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.harness.machine import free_port
+from tests.harness.store import Folder, store_of
 from tests.harness.waiting import PATIENCE_SECONDS, eventually
 
 # No heartbeats: a stream that says nothing any more runs into its reader's timeout.
@@ -67,8 +69,9 @@ class Hub:
         self.log_path = home / "hub.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.store = store_of(self.folder, settings)
         self.environ = {
-            **os.environ, "ESOURCE_DIR": str(self.folder),
+            **os.environ, **self.store.settings,
             "ESOURCE_BIND": f"127.0.0.1:{self.port}", **settings,
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
@@ -201,19 +204,43 @@ class Hub:
             input=body, capture_output=True, check=False,
         )  # fmt: skip
 
-    # -- the file --------------------------------------------------------------------------
+    # -- its channels, beside it -----------------------------------------------------------
 
     def file(self, channel: str) -> Path:
-        """Return the path of a channel's file."""
-        return self.folder / f"{channel}.tsv"
+        """Return the path of a channel's file. A test that asks is marked with `files`."""
+        assert isinstance(self.store, Folder), "a test of files: mark it with `files`"
+        return self.store.file(channel)
+
+    def has(self, channel: str) -> bool:
+        """Return whether there is such a channel: with a folder, a file."""
+        return self.store.has(channel)
+
+    def content(self, channel: str) -> bytes:
+        """Return all bytes of a channel; none if there is none."""
+        return self.store.read(channel)
+
+    def put(self, channel: str, rows: bytes | str) -> None:
+        """Append rows to a channel by hand, or, on an engine, as another hub does."""
+        self.store.put(channel, rows.encode() if isinstance(rows, str) else rows)
+
+    def prepare(self, channel: str, rows: bytes | str) -> None:
+        """Let a channel have these rows and no others, by hand; nothing is done if it has them."""
+        wanted = rows.encode() if isinstance(rows, str) else rows
+        if self.content(channel) != wanted:
+            if self.has(channel):
+                self.take_away(channel)
+            self.put(channel, wanted)
+
+    def take_away(self, channel: str) -> None:
+        """Let a channel be gone: move its file away, or remove it from the engine."""
+        self.store.take_away(channel)
 
     def rows(self, channel: str) -> list[bytes]:
-        """Return the rows of a channel's file, without line ends; none if there is no file."""
-        path = self.file(channel)
-        return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        """Return the rows of a channel, without line ends; none if there is no channel."""
+        return self.content(channel).split(b"\n")[:-1]
 
     def data(self, channel: str) -> list[bytes]:
-        """Return the data of the rows of a channel's file."""
+        """Return the data of the rows of a channel."""
         return [row.split(b"\t", 2)[2] for row in self.rows(channel)]
 
 
@@ -225,8 +252,10 @@ def children(pid: int) -> list[int]:
 @contextmanager
 def running_hub(home: Path, *options: str, **settings: str) -> Iterator[Hub]:
     """A started hub, stopped at the end whatever happens."""
-    with started(Hub(home, **settings), *options) as hub:
+    hub = Hub(home, **settings)
+    with started(hub, *options):
         yield hub
+    hub.store.release()
 
 
 @contextmanager

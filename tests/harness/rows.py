@@ -39,9 +39,9 @@ def kept(data: str) -> str:
 
 
 def encoded(hub: Hub, channel: str, format: str, start: int = 0) -> bytes:
-    """Return what a reader must get of a channel's file, from an offset to its end."""
+    """Return what a reader must get of a channel, from an offset to its end."""
     malformed: list[bytes] = []
-    text = ENCODE[format](hub.file(channel).read_bytes()[start:], malformed)
+    text = ENCODE[format](hub.content(channel)[start:], malformed)
     assert not malformed
     return text
 

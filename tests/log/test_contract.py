@@ -18,6 +18,7 @@ from esource.log.folder import Folder
 from esource.log.memory import MemoryLogs
 from esource.log.postgresql import PostgreSQL
 from esource.log.valkey import Valkey
+from esource.rows import tsv
 from esource.rules import Rule
 from tests.harness.machine import size
 from tests.harness.postgres import shared_postgres
@@ -347,6 +348,26 @@ def test_a_log_whose_name_has_other_rows_hands_out_the_next_one(
 # -- reading -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [Files, Engine, Valkeys], indirect=True)
+def test_rows_of_others_behind_a_byte_order_mark_are_of_a_log_that_begins_there(
+    kind: Kind, logs: Logs
+) -> None:
+    first, second = logs.open("orders"), logs.open("orders")
+    kind.replace(tsv.BOM + b"2020-01-01T00:00:00.000000Z\tone\tonly\n")
+    [summary] = logs.summaries(["orders"])
+    assert summary.newest_id == b"2020-01-01T00:00:00.000000Z"
+    change = first.refresh()
+    assert isinstance(change, Replaced)
+    assert (first.end, change.by.begin) == (0, len(tsv.BOM))
+    moved = second.append(None, [b"2\t\ttwo\n"])
+    assert isinstance(moved, Moved)
+    assert moved.end is None
+    change = second.refresh()
+    assert isinstance(change, Replaced)
+    assert isinstance(change.by.append(None, [b"2\t\ttwo\n"]), Appended)
+    assert content(change.by).startswith(b"2020-01-01T00:00:00.000000Z\t")
+
+
 def test_a_read_is_whole_rows_at_most_the_limit_but_at_least_one(log: Log) -> None:
     log.append(0, [ROWS + b"x" * 1000 + b"\n"])
     end = log.end
@@ -392,6 +413,10 @@ def test_what_can_be_seen_without_opening(logs: Logs, log: Log) -> None:
     )
     assert summary[:3] == ("orders", log.end, b"2")
     assert abs(summary.modified - log.modified) < 10
+    names = ["also", "more", "orders"]
+    for name in reversed(names[:-1]):
+        logs.open(name).append(0, [ROWS])
+    assert [each.name for each in logs.summaries(names)] == names
 
 
 # -- two appenders, and a list -----------------------------------------------------------------

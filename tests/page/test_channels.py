@@ -53,12 +53,13 @@ def test_channels_are_listed_with_live_rates_and_one_is_chosen(own_person: Perso
     eventually(lambda: own_person.page.locator("[aria-current]").count() == 0)
 
 
+@pytest.mark.files("an empty file")
 def test_who_changes_the_channel_quickly_sees_the_last_one_only(own_person: Person) -> None:
     hub = own_person.hub
     channels = [f"channel-{n}" for n in range(6)]
     for name in channels:
         hub.publish(f"/{name}", name)
-    hub.file("empty").write_text("")
+    hub.put("empty", "")
     own_person.visit()
     has_names(own_person, *channels, "empty")
     order = ["empty", *channels, "empty", "channel-3", "empty", "channel-5"]
@@ -75,9 +76,8 @@ def test_who_changes_the_channel_quickly_sees_the_last_one_only(own_person: Pers
 
 def test_many_channels_are_paged_and_filtered_by_name(own_person: Person) -> None:
     hub = own_person.hub
-    hub.folder.mkdir(exist_ok=True)
     for n in range(450):
-        hub.file(f"channel-{n:03}").write_text(f"{n}\t\tx\n")
+        hub.put(f"channel-{n:03}", f"{n}\t\tx\n")
     own_person.visit()
     eventually(lambda: names(own_person)[:1] == ["channel-000"])
     assert len(names(own_person)) == PAGE
@@ -168,7 +168,7 @@ def test_what_the_hub_refuses_is_told_in_its_own_words(person: Person) -> None:
     fill_form(person, "no", "", "", "x")
     person.page.keyboard.press("Control+Enter")  # the browser says so by itself
     assert person.page.locator("#to:invalid").count() == 1
-    assert not person.hub.file("refused").exists()
+    assert not person.hub.has("refused")
 
 
 def test_the_line_for_the_shell_publishes_the_same(person: Person) -> None:

@@ -108,7 +108,7 @@ def test_a_stream_over_the_limit_ends_and_the_browser_comes_back(own_person: Per
 
 def test_ids_that_come_twice_are_not_shown_twice(person: Person) -> None:
     rows = "same\t\t1\nsame\t\t2\n\t\twithout id\nsame\t\t3\n"
-    person.hub.file("twice").write_text(rows)
+    person.hub.put("twice", rows)
     streams: list[str] = []
     person.page.on("request", lambda asked: streams.append(asked.url))
     person.visit("?channel=twice")
@@ -119,7 +119,7 @@ def test_ids_that_come_twice_are_not_shown_twice(person: Person) -> None:
 
 
 def test_a_channel_without_any_ids_is_shown_too(person: Person) -> None:
-    person.hub.file("nameless").write_text("\t\t1\n\t\t2\nno event\n")
+    person.hub.put("nameless", "\t\t1\n\t\t2\nno event\n")
     person.visit("?channel=nameless")
     person.sees("1", "2")
     person.hub.publish("/nameless?id=3", "3")
@@ -138,8 +138,7 @@ def test_a_file_that_is_moved_away_is_noticed(own_person: Person) -> None:
     fill(own_person.hub, "rotated", 50)
     own_person.visit("?channel=rotated")
     eventually(lambda: len(own_person.rows) == 50)
-    file = own_person.hub.file("rotated")
-    file.rename(file.with_suffix(".old"))
+    own_person.hub.take_away("rotated")
     own_person.hub.publish("/rotated?id=new", "the first of the new file")
     eventually(lambda: own_person.rows[-1][0] == "new")
     eventually(lambda: len(own_person.rows) == 1)
@@ -282,7 +281,7 @@ def test_a_search_goes_back_through_all_of_the_file(person: Person) -> None:
 
 def test_a_search_that_finds_half_a_million_at_once_shows_them_in_steps(person: Person) -> None:
     hay = "".join(f"{n:06}\t\thay {'x' * 150}\n" for n in range(90_000))
-    person.hub.file("needles").write_text(500_000 * "\t\tneedle\n" + hay)
+    person.hub.put("needles", 500_000 * "\t\tneedle\n" + hay)
     person.visit("?channel=needles&text=needle")
     person.page.get_by_role("button", name="Search on").click()
     eventually(lambda: person.data)
@@ -361,9 +360,9 @@ def test_what_has_not_arrived_yet_is_told_in_bytes_until_it_has(person: Person) 
     person.hub.publish("/held?id=one", "1")
     person.page.goto(f"{person.hub.url}/?channel=held")
     eventually(lambda: person.text("#behind") == "0 B")
-    before = person.hub.file("held").stat().st_size
+    before = len(person.hub.content("held"))
     fill(person.hub, "held", 3)
-    missing = person.hub.file("held").stat().st_size - before
+    missing = len(person.hub.content("held")) - before
     eventually(lambda: person.text("#behind") == f"{missing} B")
     assert person.data == ["1"]
     [stream] = streams
@@ -377,7 +376,7 @@ def test_how_far_the_page_is_behind_is_told_in_bytes(person: Person) -> None:
     person.visit("?channel=behind")
     person.hub.publish("/behind?id=two", "x\ny")
     person.sees("grün", "x ↵ y")
-    size = person.hub.file("behind").stat().st_size
+    size = len(person.hub.content("behind"))
     eventually(lambda: person.text("#size") == f"{size} B")
     assert person.text("#behind") == "0 B"
 

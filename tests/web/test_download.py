@@ -23,14 +23,14 @@ def test_a_download_is_the_file(hub: Hub) -> None:
     assert answer.headers["Content-Type"] == "text/tab-separated-values; charset=utf-8"
     assert answer.headers["Content-Length"] == str(len(answer.body))
     assert answer.headers["Last-Event-ID"] == newest
-    assert answer.body == hub.file("file").read_bytes()
+    assert answer.body == hub.content("file")
 
 
 def test_a_channel_nobody_wrote_to_is_empty_and_gets_no_file(hub: Hub) -> None:
     answer = hub.get("/empty")
     assert (answer.status, answer.body) == (200, b"")
     assert "Last-Event-ID" not in answer.headers
-    assert not hub.file("empty").exists()
+    assert not hub.has("empty")
 
 
 def test_head_says_what_get_sends(hub: Hub) -> None:
@@ -52,9 +52,9 @@ def test_head_says_what_get_sends(hub: Hub) -> None:
     ],
 )
 def test_one_range(hub: Hub, asked: str, slice_: slice, content_range: str) -> None:
-    if not hub.file("range").exists():
+    if not hub.has("range"):
         hub.publish("/range", "0123456789" * 10)
-    whole = hub.file("range").read_bytes()
+    whole = hub.content("range")
     answer = hub.get("/range", Range=asked)
     size = len(whole)
     assert answer.status == 206
@@ -66,7 +66,7 @@ def test_one_range(hub: Hub, asked: str, slice_: slice, content_range: str) -> N
 
 def test_a_range_beyond_the_end_is_416_and_says_the_size(hub: Hub) -> None:
     hub.publish("/beyond", "x")
-    size = hub.file("beyond").stat().st_size
+    size = len(hub.content("beyond"))
     answer = hub.get("/beyond", Range=f"bytes={size}-")
     assert answer.status == 416
     assert answer.headers["Content-Range"] == f"bytes */{size}"
@@ -108,6 +108,7 @@ def test_a_date_never_hides_an_event_of_the_same_second(hub: Hub) -> None:
     assert hub.get("/date", If_Modified_Since=later).status == 304
 
 
+@pytest.mark.files("a disk that hangs")
 def test_a_date_never_hides_an_event_that_took_long_to_sync(tmp_path: Path) -> None:
     with running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub:
         hub.publish("/warm", "x")
@@ -126,11 +127,11 @@ def test_a_date_never_hides_an_event_that_took_long_to_sync(tmp_path: Path) -> N
         assert answer.status == 200
 
 
+@pytest.mark.files("a disk that hangs")
 def test_a_read_does_not_wait_while_rows_of_others_are_synced(tmp_path: Path) -> None:
     with running_hub(tmp_path, **customized(tmp_path, SLOW_DISK)) as hub:
         hub.publish("/slow", "x")
-        with hub.file("slow").open("ab") as file:
-            file.write(b"2\t\tby hand\n")
+        hub.put("slow", b"2\t\tby hand\n")
         hang = tmp_path / "hang"
         hang.touch()
         with ThreadPoolExecutor() as threads:
@@ -151,26 +152,25 @@ def test_curl_continues_a_copy(hub: Hub, tmp_path: Path) -> None:
         hub.publish("/copy", f"event {n}")
         done = hub.curl("-C", "-", "-o", str(copy), f"{hub.url}/copy")
         assert done.returncode == 0, done.stderr
-        assert copy.read_bytes() == hub.file("copy").read_bytes()
+        assert copy.read_bytes() == hub.content("copy")
     assert hub.curl("-C", "-", "-o", str(copy), f"{hub.url}/copy").returncode == 0
-    assert copy.read_bytes() == hub.file("copy").read_bytes()
+    assert copy.read_bytes() == hub.content("copy")
 
 
 def test_a_large_channel_comes_whole_on_a_connection_that_goes_on(hub: Hub) -> None:
-    with hub.file("large").open("wb") as file:
-        for n in range(30):
-            file.write(b"%d\t\t%b\n" % (n, b"x" * 1_000_000))
+    hub.put("large", b"".join(b"%d\t\t%b\n" % (n, b"x" * 1_000_000) for n in range(30)))
     done = hub.curl(
         f"{hub.url}/large", "-o", "/dev/null", f"{hub.url}/large", "-o", "/dev/null",
         "-w", "%{size_download} %{num_connects}\n",
     )  # fmt: skip
-    size = hub.file("large").stat().st_size
+    size = len(hub.content("large"))
     assert done.stdout.decode() == f"{size} 1\n{size} 0\n"
-    assert hub.get("/large").body == hub.file("large").read_bytes()
+    assert hub.get("/large").body == hub.content("large")
 
 
+@pytest.mark.files("half a row, by hand")
 def test_a_torn_row_is_not_served_and_saved_aside(own_hub: Hub) -> None:
-    own_hub.file("torn").write_bytes(b"1\t\tone\n2\t\ttw")
+    own_hub.put("torn", b"1\t\tone\n2\t\ttw")
     age(own_hub.file("torn"))
     assert own_hub.get("/torn").body == b"1\t\tone\n"
     assert [f.read_bytes() for f in own_hub.folder.glob("torn.tsv.torn-*")] == [b"2\t\ttw"]

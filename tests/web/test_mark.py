@@ -1,7 +1,6 @@
 """A byte order mark at the beginning of a file: no part of an id, whoever asks in whatever way."""
 
 import json
-import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.harness import QUIET, Hub, Stream, running_hub
-from tests.harness.channels import append_by_hand
 
 BOM = b"\xef\xbb\xbf"
 ROWS = b"2017-01-01\tone\tfirst\n2017-01-02\ttwo\tsecond\n"
@@ -23,8 +21,8 @@ FORMATS = ("tsv", "sse", "sse-json", "ndjson", "json", "raw")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """A hub with the same rows in two files, one of which begins with a mark."""
     with running_hub(tmp_path_factory.mktemp("hub"), **QUIET) as hub:
-        hub.file("plain").write_bytes(ROWS)
-        hub.file("marked").write_bytes(BOM + ROWS)
+        hub.put("plain", ROWS)
+        hub.put("marked", BOM + ROWS)
         yield hub
 
 
@@ -64,18 +62,18 @@ def test_the_whole_file_is_sent_as_it_is_so_that_a_copy_can_be_gone_on_with(hub:
     part = hub.get("/marked", Range="bytes=10-", If_Range=whole.headers["ETag"])
     assert (part.status, part.body) == (206, (BOM + ROWS)[10:])
     assert hub.post("/copied", whole.body, Content_Type="text/tab-separated-values").status == 201
-    assert hub.file("copied").read_bytes() == ROWS
+    assert hub.content("copied") == ROWS
 
 
 def test_an_event_that_is_there_is_found_by_unique(hub: Hub) -> None:
-    shutil.copy(hub.file("marked"), hub.file("marked_too"))
+    hub.put("marked_too", BOM + ROWS)
     assert hub.post("/marked_too?id=2017-01-01&event=one&unique=1", "first").status == 200
     assert hub.post("/marked_too?id=2017-01-01&event=one&unique=1", "other").status == 409
     assert hub.post("/marked_too?expect=2017-01-02", "third").status == 201
 
 
 def test_the_list_and_check_do_not_see_it(hub: Hub, tmp_path: Path) -> None:
-    hub.file("one_marked").write_bytes(BOM + b"1\t\tx\n")
+    hub.put("one_marked", BOM + b"1\t\tx\n")
     [row] = json.loads(hub.get("/-/channels?match=one_mark&format=json").body)["channels"]
     assert row["newest_id"] == "1"
     (tmp_path / "marked.tsv").write_bytes(BOM + b"1\t\tx\n1\t\ty\n")
@@ -85,9 +83,9 @@ def test_the_list_and_check_do_not_see_it(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_follower_of_a_channel_without_rows_does_not_see_it(hub: Hub) -> None:
-    hub.file("empty").touch()
+    hub.put("empty", b"")
     with Stream(hub, "/empty") as stream:
-        append_by_hand(hub.file("empty"), BOM + ROWS)
+        hub.put("empty", BOM + ROWS)
         hub.get("/empty")
         assert [event.id for event in stream.read(2)] == [b"2017-01-01", b"2017-01-02"]
 
@@ -95,6 +93,6 @@ def test_a_follower_of_a_channel_without_rows_does_not_see_it(hub: Hub) -> None:
 def test_an_id_that_begins_with_it_is_not_the_first_of_a_file(hub: Hub) -> None:
     answer = hub.post("/first_id?id=%EF%BB%BF1", "x")
     assert (answer.status, answer.text.count("\n")) == (400, 1)
-    assert not hub.file("first_id").exists()
+    assert not hub.has("first_id")
     hub.publish("/first_id", "x")
     assert hub.post("/first_id?id=%EF%BB%BF1", "x").status == 201

@@ -45,6 +45,7 @@ def test_a_hub_that_works_is_healthy_and_ready(hub: Hub) -> None:
         assert hub.request("HEAD", path).status == 200
 
 
+@pytest.mark.files("what is in the folder")
 def test_asking_for_health_leaves_nothing_in_the_folder(own_hub: Hub) -> None:
     before = os.listdir(own_hub.folder), own_hub.folder.stat().st_mtime_ns
     for _ in range(3):
@@ -52,6 +53,7 @@ def test_asking_for_health_leaves_nothing_in_the_folder(own_hub: Hub) -> None:
     assert (os.listdir(own_hub.folder), own_hub.folder.stat().st_mtime_ns) == before
 
 
+@pytest.mark.files("what is in the folder")
 def test_a_hub_whose_folder_is_gone_is_not_healthy(own_hub: Hub) -> None:
     own_hub.folder.rename(own_hub.home / "elsewhere")
     answer = own_hub.get("/-/health")
@@ -65,6 +67,7 @@ def test_a_hub_whose_folder_is_gone_is_not_healthy(own_hub: Hub) -> None:
     assert own_hub.get("/-/health").status == 200
 
 
+@pytest.mark.files("in this process, with a folder")
 def test_without_nameless_files_the_rights_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +79,7 @@ def test_without_nameless_files_the_rights_tell(
     assert answer.text == f"cannot write to the folder {tmp_path}: Permission denied\n"
 
 
+@pytest.mark.files("in this process, with a folder")
 def test_a_hub_that_is_stopping_is_not_ready(tmp_path: Path) -> None:
     # In this process: a real one has closed its doors a second later.
     app = create_app(Config(dir=tmp_path))
@@ -87,6 +91,7 @@ def test_a_hub_that_is_stopping_is_not_ready(tmp_path: Path) -> None:
     assert client.get("/-/health").status_code == 200  # what it has still to do, it can
 
 
+@pytest.mark.files("in this process, with a folder")
 def test_a_channel_that_refuses_events_makes_the_hub_unhealthy_until_it_takes_them_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,24 +119,26 @@ def test_a_channel_that_refuses_events_makes_the_hub_unhealthy_until_it_takes_th
 # -- channels ------------------------------------------------------------------------------
 
 
+@pytest.mark.files("half a row, by hand")
 def test_the_list_is_what_the_files_are(empty_hub: Hub) -> None:
     hub = empty_hub
     assert listed(hub) == {"channels": [], "total": 0, "next": None}
     hub.publish("/orders?id=first", "x")
     newest = hub.publish("/orders", "y")
-    hub.file("from-elsewhere").write_bytes("größe\t\ta\ntorn".encode())
+    hub.put("from-elsewhere", "größe\t\ta\ntorn".encode())
     with Stream(hub, "/orders"), Stream(hub, "/nobody-wrote-here"):
         result = listed(hub)
     assert (result["total"], result["next"]) == (2, None)
     elsewhere, orders = result["channels"]
     assert orders == {
-        "name": "orders", "bytes": hub.file("orders").stat().st_size, "newest_id": newest,
+        "name": "orders", "bytes": len(hub.content("orders")), "newest_id": newest,
         "modified": hub.file("orders").stat().st_mtime, "subscribers": 1, "rate": 0.2,
     }  # fmt: skip
     assert (elsewhere["newest_id"], elsewhere["subscribers"], elsewhere["rate"]) == ("größe", 0, 0)
     assert elsewhere["bytes"] == len("größe\t\ta\n".encode())
 
 
+@pytest.mark.files("what is in the folder")
 def test_the_start_counts_what_is_listed(own_hub: Hub) -> None:
     own_hub.publish("/orders", "x")
     for name in ("abc.tsv", "a b c.tsv", "orders.tsv.torn-2026", "notes.txt"):
@@ -146,7 +153,7 @@ def test_the_start_counts_what_is_listed(own_hub: Hub) -> None:
 def test_the_list_comes_in_pages_and_can_be_searched(empty_hub: Hub) -> None:
     names = [f"channel{n:02}" for n in range(10)] + ["orders"]
     for name in names:
-        empty_hub.file(name).write_bytes(b"1\t\ta\n")
+        empty_hub.put(name, b"1\t\ta\n")
 
     def page(query: str) -> tuple[list[str], int, str | None]:
         result = listed(empty_hub, query)
@@ -159,10 +166,11 @@ def test_the_list_comes_in_pages_and_can_be_searched(empty_hub: Hub) -> None:
     assert page("&match=nothing") == ([], 0, None)
 
 
+@pytest.mark.files("the time of a file, set by hand")
 def test_people_get_a_table(empty_hub: Hub) -> None:
-    empty_hub.file("archive_of_2016").write_bytes(b"1\t\ta\n")
-    empty_hub.file("elsewhere").write_bytes(b"\x1b[31mred\x07\t\ta\n")
-    empty_hub.file("zzzz").write_bytes(b"")
+    empty_hub.put("archive_of_2016", b"1\t\ta\n")
+    empty_hub.put("elsewhere", b"\x1b[31mred\x07\t\ta\n")
+    empty_hub.put("zzzz", b"")
     os.utime(empty_hub.file("archive_of_2016"), (0, 0))
     answer = empty_hub.get("/-/channels?limit=2")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
@@ -210,11 +218,11 @@ def test_no_path_takes_a_parameter_that_it_has_not(hub: Hub) -> None:
         assert hub.get(f"{path}?access_token=1").status == 200  # which is not the hub's business
 
 
+@pytest.mark.files("half a row, by hand")
 def test_an_event_that_is_not_committed_does_not_count(own_hub: Hub) -> None:
     own_hub.publish("/orders?id=1", "x")
-    size = own_hub.file("orders").stat().st_size
-    with own_hub.file("orders").open("ab") as file:
-        file.write(b"2\t\ttorn")
+    size = len(own_hub.content("orders"))
+    own_hub.put("orders", b"2\t\ttorn")
     [row] = listed(own_hub)["channels"]
     assert (row["bytes"], row["newest_id"]) == (size, "1")
 
@@ -222,6 +230,7 @@ def test_an_event_that_is_not_committed_does_not_count(own_hub: Hub) -> None:
 # -- metrics -------------------------------------------------------------------------------
 
 
+@pytest.mark.files("a file that cannot be opened, and syncs")
 def test_what_a_hub_does_is_counted(empty_hub: Hub) -> None:
     hub = empty_hub
     for n in range(3):
@@ -234,8 +243,7 @@ def test_what_a_hub_does_is_counted(empty_hub: Hub) -> None:
     assert hub.get("/no/such/page").status == 404
     hub.file("broken").mkdir()
     assert hub.post("/broken", b"x").status == 503
-    with open(hub.file("orders"), "ab") as file:
-        file.write(b"no event\n")
+    hub.put("orders", b"no event\n")
     with Stream(hub, "/orders", Last_Event_ID="1") as stream:
         stream.read(3)
         hub.publish("/orders?id=5", "x")
@@ -244,7 +252,7 @@ def test_what_a_hub_does_is_counted(empty_hub: Hub) -> None:
         assert metric(hub, "esource_channel_subscribers", channel="orders") == 1
         with Stream(hub, "/orders?event=paid&after=unknown") as paid:
             paid.read(1)
-    size = hub.file("orders").stat().st_size - len("no event\n")
+    size = len(hub.content("orders")) - len("no event\n")
     assert metric(hub, "esource_published_events_total") == 6
     assert metric(hub, "esource_published_bytes_total") == size
     assert metric(hub, "esource_commit_events_count") == 5
@@ -282,6 +290,7 @@ def test_a_scraper_gets_open_metrics_if_it_wants_them(hub: Hub) -> None:
     assert answer.text.endswith("# EOF\n")
 
 
+@pytest.mark.files("ESOURCE_FSYNC")
 def test_syncs_are_counted_when_they_come_later(tmp_path: Path) -> None:
     with running_hub(tmp_path, ESOURCE_FSYNC="interval") as hub:
         hub.publish("/orders", "x")
@@ -303,7 +312,7 @@ def test_nothing_of_it_can_be_written_or_is_a_channel(empty_hub: Hub) -> None:
         assert empty_hub.get(path).headers["Cache-Control"] == "no-store"
         assert empty_hub.get(f"/{path}").status == 404  # not what a gateway lets nobody see
     assert empty_hub.get("/-/nothing").status == 404
-    assert list(empty_hub.folder.glob("*.tsv")) == []
+    assert listed(empty_hub)["total"] == 0
 
 
 def test_hosts_and_origins_are_those_of_the_channels(tmp_path: Path) -> None:
@@ -355,6 +364,7 @@ def test_a_wrong_door_says_which_is_the_right_one(
     assert says in answer.text
 
 
+@pytest.mark.files("the time of a file, set by hand")
 def test_the_metrics_say_what_is_kept_and_how_old_the_last_event_is(tmp_path: Path) -> None:
     def value(hub: Hub, name: str) -> float:
         text = hub.get("/-/metrics").text
@@ -363,7 +373,7 @@ def test_the_metrics_say_what_is_kept_and_how_old_the_last_event_is(tmp_path: Pa
     with running_hub(tmp_path, ESOURCE_METRICS_CHANNELS="1") as hub:
         assert (value(hub, "files"), value(hub, "kept_bytes")) == (0, 0)
         for name in ("orders", "others"):
-            hub.file(name).write_bytes(b"1\t\tx\n")
+            hub.put(name, b"1\t\tx\n")
             os.utime(hub.file(name), (time.time() - 600, time.time() - 600))
         (hub.folder / "no-channel.txt").write_bytes(b"x")
         eventually(lambda: value(hub, "files") == 2)

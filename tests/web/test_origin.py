@@ -254,7 +254,7 @@ def test_a_preflight_tells_a_listed_page_what_it_may_send(listing_hub: Hub) -> N
     assert allowed >= {"content-type", "if-match", "if-none-match", "last-event-id", "range"}
     assert "x-token" in allowed  # which is for a gateway
     assert int(fields["max-age"]) > 0
-    assert not listing_hub.file("preflight").exists()
+    assert not listing_hub.has("preflight")
 
 
 def test_a_preflight_of_another_page_is_refused(listing_hub: Hub, hub: Hub) -> None:
@@ -290,7 +290,7 @@ def test_a_page_elsewhere_posts_in_vain_whether_or_not_a_preflight_is_needed(
         assert answer.status == 403
         assert answer.text.startswith("pages of ")
         assert "ESOURCE_CORS_ORIGINS" in answer.text
-    assert not hub.file("in_vain").exists()
+    assert not hub.has("in_vain")
 
 
 def test_the_hubs_own_pages_and_listed_ones_may_write(hub: Hub, listing_hub: Hub) -> None:
@@ -307,7 +307,7 @@ def test_a_refused_write_is_not_read_and_its_body_is_no_request(hub: Hub) -> Non
     answer = hub.raw(request, half_close=True)
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert answer.count(b"HTTP/1.1") == 1
-    assert not hub.file("refused").exists()
+    assert not hub.has("refused")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
@@ -318,7 +318,7 @@ def test_a_request_for_another_host_is_misdirected(listing_hub: Hub, method: str
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
     for host in ("hub", "HUB:1234", "hub.example", f"127.0.0.1:{listing_hub.port}"):
         assert listing_hub.request(method, "/own_name", Host=host).status in (200, 201, 204)
-    assert not listing_hub.file("rebound").exists()
+    assert not listing_hub.has("rebound")
 
 
 def test_a_request_for_another_host_learns_not_even_what_is_there(listing_hub: Hub) -> None:

@@ -17,7 +17,6 @@ import pytest
 
 from esource.rows import tsv
 from tests.harness import Answer, Hub, Stream, eventually, running_hub
-from tests.harness.channels import append_by_hand
 from tests.harness.hub import children
 
 EVENT_SOURCE = {"Pragma": "no-cache"}  # beside the `Accept` that a `Stream` sends
@@ -61,7 +60,7 @@ def place_at_the_end(hub: Hub, channel: str) -> str:
 
 
 def write(hub: Hub, channel: str, rows: bytes) -> None:
-    hub.file(channel).write_bytes(rows)
+    hub.prepare(channel, rows)
 
 
 ROWS = b"1\ta\tone\nno event\n\t\tno id\n2\tb\ttwo\n2\t\tagain\n"
@@ -76,7 +75,7 @@ def test_an_event_source_is_told_first_of_all_where_it_stands(hub: Hub, format: 
     channel = f"first-{format}"
     write(hub, channel, ROWS)
     generation = place_at_the_end(hub, channel).partition("-")[0]
-    assert re.fullmatch("@[0-9a-f]{12}", generation)
+    assert re.fullmatch("@[0-9a-f]{12}([0-9a-f]{4})?", generation)
     first = f"id: {generation}-{len(ROWS)}\n\n"
     with primed(hub, f"/{channel}?format={format}") as stream:
         id = hub.publish(f"/{channel}", "three")
@@ -116,7 +115,7 @@ def test_others_are_told_if_they_ask_for_it(
     headers = {"Accept": accept, **({"Pragma": pragma} if pragma else {})}
     body = hub.get(f"/told?{query}{ends}", **headers).body
     assert re.fullmatch(rb":\n(:\n)?" if not is_told else rb":\nid: @0-0\n\n(:\n)?", body)
-    assert not hub.file("told").exists()
+    assert not hub.has("told")
 
 
 @pytest.mark.parametrize("format", ["tsv", "ndjson", "json", "raw"])
@@ -146,7 +145,7 @@ def test_each_place_where_a_row_begins_resumes_there_for_as_long_as_the_file_gro
     generation = place_at_the_end(own_hub, "grows").partition("-")[0]
 
     def check() -> None:
-        rows = own_hub.file("grows").read_bytes()
+        rows = own_hub.content("grows")
         for offset in (match.end() for match in re.finditer(b"^|\n", rows)):
             answer = own_hub.get(f"/grows?after={generation}-{offset}")
             assert (answer.headers["Esource-Resume"], answer.body) == ("exact", rows[offset:])
@@ -155,12 +154,12 @@ def test_each_place_where_a_row_begins_resumes_there_for_as_long_as_the_file_gro
 
     check()
     own_hub.publish("/grows", "three")
-    append_by_hand(own_hub.file("grows"), b"4\t\tby hand\nnone either\n5\t\tby hand\n")
+    own_hub.put("grows", b"4\t\tby hand\nnone either\n5\t\tby hand\n")
     check()
     reload(own_hub)
     check()
     own_hub.stop()
-    append_by_hand(own_hub.file("grows"), b"6\t\twhile it is down\n")
+    own_hub.put("grows", b"6\t\twhile it is down\n")
     own_hub.start()
     own_hub.publish("/grows", "seven")
     check()
@@ -168,7 +167,7 @@ def test_each_place_where_a_row_begins_resumes_there_for_as_long_as_the_file_gro
 
 def test_any_other_place_is_an_id_that_is_not_known(own_hub: Hub) -> None:
     write(own_hub, "other", ROWS + b"2020-01-01\t\tthe newest id is a time\n")
-    rows = own_hub.file("other").read_bytes()
+    rows = own_hub.content("other")
     place = place_at_the_end(own_hub, "other")
     generation, _, end = place.partition("-")
 
@@ -176,7 +175,7 @@ def test_any_other_place_is_an_id_that_is_not_known(own_hub: Hub) -> None:
         answers = list(by_each_way(own_hub, "other", place))
         return (
             all(
-                answer.body == own_hub.file("other").read_bytes()
+                answer.body == own_hub.content("other")
                 and answer.headers["Esource-Resume"] == "start"
                 for answer in answers[2:]
             )
@@ -193,7 +192,7 @@ def test_any_other_place_is_an_id_that_is_not_known(own_hub: Hub) -> None:
     ):  # fmt: skip
         assert is_unknown(other), other
     # Another file of this name, though it has the same rows.
-    own_hub.file("other").rename(own_hub.folder / "aside.tsv")
+    own_hub.take_away("other")
     write(own_hub, "other", rows)
     assert is_unknown(place)
     assert place_at_the_end(own_hub, "other") != place
@@ -217,11 +216,11 @@ def test_a_client_that_has_seen_no_event_loses_none(own_hub: Hub, how: str) -> N
     own_hub.publish("/rare?event=often", "old")
     paths = ["/quiet", "/rare?event=seldom", "/empty", "/never?event=seldom"]
     streams = [primed(own_hub, path) for path in paths]
-    assert not own_hub.file("empty").exists()
+    assert not own_hub.has("empty")
     own_hub.publish("/rare?event=often", "not for it")
     if how == "restart":
         own_hub.stop()
-        append_by_hand(own_hub.file("quiet"), b"1\tseldom\tby hand\n")
+        own_hub.put("quiet", b"1\tseldom\tby hand\n")
         own_hub.start()
     else:
         reload(own_hub)
@@ -238,7 +237,7 @@ def test_a_client_that_has_seen_no_event_loses_none(own_hub: Hub, how: str) -> N
                 assert again.headers["Esource-Resume"] == ("start" if is_new else "exact")
                 last = own_hub.publish(f"{channel}?event=seldom", "live").encode()
                 again.read_until(b"id: %b\ndata: live\n\n" % last)
-            rows = tsv.decode(own_hub.file(channel[1:]).read_bytes())
+            rows = tsv.decode(own_hub.content(channel[1:]))
             missed = [event for event in rows if event.data != b"old"]
             if "?" in path:
                 missed = [event for event in missed if event.type == b"seldom"]
@@ -327,7 +326,7 @@ def test_a_filtered_stream_that_is_cut_at_any_moment_goes_on_without_a_gap(restl
         events += [event.data for event in stream.events]
         last = last_id(stream.body)
         seen.append((last, len(events)))
-    expected = [e.data for e in tsv.decode(restless.file("cut_off").read_bytes()) if e.type == b"a"]
+    expected = [e.data for e in tsv.decode(restless.content("cut_off")) if e.type == b"a"]
     assert events == expected
     for id, count in seen:
         rest = restless.get(f"/cut_off?event=a&format=raw&after={id}")
@@ -357,7 +356,7 @@ def test_nobody_may_give_an_id_of_that_form(hub: Hub, id: str) -> None:
             answer = hub.post("/forms", body, Content_Type=kind)
             assert answer.status == 400, kind
             assert "@<generation>-<offset>" in answer.text
-    assert not hub.file("forms").exists()
+    assert not hub.has("forms")
 
 
 def test_other_ids_that_begin_alike_are_ids(hub: Hub) -> None:
@@ -366,7 +365,7 @@ def test_other_ids_that_begin_alike_are_ids(hub: Hub) -> None:
     rows = b"".join(b"%b\t\tone\n" % id.encode() for id in NO_PLACES)
     answer = hub.post("/alike", rows, Content_Type="text/tab-separated-values")
     assert answer.status == 201, answer
-    assert hub.file("alike").read_bytes() == rows * 2
+    assert hub.content("alike") == rows * 2
     for number, id in enumerate(NO_PLACES):
         answer = hub.get(f"/alike?after={quote(id)}")
         assert answer.headers["Esource-Resume"] == "exact"
@@ -383,4 +382,4 @@ def test_a_stream_that_begins_with_a_place_is_accepted_as_it_is(restless: Hub) -
     body = stream.body[: stream.body.rfind(b"\n\n") + 2]
     answer = restless.post("/copied", body, Content_Type="text/event-stream")
     assert answer.status == 201, answer
-    assert restless.file("copied").read_bytes() == b"1\ta\t1\n3\ta\t3\n"
+    assert restless.content("copied") == b"1\ta\t1\n3\ta\t3\n"

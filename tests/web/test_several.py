@@ -78,7 +78,7 @@ def hours(count: int) -> str:
 def write(hub: Hub, channel: str, count: int) -> list[Row]:
     rows = [Row(channel, hours(n), TYPES[n % 3], f"{channel} {n}") for n in range(count)]
     text = "".join(f"{row.id}\t{row.type}\t{row.data}\n" for row in rows)
-    hub.file(channel).write_bytes(text.encode())
+    hub.prepare(channel, text)
     return rows
 
 
@@ -129,7 +129,7 @@ def test_every_selection_is_the_merge_of_the_lists(hub: Hub, follow: bool) -> No
 
 def test_history_comes_in_turns_of_blocks(hub: Hub) -> None:
     for name in ("turn-a", "turn-b"):
-        hub.file(name).write_bytes(b"".join(b"%d\t\t%b\n" % (n, b"x" * 500) for n in range(2000)))
+        hub.put(name, b"".join(b"%d\t\t%b\n" % (n, b"x" * 500) for n in range(2000)))
     events = events_of(hub.get(path_of(["turn-a", "turn-b"])))
     assert len(events) == 4000
     runs = [len(list(run)) for _, run in itertools.groupby(events, lambda event: event["channel"])]

@@ -59,7 +59,7 @@ class Poll:
     }.items(),
 )
 def test_what_there_is_comes_at_once(hub: Hub, query: str, expected: str) -> None:
-    hub.file("there").write_bytes(b"1\ta\tone\n2\tb\ttwo\n3\ta\tthree\n")
+    hub.prepare("there", b"1\ta\tone\n2\tb\ttwo\n3\ta\tthree\n")
     wait = LONG if expected else 0
     for format in ("raw", "tsv"):
         answer = hub.get(f"/there?format={format}&wait={wait}&{query}")
@@ -104,7 +104,7 @@ def test_and_after_that_long_an_empty_answer(hub: Hub, query: str) -> None:
 
 def test_a_channel_that_nobody_has_written_to_is_waited_for(hub: Hub) -> None:
     poll = Poll(hub, f"/nobody?wait={LONG}")
-    assert not hub.file("nobody").exists()
+    assert not hub.has("nobody")
     id = hub.publish("/nobody", "the first")
     answer = poll.answer()
     assert (answer.text, answer.headers["Last-Event-ID"]) == (f"{id}\t\tthe first\n", id)
@@ -225,7 +225,7 @@ def test_a_stop_or_reload_ends_it_at_once(own_hub: Hub, how: str) -> None:
 def test_a_file_that_is_moved_away_meanwhile_is_followed_by_the_next_one(own_hub: Hub) -> None:
     own_hub.publish("/moved?id=1", "old")
     polls = [Poll(own_hub, f"/moved?wait={LONG}{query}") for query in ("", "&after=1&event=a")]
-    own_hub.file("moved").rename(own_hub.folder / "aside.tsv")
+    own_hub.take_away("moved")
     own_hub.publish("/moved?id=2&event=a", "new")
     for poll in polls:
         answer = poll.answer()
