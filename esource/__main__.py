@@ -8,11 +8,17 @@ import sys
 from collections.abc import Sequence
 
 from esource import __version__
-from esource.command import checks, engines, histories
+from esource.command import checks, clients, engines, histories
 from esource.errors import printable
 
 COMMANDS = {
-    command.name: command for command in (*checks.COMMANDS, *histories.COMMANDS, *engines.COMMANDS)
+    command.name: command
+    for command in (
+        *clients.COMMANDS,
+        *checks.COMMANDS,
+        *histories.COMMANDS,
+        *engines.COMMANDS,
+    )
 }
 HELP = """\
 Settings are environment variables (ESOURCE_DIR, ESOURCE_BIND, …; see the README).
