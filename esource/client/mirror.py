@@ -12,6 +12,7 @@ is doubled, and what else writes to the copy is noticed.
 import re
 from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
+from typing import NamedTuple
 
 from esource.client.patience import Patience, Stop
 from esource.client.target import ETAG, Away, Kept, Refused, Target
@@ -29,6 +30,16 @@ TSV = {"Accept": "text/tab-separated-values"}
 
 class Differs(EsourceError):
     """The copy is none, or cannot become one."""
+
+
+class Place(NamedTuple):
+    """Between two rows of a channel; `after=` takes it as text."""
+
+    generation: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"@{self.generation}-{self.offset}"
 
 
 class Mirror:
@@ -60,44 +71,46 @@ class Mirror:
     def _go_on(self, told: Callable[[bytes, int], None], once: bool) -> None:
         """Copy from where the copy ends now; return at the channel's end, and only with `once`."""
         with self._stop.waiting():
-            channel, copy = self._channel.kept(), self._copy.kept()
-            offset = self._offset(channel, copy)
+            copy = self._copy.kept()
+            place = self._place(copy)
         self._patience.works()
-        generation = channel.generation
         while True:
-            place = f"@{generation}-{offset}" if offset else ""
-            query = [("after", place)] + ([] if once else [("wait", str(WAIT_SECONDS))])
+            query = [("after", str(place) if place else "")]
+            if not once:
+                query.append(("wait", str(WAIT_SECONDS)))
             with self._stop.waiting():
                 answer = self._channel.ask("GET", query, TSV, timeout=2.0 * WAIT_SECONDS)
             if place and answer.headers.get("Esource-Resume") != "exact":
-                raise Differs(f"{self._channel.url} has no row at {offset}, where the copy ends")
-            end = offset
-            if match := ETAG.fullmatch(
-                answer.headers.get("ETag", "")
-            ):  # what was waited for has none
-                generation, end = match[1], int(match[2], 16)
+                raise Differs(f"{self._channel.url} has nothing at {place}, where the copy ends")
+            etag = ETAG.fullmatch(answer.headers.get("ETag", ""))  # not after a wait
+            end = int(etag[2], 16) if etag else 0
             for rows in self._rows(answer):
                 copy = self._append(rows, copy)
-                offset += len(rows)
-                told(rows, max(0, end - offset))
+                if place:
+                    place = place._replace(offset=place.offset + len(rows))
+                told(rows, max(0, end - place.offset) if place else 0)
             if once:
                 return
+            if not place and copy.end:
+                place = self._place(copy)
 
-    def _offset(self, channel: Kept, copy: Kept) -> int:
-        """Return the offset in the channel of what the copy ends with; raise `Differs`."""
+    def _place(self, copy: Kept) -> Place | None:
+        """Return where the copy ends in the channel; None if it is empty. Raises `Differs`."""
         if not copy.end:
-            return channel.start
+            return None
+        beginning = place_after(self._channel, "")
         last = self._copy.text(self._copy.ask("GET", [("tail", "1")], TSV))
-        before = f"@{channel.generation}-{copy.end - len(last)}"
-        query = [("after", before), ("limit", "1")]
-        answer = self._channel.ask("GET", query, TSV)
-        same = self._channel.text(answer)
-        if same == last and answer.headers.get("Esource-Resume") == "exact":
-            return copy.end
-        if channel.start and copy.newest:  # it was begun when the channel had lost its beginning
-            offset = place_after(self._channel, copy.newest)
-            if offset is not None:
-                return offset
+        if beginning:
+            end = Place(beginning.generation, copy.end)
+            before = end._replace(offset=copy.end - len(last))
+            answer = self._channel.ask("GET", [("after", str(before)), ("limit", "1")], TSV)
+            same = self._channel.text(answer)
+            if same == last and answer.headers.get("Esource-Resume") in ("exact", "start"):
+                return end
+            if beginning.offset and copy.newest:  # begun when the channel had lost its beginning
+                place = place_after(self._channel, copy.newest)
+                if place:
+                    return place
         raise Differs(
             f"{self._copy.url} is no copy of {self._channel.url}: its last row is not there"
         )
@@ -132,15 +145,20 @@ class Mirror:
         match = ETAG.fullmatch(etag)
         if not match or int(match[2], 16) != copy.end + len(rows):
             raise Differs(f"{self._copy.url} did not keep {len(rows)} bytes byte for byte")
-        return copy._replace(generation=match[1], end=copy.end + len(rows), etag=etag)
+        return copy._replace(end=copy.end + len(rows), etag=etag)
 
 
-def place_after(channel: Target, id: str) -> int | None:
-    """Return the offset behind the first event with an id; None if there is none."""
+def place_after(channel: Target, id: str) -> Place | None:
+    """Return the place behind the first event with an id, or with none that of the beginning.
+
+    None if there is no such event, or nothing at all yet.
+    """
     query = [("after", id), ("prime", "1"), ("timeout", "0"), ("limit", "1")]
     answer = channel.ask("GET", query, {"Accept": "text/event-stream"})
     decoder = Decoder()
     first, blank, _ = channel.text(answer).partition(b"\n\n")
     decoder.feed(first + blank)
     place = PLACE.fullmatch(decoder.last_id)
-    return int(place[2]) if place and answer.headers.get("Esource-Resume") == "exact" else None
+    if not place or (id and answer.headers.get("Esource-Resume") != "exact"):
+        return None
+    return Place(place[1].decode(), int(place[2]))

@@ -252,7 +252,7 @@ class _Ids:
         if self._before:
             first = place_after(self._source, id)
             before = place_after(self._source, self._before)
-            if first is None or before is None or first <= before:
+            if first is None or before is None or first.offset <= before.offset:
                 raise Broken(f"{self._source.url} has more than one event with the id {id!r}")
 
     def _until(self, id: str) -> set[int]:

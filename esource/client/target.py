@@ -53,9 +53,7 @@ class Options(NamedTuple):
 class Kept(NamedTuple):
     """What a hub has of a channel."""
 
-    generation: str
-    start: int  # offsets
-    end: int
+    end: int  # an offset
     newest: str  # the id of its last event; empty if it has none
     etag: str
 
@@ -167,9 +165,7 @@ class Target:
         match = ETAG.fullmatch(etag)
         if not match:
             raise Refused(f"{self.url} is no channel of a hub: it has no such ETag")
-        end = int(match[2], 16)
-        start = end - int(answer.headers.get("Content-Length", "0"))
-        return Kept(match[1], start, end, id_in(answer.headers.get("Last-Event-ID", "")), etag)
+        return Kept(int(match[2], 16), id_in(answer.headers.get("Last-Event-ID", "")), etag)
 
     def forget(self) -> None:
         """Leave the connection to another, of whom this is a copy."""
