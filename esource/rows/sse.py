@@ -114,8 +114,8 @@ class Decoder:
             self.line += 1
             if not line:
                 id, type, data = self._id, self._type, self._data
-                self._id = self._type = b""
                 self.last_id = id or self.last_id
+                self._id = self._type = b""
                 if data:
                     self._data = bytearray()
                     yield Event(id, type, bytes(data[:-1]))
