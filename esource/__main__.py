@@ -8,11 +8,17 @@ import sys
 from collections.abc import Sequence
 
 from esource import __version__
-from esource.command import checks, engines, histories
+from esource.command import checks, clients, engines, histories
 from esource.errors import printable
 
 COMMANDS = {
-    command.name: command for command in (*checks.COMMANDS, *histories.COMMANDS, *engines.COMMANDS)
+    command.name: command
+    for command in (
+        *clients.COMMANDS,
+        *checks.COMMANDS,
+        *histories.COMMANDS,
+        *engines.COMMANDS,
+    )
 }
 HELP = """\
 Settings are environment variables (ESOURCE_DIR, ESOURCE_BIND, …; see the README).
@@ -20,13 +26,14 @@ Gunicorn's options work as always, `gunicorn --help` lists them:
 
     ESOURCE_DIR=/srv/events esource -b 127.0.0.1:8000
 
-The other commands are for the files in ESOURCE_DIR, unless a folder is named. check, rotate and
-trim may run beside a hub; the others leave a folder alone that a hub holds. With ESOURCE_STORE,
-check, trim, rm and erase are for the engine, and may run beside its hubs.
+follow and pipe are clients of a hub, and need its URL alone. The other commands are for the files
+in ESOURCE_DIR, unless a folder is named. check, rotate and trim may run beside a hub; the others
+leave a folder alone that a hub holds. With ESOURCE_STORE, check, trim, rm and erase are for the
+engine, and may run beside its hubs.
 
 Exit codes:
   0  all is well: no file has anything wrong, or the hub was told to stop
-  1  it is not: a file has something wrong, the folder is held, the hub cannot start
+  1  it is not: a file has something wrong, the folder is held, the hub cannot start or says no
   2  the command line makes no sense
   3  the hub failed while it started to serve; its log says why
 """

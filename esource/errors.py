@@ -73,6 +73,10 @@ class Missing(EsourceError):
     status = 404
 
 
+class Unusable(EsourceError):
+    """A command line, or a file that it names, makes no sense."""
+
+
 class Busy(EsourceError):
     """A limit is reached; after `seconds` it may work."""
 

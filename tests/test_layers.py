@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": {"hub", "web"},  # of `web` the request of a publish alone
     "client": {"rows"},
     "check": {"rows", "log"},
-    "command": {"rows", "log", "check"},
+    "command": {"rows", "log", "check", "client"},
     "__main__": {"command"},
 }  # fmt: skip
 # What is known in these packages alone.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from esource.config import Config
-from esource.errors import EsourceError, Missing, StartError, printable
+from esource.errors import EsourceError, Missing, StartError, Unusable, printable
 
 CODES = "Exit codes: 0 if all is well, 1 if not, 2 if the command line makes no sense."
 
@@ -39,6 +39,7 @@ class Command(NamedTuple):
             return self.run(options)
         except EsourceError as error:
             say(f"esource: {error}", sys.stderr)
+            return 2 if isinstance(error, Unusable) else 1
         except BrokenPipeError:
             pass
         except OSError as error:

@@ -80,6 +80,8 @@ class Decoder:
     def __init__(self) -> None:
         self.line = 0  # how many lines have ended
         self.pending = 0  # bytes that are kept for an event that is not complete
+        self.last_id = b""  # of the last block that has one, with an event or without: the cursor
+        self.retry: int | None = None  # milliseconds, as the stream last said
         self._rest = bytearray()  # of a line that has not ended
         self._started = False
         self._id = self._type = b""
@@ -112,6 +114,7 @@ class Decoder:
             self.line += 1
             if not line:
                 id, type, data = self._id, self._type, self._data
+                self.last_id = id or self.last_id
                 self._id = self._type = b""
                 if data:
                     self._data = bytearray()
@@ -127,7 +130,9 @@ class Decoder:
                 self._type = value
             elif name == b"id" and b"\0" not in value:
                 self._id = value
-            # comments, retry and unknown fields are no part of an event
+            elif name == b"retry" and value.isdigit():
+                self.retry = int(value)
+            # comments and unknown fields are no part of an event
         self.pending = len(self._rest) + len(self._data) + len(self._id) + len(self._type)
 
     def end(self) -> Iterator[Event]:

@@ -1,0 +1,1 @@
+"""The command as a client: `follow` and `pipe`, real processes beside real hubs."""
