@@ -46,7 +46,7 @@ FORM = f"esource index 2, {sys.byteorder} endian"
 HEADS_FORM = "esource heads 1"
 PIECE_BYTES = 1 << 20  # of rows that are only summed up, which does not hold the interpreter
 HEAD_BYTES = 1 << 20  # in which the first line ends
-HEADS_BYTES = 1 << 26  # likewise, of the file of heads
+HEADS_BYTES = 1 << 24  # of the file of heads, at most
 
 
 class FileRows(Rows, Protocol):
@@ -83,7 +83,8 @@ class Heads:
 
     All in one file, so that a search right after a start does not read hundreds:
 
-        {"form": …, "checksum": of the rest, "heads": {index: [bytes, size, modified, zone], …}}
+        crc, of the rest
+        {"form": …, "heads": {index: [bytes, size, modified, zone], …}}
         the heads, one after the other
 
     It is a copy, and believed as each index is; what is missing is read there.
@@ -116,9 +117,9 @@ class Heads:
             self._heads = heads
             text = b"".join(each.text for each in heads.values())
             about = {name: (len(each.text), *each[1:]) for name, each in heads.items()}
-            first = {"form": HEADS_FORM, "checksum": crc32(text), "heads": about}
+            rest = orjson.dumps({"form": HEADS_FORM, "heads": about}) + b"\n" + text
             with suppress(OSError):  # else they are in memory alone
-                _replace(self._path, [orjson.dumps(first), text])
+                _replace(self._path, [b"%d" % crc32(rest + b"\n"), rest])
                 self._is_stored = True
 
     def _load(self) -> dict[str, _Head]:
@@ -131,15 +132,15 @@ class Heads:
     def _read(self) -> dict[str, _Head]:
         """Return the heads on disk; raises what `BAD` says, and `OSError`."""
         with _opened(self._path) as file:
-            first = orjson.loads(file.readline(HEADS_BYTES))
-            about = first["heads"].items()
-            text = file.read(sum(size for _, (size, *_) in about))
-        if (first["form"], first["checksum"]) != (HEADS_FORM, crc32(text)):
+            checksum, _, rest = file.read(HEADS_BYTES).partition(b"\n")
+        first, _, text = rest.partition(b"\n")
+        said = orjson.loads(first)
+        if checksum != b"%d" % crc32(rest) or said["form"] != HEADS_FORM:
             raise ValueError("other heads")
         heads, stop = {}, 0
-        for name, (size, *rest) in about:
+        for name, (size, *about) in said["heads"].items():
             start, stop = stop, stop + size
-            heads[name] = _Head(text[start:stop], *rest)
+            heads[name] = _Head(text[start:stop], *about)
         return heads
 
 

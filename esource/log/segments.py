@@ -173,6 +173,8 @@ def _closed(path: Path, start: int, end: int) -> tuple[Segment | None, str]:
             return None, f"{path.name} is {status.st_size} bytes long, and the next begins at {end}"
         if late and not ends_row(path, size):
             return None, f"{path.name} has a row that goes beyond {end}, where the next begins"
+        if not os.access(path, os.R_OK):
+            return None, f"{path.name}: {os.strerror(errno.EACCES)}"
         mark_bytes = 0 if start else tsv.mark_bytes(_read(path, min(size, MARK_BYTES), 0))
         return segment_of(path, start, size, status, mark_bytes), ""
     except OSError as error:
