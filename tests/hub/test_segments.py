@@ -249,6 +249,22 @@ def test_a_read_that_is_slower_than_what_removes_its_rows_breaks_off(
     assert "Traceback" not in hub.log
 
 
+def test_a_read_whose_rows_are_gone_before_its_answer_begins_is_told_what_is_kept(
+    hub: Hub, name: str
+) -> None:
+    """Nobody has looked since: a place at the edge of a file is known by the one before it."""
+    fill(hub, name, 8)
+    paths = files(hub, name)
+    with Stream(hub, f"/{name}?prime=1&after=e3") as stream:
+        stream.read_until(b"\n\n")
+        place = stream.body.partition(b"id: ")[2].partition(b"\n")[0].decode()
+    paths[2].unlink()
+    answer = hub.get(f"/{name}?limit=100", Last_Event_ID=place)
+    assert (answer.status, answer.headers["Esource-Resume"]) == (200, "trimmed")
+    assert answer.body == paths[3].read_bytes()
+    assert "ERROR" not in hub.log
+
+
 # -- in this process -----------------------------------------------------------------------------
 
 
