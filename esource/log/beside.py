@@ -26,7 +26,9 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import reduce
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 from zlib import crc32
@@ -37,12 +39,14 @@ from esource.log import MARK_BYTES, disk
 from esource.log.ids import FLAGS, Ids
 from esource.log.index import BAD, Gone, Index, Kind, Part, Rows, few_bytes, run_bytes, zone_bytes
 from esource.log.segments import INDEXES
-from esource.rows.find import Zone
+from esource.rows.find import Wanted, Zone
 
 SUFFIX, IDS_SUFFIX = INDEXES
 FORM = f"esource index 2, {sys.byteorder} endian"
+HEADS_FORM = "esource heads 1"
 PIECE_BYTES = 1 << 20  # of rows that are only summed up, which does not hold the interpreter
 HEAD_BYTES = 1 << 20  # in which the first line ends
+HEADS_BYTES = 1 << 24  # of the file of heads, at most
 
 
 class FileRows(Rows, Protocol):
@@ -65,13 +69,108 @@ class _Line(NamedTuple):
         return rest.split(b" ", 4)[4] if checksum == b"%d" % crc32(rest) else None
 
 
+class _Head(NamedTuple):
+    """What the index of a closed file begins with."""
+
+    text: bytes  # its first line, and the lines of runs
+    size: int  # of the file, in bytes
+    modified: int  # likewise, in ns since 1970
+    whole: list[object]  # the zone of all its rows
+
+
+class Heads:
+    """The heads of the indexes of a channel's closed files, and a zone of each of these files.
+
+    All in one file, so that a search right after a start does not read hundreds:
+
+        crc, of the rest
+        {"form": …, "heads": {index: [bytes, size, modified, zone], …}}
+        the heads, one after the other
+
+    It is a copy, and believed as each index is; what is missing is read there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the file that a channel is in, or the link; nothing is read yet."""
+        self._path = path.with_suffix(SUFFIX)
+        self._heads: dict[str, _Head] | None = None  # by the names of indexes
+        self._is_stored = False  # they are on disk, all of them
+
+    def of(self, path: Path, status: os.stat_result) -> _Head | None:
+        """Return the head of an index, of a file of rows as it is now; None if it is not known."""
+        head = self._load().get(path.name)
+        return head if head and head[1:3] == _size_and_time(status) else None
+
+    def forget(self, path: Path) -> None:
+        """Forget the head of an index: that is another now."""
+        if self._load().pop(path.name, None):
+            self._is_stored = False
+
+    def keep(self, paths: Sequence[Path]) -> Iterator[None]:
+        """Store the heads of the indexes of these closed files, and no others; in steps."""
+        heads = {}
+        for path in (each.with_suffix(SUFFIX) for each in paths):
+            with suppress(OSError, *BAD):
+                heads[path.name] = self._load().get(path.name) or _head(path)
+            yield
+        if heads != self._load() or (heads and not self._is_stored):
+            self._heads = heads
+            text = b"".join(each.text for each in heads.values())
+            about = {name: (len(each.text), *each[1:]) for name, each in heads.items()}
+            rest = orjson.dumps({"form": HEADS_FORM, "heads": about}) + b"\n" + text
+            with suppress(OSError):  # else they are in memory alone
+                _replace(self._path, [b"%d" % crc32(rest + b"\n"), rest])
+                self._is_stored = True
+
+    def _load(self) -> dict[str, _Head]:
+        if self._heads is None:
+            self._heads = {}
+            with suppress(OSError, *BAD):
+                self._heads, self._is_stored = self._read(), True
+        return self._heads
+
+    def _read(self) -> dict[str, _Head]:
+        """Return the heads on disk; raises what `BAD` says, and `OSError`."""
+        with _opened(self._path) as file:
+            checksum, _, rest = file.read(HEADS_BYTES).partition(b"\n")
+        first, _, text = rest.partition(b"\n")
+        said = orjson.loads(first)
+        if checksum != b"%d" % crc32(rest) or said["form"] != HEADS_FORM:
+            raise ValueError("other heads")
+        heads, stop = {}, 0
+        for name, (size, *about) in said["heads"].items():
+            start, stop = stop, stop + size
+            heads[name] = _Head(text[start:stop], *about)
+        return heads
+
+
+def _head(path: Path) -> _Head:
+    """Return the head of the index of a closed file; raises what `BAD` says, and `OSError`."""
+    with _opened(path) as file:
+        first = file.readline(HEAD_BYTES)
+        about = orjson.loads(first)
+        runs = file.read(int(about["first"]))
+    lines = _sorted(_parsed(runs)["zone", run_bytes()])
+    zones = [Zone.of(orjson.loads(line.says or b"")) for line in lines]
+    whole = reduce(Zone.joined, zones)
+    if whole.end - whole.offset != sum(zone.end - zone.offset for zone in zones):
+        raise ValueError("a line is missing")
+    return _Head(first + runs, int(about["size"]), int(about["modified"]), whole.fields())
+
+
 class Beside:
     """The index of one file (see `index.Store`). Without a path it is in memory."""
 
-    def __init__(self, path: Path | None, size: int | None = None) -> None:
-        """Name the file of rows; `size` is that of a closed one, in bytes. Nothing is read yet."""
+    def __init__(
+        self, path: Path | None, size: int | None = None, heads: Heads | None = None
+    ) -> None:
+        """Name the file of rows; `size` is that of a closed one, in bytes. Nothing is read yet.
+
+        The head of the index is in `heads`, too, if these are given.
+        """
         self._path = path and path.with_suffix(SUFFIX)
         self._size = size
+        self._heads = heads
         self._lines: dict[tuple[str, int], dict[int, _Line]] | None = None
         self._ids: Ids | None = None
         self._written = 0, 0  # of an index that grows: its inode, and how long it is
@@ -91,6 +190,10 @@ class Beside:
         """Return whether all of a closed file is known."""
         self._load(rows)
         return self._zones is not None
+
+    def is_gone(self) -> bool:
+        """Return whether somebody has removed it, whatever is known."""
+        return self._path is not None and not self._path.exists()
 
     def lines(
         self, rows: FileRows, kind: Kind, size: int, start: int, stop: int
@@ -141,8 +244,22 @@ class Beside:
         """Remove it."""
         self._lines, self._written, self._zones = {}, (0, 0), None
         if self._path:
+            if self._heads:
+                self._heads.forget(self._path)
             with suppress(OSError):
                 self._path.unlink()
+
+    def whole(self, rows: FileRows) -> Zone | None:
+        """Return the zone of a closed file, if there is nothing to be read for that."""
+        status = self._heads and rows.status()
+        head = status and self._head(status)
+        with suppress(*BAD):
+            zone = Zone.of(head.whole) if head else None
+            return zone if zone and (zone.offset, zone.end) == (rows.begin, self._size) else None
+        return None
+
+    def _head(self, status: os.stat_result) -> _Head | None:
+        return self._heads.of(self._path, status) if self._heads and self._path else None
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -156,8 +273,10 @@ class Beside:
         lines: dict[tuple[str, int], dict[int, _Line]] = {}
         status = rows.status()
         if self._path and status:
+            head = self._head(status)
             try:
-                lines = self._read(self._path, rows, status)
+                with BytesIO(head.text) if head else _opened(self._path) as file:
+                    lines = self._read(file, self._path, rows, status)
             except (OSError, *BAD):
                 self._written, self._zones = (0, 0), None
         if status or not self._path:
@@ -165,34 +284,33 @@ class Beside:
         return lines
 
     def _read(
-        self, path: Path, rows: FileRows, status: os.stat_result
+        self, file: BinaryIO, path: Path, rows: FileRows, status: os.stat_result
     ) -> dict[tuple[str, int], dict[int, _Line]]:
         """Return the lines on disk; raises what `BAD` says, and `OSError`."""
-        with _opened(path) as file:
-            first = file.readline(HEAD_BYTES)
-            head = orjson.loads(first)
-            if head["form"] != FORM:
-                raise ValueError("another form")
-            self._ids = Ids(path.with_suffix(IDS_SUFFIX), str(head["token"]))
-            if "inode" in head:
-                if head["inode"] != status.st_ino:
-                    raise ValueError("another file")
-                text = file.read(_most(status.st_size))
-                lines = _parsed(text)
-                if not _is_of(lines.get(("zone", zone_bytes()), {}), rows, status.st_size):
-                    raise ValueError("other rows")
-                size = len(first) + text.rfind(b"\n") + 1
-                self._written = os.fstat(file.fileno()).st_ino, size
-                return lines
-            is_this = head["name"], head["size"], head["modified"]
-            if is_this != (path.name, *_size_and_time(status)):
+        first = file.readline(HEAD_BYTES)
+        head = orjson.loads(first)
+        if head["form"] != FORM:
+            raise ValueError("another form")
+        self._ids = Ids(path.with_suffix(IDS_SUFFIX), str(head["token"]))
+        if "inode" in head:
+            if head["inode"] != status.st_ino:
                 raise ValueError("another file")
-            size, count = int(head["first"]), int(head["zones"])
-            lines = _parsed(file.read(min(size, _most(status.st_size))))
-            if self._bounds(lines) != (rows.begin, self._size):
+            text = file.read(_most(status.st_size))
+            lines = _parsed(text)
+            if not _is_of(lines.get(("zone", zone_bytes()), {}), rows, status.st_size):
                 raise ValueError("other rows")
-            self._zones = len(first) + size, count
+            size = len(first) + text.rfind(b"\n") + 1
+            self._written = os.fstat(file.fileno()).st_ino, size
             return lines
+        is_this = head["name"], head["size"], head["modified"]
+        if is_this != (path.name, *_size_and_time(status)):
+            raise ValueError("another file")
+        size, count = int(head["first"]), int(head["zones"])
+        lines = _parsed(file.read(min(size, _most(status.st_size))))
+        if self._bounds(lines) != (rows.begin, self._size):
+            raise ValueError("other rows")
+        self._zones = len(first) + size, count
+        return lines
 
     def _bounds(self, lines: dict[tuple[str, int], dict[int, _Line]]) -> tuple[int, int] | None:
         """Return (offset, end) of all runs."""
@@ -287,6 +405,8 @@ class Beside:
             else:
                 path.with_suffix(IDS_SUFFIX).unlink(missing_ok=True)
             _replace(path, [orjson.dumps(head), *runs, *zones])
+            if self._heads:
+                self._heads.forget(path)
             self._lines = None  # it is read when it is needed
         except (OSError, EOFError, *BAD):
             self._path = None
@@ -308,17 +428,33 @@ class Beside:
 class ClosedIndex(Index[FileRows]):
     """What is known of a closed file."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, heads: Heads | None = None) -> None:
         """Name the file, and its size in bytes; nothing is read yet."""
-        self._beside = Beside(path, size)
+        self._beside = Beside(path, size, heads)
         self._size = size
+        self._whole: Zone | None = None
         super().__init__(self._beside)
+
+    def places(
+        self, rows: FileRows, wanted: Wanted, start: int, stop: int, is_backwards: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of each part that can have it: of none, if all of it cannot."""
+        if self._known is None and self._whole is None and wanted != Wanted():
+            self._whole = self._beside.whole(rows)
+        if self._whole and not self._whole.admits(wanted):
+            return iter(())
+        return super().places(rows, wanted, start, stop, is_backwards)
 
     def learn(self, rows: FileRows, stop: int, is_final: bool = True) -> Iterator[None]:
         """Learn all that is to be known of it, if it is not known yet."""
         status = rows.status()
-        if self._beside.is_complete(rows) or not status:
+        if not status:
             return
+        if self._beside.is_complete(rows):
+            if not self._beside.is_gone():
+                return
+            self._known = None
+            self._beside.lose()
         yield from super().learn(rows, self._size, is_final)
         yield from self._beside.finish(rows, status)
         self._known = None

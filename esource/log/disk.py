@@ -20,11 +20,12 @@ FILE_MODE = 0o640  # events may be private; the group is for backups
 CHUNK = 1 << 16
 LOCK_SECONDS = 5.0  # for which a file's lock is waited for: it is held for a sync or two
 LOCK_POLL_SECONDS = 0.005
-AT_EMPTY_PATH, STATX_BTIME = 0x1000, 0x800  # of Linux
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, STATX_BTIME = -100, 0x100, 0x1000, 0x800  # of Linux
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # what a file says that may only be read
 
 # Only the data and the size need to be on disk, not the times (macOS has no fdatasync).
 sync = getattr(os, "fdatasync", os.fsync)
+_statx = getattr(ctypes.CDLL(None), "statx", None)  # for which Python has no name
 
 
 def whole_rows(fd: int, start: int, end: int) -> int:
@@ -50,11 +51,13 @@ def overwrite(fd: int, offset: int, data: bytes) -> None:
         fcntl.fcntl(fd, fcntl.F_SETFL, FLAGS)
 
 
-def birth(fd: int) -> int:
+def birth(file: int | Path) -> int:
     """Return when a file was made, in ns since 1970; 0 where that is not known."""
-    status = ctypes.create_string_buffer(256)  # struct statx, for which Python has no name
-    call = getattr(ctypes.CDLL(None), "statx", None)
-    if call is None or call(fd, b"", AT_EMPTY_PATH, STATX_BTIME, status):
+    status = ctypes.create_string_buffer(256)  # struct statx
+    which = (file, b"", AT_EMPTY_PATH)
+    if isinstance(file, Path):
+        which = (AT_FDCWD, os.fsencode(file), AT_SYMLINK_NOFOLLOW)
+    if _statx is None or _statx(*which, STATX_BTIME, status):
         return 0
     seconds, ns = struct.unpack_from("=qI", status, 80)
     return int(seconds * 10**9 + ns)

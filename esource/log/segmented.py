@@ -37,7 +37,7 @@ from esource.log import (
     segments,
     settled,
 )  # fmt: skip
-from esource.log.beside import ClosedIndex
+from esource.log.beside import ClosedIndex, Heads
 from esource.log.file import SETTLED_SECONDS, FileLog
 from esource.log.segments import ClosedRows, Move, Segment
 from esource.rows.find import Wanted
@@ -78,6 +78,7 @@ class SegmentedLog:
         self._rule = rule
         self._reopen = reopen
         self._on_begun = on_begun
+        self._heads = Heads(segments.plain_path(folder, channel))
         self._indexes: dict[Segment, ClosedIndex] = {}
         self._not_before = 0.0  # by the monotonic clock: the next try to close the file
         self._has_others = False  # there are files that are not of this log
@@ -106,18 +107,18 @@ class SegmentedLog:
     def generation(self) -> str:
         """What tells the files that hold rows from others, and themselves before an erasure."""
         files = self._files
-        all_of = [segment.generation for segment in files.closed if segment.size]
-        if files.growing.end:
-            all_of.append(files.growing.generation)
-        if len(all_of) > 1:
-            all_of = [blake2b(" ".join(all_of).encode(), digest_size=6).hexdigest()]
-        return "".join(all_of) and all_of[0] + self._erasures
+        closed = [segment for segment in files.closed if segment.size]
+        newest = files.growing.generation or (_generation(closed.pop()) if closed else "")
+        if closed:
+            all_of = [*(segment.identity for segment in closed), newest]
+            newest = blake2b(" ".join(all_of).encode(), digest_size=6).hexdigest()
+        return newest and newest + self._erasures
 
     def generation_at(self, offset: int) -> str:
         """Return what tells the file from others that holds the byte before an offset."""
         files = self._files
         segment = _at(files, max(offset - 1, self.start))
-        return segment.generation if segment else files.growing.generation
+        return _generation(segment) if segment else files.growing.generation
 
     @property
     def start(self) -> int:
@@ -241,13 +242,11 @@ class SegmentedLog:
         old.flush_always()
         segments.begin_at(self._folder, self._channel, base)
         try:
-            growing, modified = self._grow(base), os.stat(old.path).st_mtime
+            growing, status = self._grow(base), os.stat(old.path)
         except BaseException:
             segments.path_of(self._folder, self._channel, base).unlink()
             raise
-        closed = Segment(
-            files.base, old.end, old.path, 0, modified, old.generation, old.begin
-        )  # fmt: skip
+        closed = segments.segment_of(old.path, files.base, old.end, status, old.begin)
         self._files = _Files((*files.closed, closed), growing, base)
         self._on_begun(base)
         logger.info("%s: closed %s", self.name, old.path.name)
@@ -314,7 +313,7 @@ class SegmentedLog:
         """If a command has closed the growing file, go on with those that follow it."""
         files, new = self._files, self._opened(starts)
         same = [each for each in new.closed if each.offset == files.base]
-        if not same or (files.growing.end and same[0].generation != files.growing.generation):
+        if not same or (files.growing.end and _generation(same[0]) != files.growing.generation):
             return False  # it is another file, or one that is not whole
         self._files = new
         self._link()
@@ -431,6 +430,7 @@ class SegmentedLog:
     def _pread(self, segment: Segment, offset: int, size: int) -> bytes:
         try:
             with segments.reading(segment) as fd:
+                _generation(segment)  # so that places in it are named without a wait
                 return os.pread(fd, min(size, segment.size - offset), offset) if fd >= 0 else b""
         except OSError as error:
             raise disk.storage_error("read", segment.path, error) from error
@@ -468,9 +468,13 @@ class SegmentedLog:
             done.add(segment)
             yield
         self._indexes = {each: self._index_of(each) for each in self._files.closed}
+        yield from self._heads.keep([segment.path for segment in self._indexes])
 
     def _index_of(self, segment: Segment) -> ClosedIndex:
-        return self._indexes.setdefault(segment, ClosedIndex(segment.path, segment.size))
+        index = self._indexes.get(segment)
+        if index is None:
+            index = ClosedIndex(segment.path, segment.size, self._heads)
+        return self._indexes.setdefault(segment, index)
 
     def sendfile(self, socket_fd: int, offset: int, size: int) -> int:
         """Send up to `size` bytes at `offset` to a non-blocking socket; return how many went."""
@@ -486,6 +490,14 @@ class SegmentedLog:
                 return os.sendfile(socket_fd, fd, at, min(size, segment.size - at))
         self._hole = max(self._hole, segment.end)
         return 0
+
+
+def _generation(segment: Segment) -> str:
+    """Return what tells a closed file from others; nothing if it is gone."""
+    try:
+        return segments.generation(segment)
+    except OSError:
+        return ""
 
 
 def _at(files: _Files, offset: int) -> Segment | None:

@@ -19,6 +19,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,6 @@ from esource.log.disk import (
     FILE_MODE,
     FLAGS,
     birth,
-    generation,
     lock,
     storage_error,
     sync_folder,
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".tsv"
 INDEXES = (".idx", ".ids")
+RECENT = 1024  # closed files, of all channels, whose generations are in memory
 NEWEST_BYTES = 1 << 16  # at the end of a file, in which its newest default id is looked for
 _FILE = re.compile(rf"({NAME.pattern})(?:\.(0[0-9]{{19}}))?\{SUFFIX}")  # no file is longer
 _BESIDE = re.compile(rf"\.?({NAME.pattern}\.[0-9]{{20}})\.(?:idx|ids|late)")
@@ -56,7 +57,7 @@ class Segment(NamedTuple):
     path: Path
     late: int = 0  # bytes that a program has written behind them, since it was closed
     modified: float = 0.0  # seconds since 1970
-    generation: str = ""  # hexadecimal digits that tell it from others of its name
+    identity: str = ""  # what tells the file from others of its name, unless its rows are changed
     mark_bytes: int = 0  # of a byte order mark, behind which its first row is
 
     @property
@@ -164,36 +165,52 @@ def run(folder: Path, channel: str, starts: Sequence[int]) -> tuple[tuple[Segmen
 
 
 def _closed(path: Path, start: int, end: int) -> tuple[Segment | None, str]:
+    """Look at a closed file; nothing of it is read but of the first one, or if it is too long."""
     try:
-        fd = os.open(path, os.O_RDONLY | FLAGS)
-    except OSError as error:
-        return None, f"{path.name}: {error.strerror}"
-    try:
-        status = os.fstat(fd)
+        status = os.lstat(path)
         size, late = end - start, status.st_size - (end - start)
         if not stat.S_ISREG(status.st_mode) or late < 0:
             return None, f"{path.name} is {status.st_size} bytes long, and the next begins at {end}"
-        if late and not _ends_row(fd, size):
+        if late and not ends_row(path, size):
             return None, f"{path.name} has a row that goes beyond {end}, where the next begins"
-        rows = os.pread(fd, min(size, MARK_BYTES), 0)
-        mark_bytes = 0 if start else tsv.mark_bytes(rows)
-        which = generation(fd, rows)
-        return Segment(start, size, path, late, status.st_mtime, which, mark_bytes), ""
+        if not os.access(path, os.R_OK):
+            return None, f"{path.name}: {os.strerror(errno.EACCES)}"
+        mark_bytes = 0 if start else tsv.mark_bytes(_read(path, min(size, MARK_BYTES), 0))
+        return segment_of(path, start, size, status, mark_bytes), ""
+    except OSError as error:
+        return None, f"{path.name}: {error.strerror}"
+
+
+def segment_of(
+    path: Path, start: int, size: int, status: os.stat_result, mark_bytes: int
+) -> Segment:
+    """Return the segment that a file is of which so many bytes count; raises `OSError`."""
+    late = status.st_size - size
+    # Where births are not known, the time of the last write is one that rows in it do not change.
+    identity = f"{disk.birth(path) or status.st_mtime_ns:x}.{status.st_ino:x}"
+    return Segment(start, size, path, late, status.st_mtime, identity, mark_bytes)
+
+
+@lru_cache(RECENT)
+def generation(segment: Segment) -> str:
+    """Return what `disk.generation` says of a closed file, which is read; raises `OSError`."""
+    with reading(segment) as fd:
+        if fd < 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return disk.generation(fd, os.pread(fd, min(segment.size, MARK_BYTES), 0))
+
+
+def _read(path: Path, size: int, offset: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | FLAGS)
+    try:
+        return os.pread(fd, size, offset)
     finally:
         os.close(fd)
-
-
-def _ends_row(fd: int, size: int) -> bool:
-    return size == 0 or os.pread(fd, 1, size - 1) == b"\n"
 
 
 def ends_row(path: Path, size: int) -> bool:
     """Return whether a row ends behind so many bytes of a file."""
-    fd = os.open(path, os.O_RDONLY | FLAGS)
-    try:
-        return _ends_row(fd, size)
-    finally:
-        os.close(fd)
+    return size == 0 or _read(path, 1, size - 1) == b"\n"
 
 
 def is_file(path: Path) -> bool:
@@ -324,8 +341,9 @@ def indexes(path: Path) -> list[Path]:
 
 
 def remove_index(path: Path) -> None:
-    """Remove the index of a file."""
-    for each in indexes(path):
+    """Remove the index of a file, and the heads of those of its channel, of which that is one."""
+    heads = path.with_name(path.name.partition(".")[0] + INDEXES[0])
+    for each in {*indexes(path), heads}:
         each.unlink(missing_ok=True)
 
 

@@ -8,8 +8,9 @@ whole. What follows is in `stream`.
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
 from typing import NamedTuple
 
 from flask import Response
@@ -26,6 +27,7 @@ from esource.hub import download
 from esource.hub.channel import Channel
 from esource.hub.hub import Hub
 from esource.hub.loop import in_thread, reads
+from esource.hub.tail import Stretch
 from esource.hub.view import Place, View, last_event
 from esource.hub.work import Work
 from esource.rows import sse, tsv
@@ -107,7 +109,15 @@ def _read(
         # `curl -C -` calls a copy of the history before complete, if that is as long as this answer
         # says that it is; without a length it sees that it cannot go on.
         headers["Accept-Ranges"], offset = "none", view.log.start
-    content = _finite(channel, view, offset, wanted, format, work)
+    stretches = channel.read(view, offset, wanted.types, work)
+    if not (format.head or wanted.types or wanted.limit == 0):
+        try:  # before the answer has begun
+            stretches = chain(list(islice(stretches, 1)), stretches)
+        except ConnectionResetError:
+            if offset >= view.log.start:
+                raise
+            return _read(hub, name, environ, pairs, wanted, format, follow)
+    content = _finite(channel, view, offset, stretches, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)
 
 
@@ -228,14 +238,15 @@ def _is_unmodified(view: View, format: Format, headers: Headers, environ: Enviro
 
 
 def _finite(
-    channel: Channel, view: View, offset: int, wanted: Selection, format: Format, work: Work
-) -> Iterator[bytes]:
+    channel: Channel, view: View, offset: int, stretches: Iterable[Stretch], wanted: Selection,
+    format: Format, work: Work,
+) -> Iterator[bytes]:  # fmt: skip
     encode = Encoder(channel, wanted, format, follows=False)
     prime = sse.prime(Place(view.log, offset).id) if wanted.prime else b""
     if format.head:
         yield format.head + prime
     if not encode.is_done:
-        for stretch in channel.read(view, offset, wanted.types, work):
+        for stretch in stretches:
             if piece := encode(stretch):
                 yield piece
                 work.heard()

@@ -249,6 +249,21 @@ def test_a_read_that_is_slower_than_what_removes_its_rows_breaks_off(
     assert "Traceback" not in hub.log
 
 
+def test_a_read_whose_rows_are_gone_before_its_answer_begins_is_told_what_is_kept(
+    hub: Hub, name: str
+) -> None:
+    """Nobody has looked since: a place at the edge of a file is known by the one before it."""
+    fill(hub, name, 8)
+    paths = files(hub, name)
+    first = hub.get(f"/{name}?format=sse&follow=0&prime=1&after=e3&limit=1").body
+    place = first.partition(b"id: ")[2].partition(b"\n")[0].decode()
+    assert place.endswith(f"-{int(paths[2].name.split('.')[1])}")
+    paths[2].unlink()
+    answer = hub.get(f"/{name}?limit=100", Last_Event_ID=place)
+    assert (answer.status, answer.headers["Esource-Resume"]) == (200, "trimmed")
+    assert answer.body == paths[3].read_bytes()
+
+
 # -- in this process -----------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -409,6 +410,133 @@ def test_what_was_learned_of_a_file_that_grows_is_kept_when_it_is_closed(tmp_pat
     learned(log)
     assert head(first)["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
     assert looked_at(log, b"050") < 120
+
+
+# -- the heads of the indexes of closed files ----------------------------------------------------
+
+COUNT = 20  # closed files
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a channel of some files, of five rows each, of which all is learned."""
+    folder = tmp_path_factory.mktemp("history")
+    for start in range(0, 5 * COUNT + 5, 5):
+        rows = b"".join(ROWS[start : start + 5])
+        segments.path_of(folder, "orders", len(b"".join(ROWS[:start]))).write_bytes(rows)
+    learned(opened(folder / "orders.tsv"))
+    return folder
+
+
+@pytest.fixture
+def history(original: Path, tmp_path: Path) -> Path:
+    """Return a copy of it, with its times."""
+    return Path(shutil.copytree(original, tmp_path / "history", symlinks=True))
+
+
+def opens(folder: Path, id: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Return in how many bytes an id can be, and how many files are opened to know it."""
+    paths = []
+
+    def note(path: Path | str, *rest: Any, open: Any = os.open) -> int:
+        paths.append(path)
+        return int(open(path, *rest))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", note)
+        log = opened(folder / "orders.tsv")
+        assert log.generation
+        return looked_at(log, id), len(paths)
+
+
+def test_a_search_right_after_a_start_opens_few_files_of_how_many_there_are(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, count = opens(history, b"xyz", monkeypatch)
+    assert (size, count < 8) == (0, True)
+    size, count = opens(history, b"050", monkeypatch)
+    assert 0 < size <= 120
+    assert count < 8
+
+
+def test_a_search_right_after_a_start_looks_at_one_zone_of_each_file_that_cannot_have_it(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def look(fields: list[object], of: Callable[[list[object]], Zone] = Zone.of) -> Zone:
+        looked.append(fields)
+        return of(fields)
+
+    log = opened(history / "orders.tsv")
+    monkeypatch.setattr(Zone, "of", look)
+    for _ in range(2):
+        assert looked_at(log, b"xyz") == 0
+        assert len(looked) == COUNT
+
+
+@pytest.mark.parametrize("harm", ["gone", "torn", "flipped", "foreign", "folder", "huge", "other"])
+def test_heads_that_are_not_those_of_the_indexes_are_not_believed_and_made_again(
+    history: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = history / "orders.idx"
+    text = heads.read_bytes()
+    few, _ = opens(history, b"052", monkeypatch)
+    heads.unlink()
+    if harm == "torn":
+        heads.write_bytes(text[: len(text) // 2])
+    elif harm == "flipped":
+        heads.write_bytes(text.replace(b'"050\\t"', b'"054\\t"'))
+        assert heads.read_bytes() != text
+    elif harm == "foreign":
+        heads.write_bytes(b"\xff\x00[[[" * 100 + b"\n")
+    elif harm == "folder":
+        heads.mkdir()
+    elif harm == "huge":
+        with heads.open("wb") as file:
+            file.truncate(1 << 40)
+    elif harm == "other":
+        shutil.copy(next(history.glob("orders.*.idx")), heads)
+    size, count = opens(history, b"052", monkeypatch)
+    assert (size, count > COUNT) == (few, True), "each index is read"
+    assert opened(history / "orders.tsv").read(0, 1 << 20, 1 << 20) == b"".join(ROWS)
+    learned(opened(history / "orders.tsv"))
+    assert (opens(history, b"052", monkeypatch)[1] < 8) == (harm != "folder")
+
+
+@pytest.mark.parametrize("change", ["rows", "index", "another file"])
+def test_the_head_of_a_file_that_was_changed_is_not_believed(history: Path, change: str) -> None:
+    """Rows that were written over the closed ones are found, and what is removed is made again."""
+    path = sorted(history.glob("orders.0*.tsv"))[10]
+    text = path.read_bytes()
+    if change == "index":
+        path.with_suffix(".idx").unlink()
+    else:
+        if change == "another file":
+            path.unlink()
+        path.write_bytes(text.replace(b"052", b"xyz"))
+    log = opened(history / "orders.tsv")
+    found = b"052" if change == "index" else b"xyz"
+    places = log.places(Wanted(id=found), 0, log.end)
+    assert any(found in log.pread(start, end - start) for start, end in places)
+    learned(opened(history / "orders.tsv"))
+    assert path.with_suffix(".idx").exists()
+    assert looked_at(opened(history / "orders.tsv"), found) < 120
+
+
+def test_the_heads_say_nothing_of_files_that_are_gone(history: Path) -> None:
+    heads, first = history / "orders.idx", sorted(history.glob("orders.0*.tsv"))[0]
+    assert b'"004\\t"' in heads.read_bytes()
+    log = opened(history / "orders.tsv")
+    segments.remove(first)
+    assert not heads.exists()
+    log.refresh()
+    learned(log)
+    assert b'"004\\t"' not in heads.read_bytes()
+    assert b'"009\\t"' in heads.read_bytes()
+
+
+# -- with its files ------------------------------------------------------------------------------
 
 
 def test_a_channel_that_gets_a_rule_keeps_its_index_and_loses_it_with_its_files(
