@@ -23,8 +23,20 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 
 from esource.errors import StartError, StorageError, StorageFull
-from esource.log import Counts, Kept, Log, Summary, WithoutFiles
-from esource.log.blocks import ESCAPE, KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.log import Counts, Kept, Log, Notice, Summary, WithoutFiles
+from esource.log.blocks import (
+    ESCAPE,
+    KINDS,
+    Answer,
+    BlockLog,
+    Cache,
+    Entry,
+    Head,
+    heard,
+    heed,
+    new_number,
+    told,
+)
 from esource.log.index import Kind, Part
 from esource.log.patience import PAUSE_SECONDS, Again, Away, Patience
 from esource.rows import tsv
@@ -35,15 +47,17 @@ _Server: TypeAlias = dict[str, str]  # its host and port, as parameters of a con
 Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
 FORM = 1  # of the tables
-NEWS = "esource"  # the channel of notices
 NOTICE_BYTES = 7500  # of at most 8000
-MAX_NAME_BYTES = 64
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
 IDLE = 16  # connections that are kept for the next calls
 
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS esource;
-CREATE TABLE esource.form (form int NOT NULL);
+-- Whoever can connect may listen to any name, and notify: notices have one that none can guess.
+CREATE TABLE esource.form (
+    form int NOT NULL,
+    news text NOT NULL DEFAULT 'esource_' || replace(gen_random_uuid()::text, '-', '')
+);
 CREATE TABLE esource.channel (
     name text COLLATE "C" PRIMARY KEY,
     generation bigint NOT NULL UNIQUE,
@@ -292,7 +306,10 @@ SELECT name, setting FROM pg_settings WHERE name IN
     ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names')
 """
 # Not waited for until it is on disk: those who miss it look for themselves.
-NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"""
+NOTIFY = """
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, text)
+FROM unnest(%s::text[]) text
+"""
 # What may be over the next moment: the server ends, begins, or is a standby now.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
 MAY_BE_STORED = "the event may have been stored: repeat it with unique=1"
@@ -340,6 +357,7 @@ class PostgreSQL(WithoutFiles):
         self._patience = Patience("PostgreSQL", seconds, self.counts)
         self._cache = Cache()
         self._token = f"{new_number():x}"  # by which a hub knows its own notices
+        self._news = ""  # the channel of notices
         self._ears: _Connection | None = None
         self._ears_break = 0  # of `_breaks`, when it was made
         self._version = 0
@@ -531,7 +549,7 @@ class PostgreSQL(WithoutFiles):
             with self._connection(time.monotonic() + self._seconds) as connection:
                 self._version = connection.info.server_version
                 with connection.transaction():
-                    _make(connection)
+                    self._news = _make(connection)
             problems = self.problems()
         except (psycopg.Error, StorageError) as error:
             said = _said(error) if isinstance(error, psycopg.Error) else error.text
@@ -571,14 +589,12 @@ class PostgreSQL(WithoutFiles):
 
     # -- other hubs ----------------------------------------------------------------------
 
-    def tell(self, names: Sequence[str]) -> None:
-        size = NOTICE_BYTES // (MAX_NAME_BYTES + 1)
+    def tell(self, logs: Sequence[Log]) -> None:
+        texts = list(told(self._token, logs, NOTICE_BYTES))
         with suppress(StorageError):  # then they look for themselves
-            for start in range(0, len(names), size):
-                text = " ".join([self._token, *names[start : start + size]])
-                self._call(NOTIFY, (NEWS, text))
+            self._call(NOTIFY, (self._news, texts))
 
-    def listen(self, seconds: float) -> list[str] | None:
+    def listen(self, seconds: float) -> list[Notice] | None:
         try:
             if self._ears and self._ears_break != self._breaks:
                 self._ears.close()  # its server may be another's standby by now
@@ -587,23 +603,25 @@ class PostgreSQL(WithoutFiles):
                 self._ears_break = self._breaks
                 self._ears = self._connect(time.monotonic() + self._seconds)
                 self._ears.deadline = time.monotonic() + self._seconds
-                self._ears.execute(f"LISTEN {NEWS}")
+                self._ears.execute(f"LISTEN {self._news}")
                 self.counts.gaps += 1
                 return None  # of what came before nothing is known
             self._ears.deadline = time.monotonic() + seconds + self._seconds
-            names = []
-            for notice in self._ears.notifies(timeout=seconds, stop_after=1):
-                token, *told = notice.payload.split(" ")
-                if token != self._token:
-                    names += told
-                    self.counts.notices += 1
-            return names
+            notices = []
+            for text in self._ears.notifies(timeout=seconds, stop_after=1):
+                found = heard(self._token, text.payload)
+                notices += found
+                self.counts.notices += bool(found)
+            return notices
         except psycopg.Error:
             if self._ears:
                 self._ears.close()
             self._ears = None
             time.sleep(random.uniform(*PAUSE_SECONDS))
             return []
+
+    def heed(self, log: Log, notices: Sequence[Notice]) -> bool:
+        return heed(log, notices)
 
     def grown(self, logs: Sequence[Log]) -> list[Log]:
         heads = {name: Head(*head) for name, *head in self._call(HEADS, ([x.name for x in logs],))}
@@ -656,16 +674,18 @@ def _said(error: psycopg.Error) -> str:
     return " ".join((error.diag.message_primary or str(error)).split())
 
 
-def _make(connection: _Connection) -> None:
-    """Make the tables, if no other hub has. Within a transaction."""
+def _make(connection: _Connection) -> str:
+    """Make the tables, if no other hub has; return the name of notices. Within a transaction."""
     connection.execute("SELECT pg_advisory_xact_lock(hashtext('esource'))")
     [(table,)] = connection.execute("SELECT to_regclass('esource.form')").fetchall()
     if table is None:
         connection.execute(SCHEMA)
-        connection.execute("INSERT INTO esource.form VALUES (%s)", (FORM,))
+        connection.execute("INSERT INTO esource.form (form) VALUES (%s)", (FORM,))
     [(form,)] = connection.execute("SELECT form FROM esource.form").fetchall()
     if form != FORM:
         raise StorageError(f"the tables have form {form}, and this hub knows {FORM}")
+    [(news,)] = connection.execute("SELECT news FROM esource.form").fetchall()
+    return str(news)
 
 
 def _refused(version: int, settings: Mapping[str, str]) -> Iterator[str]:
