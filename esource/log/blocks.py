@@ -386,7 +386,7 @@ class BlockLog:
         if not about:
             return False
         end, nonce, *numbers, modified, text = about.split(" ")
-        after, head = Head(*map(int, numbers), modified=float(modified)), self._head
+        after, head = Head(*map(int, numbers))._replace(modified=float(modified)), self._head
         if head.generation == after.generation and head.end >= after.end:
             # Not so if an engine that lacks the last rows has taken over, and goes on from there.
             return head == after or (head.end > after.end and head.modified >= after.modified)

@@ -168,7 +168,7 @@ def test_what_another_hub_tells_is_all_that_a_log_needs(
         if batches != [long]:
             with monkeypatch.context() as patch:
                 patch.setattr(one, "read", None)  # the rows have come with the notice
-                assert log.pread(before, 10_000) == b"".join(batches)
+                assert log.pread(before, log.end - before) == b"".join(batches)
     assert log.pread(0, 10_000) == ROWS + OTHER + OTHER + long
     assert isinstance(log.append(log.end, [OTHER]), Appended)
 
@@ -212,9 +212,8 @@ def test_a_notice_that_does_not_go_on_from_what_is_known_changes_nothing(
 def test_who_may_only_connect_neither_hears_rows_nor_says_what_they_are(
     hubs: list[PostgreSQL], database: str
 ) -> None:
-    one, other = hubs
-    assert one.listen(5) is None
+    assert hubs[0].listen(5) is None
     [(name,)] = shared_postgres().do("SELECT news FROM esource.form", database=database)
-    assert len(name) > len("esource_") + 30
+    assert len(str(name)) > len("esource_") + 30
     shared_postgres().do(f"NOTIFY {name}, 'nobody\nforged '", database=database)
     assert heard(hubs) == [Notice("forged")], "it is the name that is not known"
