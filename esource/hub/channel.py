@@ -127,6 +127,14 @@ class Channel:
         """
         return self._head.refresh()
 
+    def heed(self, goes_on: Callable[[Log], bool]) -> None:
+        """Take in what others have told of the log, which was not read; or else what is there.
+
+        `goes_on` is `esource.log.Shared.heed`. Blocks; raises `StorageError`.
+        """
+        self._head.heed(goes_on)
+        self._writer.be_quiet_soon()
+
     def tend(self, now: float, may_remove: bool) -> str:
         """Do what time asks of the log (see `esource.log.Log.tend`). Blocks."""
         return self._head.tend(now, may_remove)

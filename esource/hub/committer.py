@@ -26,7 +26,7 @@ from esource.hub.commit import LATER, SOON_BYTES, Commit, Done, Later, Staged
 from esource.hub.known import Known
 from esource.hub.loop import commits, give_way, in_thread
 from esource.hub.view import View
-from esource.log import Moved, Written
+from esource.log import Log, Moved, Written
 
 QUICK_SECONDS = 0.0007  # of a sync: a hop to a thread and back takes as long
 STEADY = 16  # syncs that must have been quick, one after the other, before one is made in the loop
@@ -151,11 +151,11 @@ class Committer:
 
     def __init__(
         self, sync_of: SyncOf = lambda written: None,
-        grown: Callable[[str], None] = lambda name: None,
+        grown: Callable[[Log], None] = lambda log: None,
     ) -> None:  # fmt: skip
         """Begin with nothing to do. `sync_of` is `Logs.sync_all`; without it there is none.
 
-        `grown` is told the name of each log that was appended to in a thread.
+        `grown` is told of each log that was appended to in a thread.
         """
         self._sync_of = sync_of
         self._grown = grown
@@ -209,7 +209,7 @@ class Committer:
             part.append()
         finally:
             self._large -= is_large
-        self._grown(part.view.log.name)
+        self._grown(part.view.log)
 
     def _write(self, parts: list[_Part]) -> None:
         if not self._writes.is_quick:

@@ -21,9 +21,11 @@ from esource.hub.followers import Followers
 from esource.hub.known import Known
 from esource.hub.loop import commits, in_thread, reads, unswitched
 from esource.hub.search import Search
+from esource.hub.tail import TAIL_BYTES
 from esource.hub.view import View
 from esource.hub.work import Urgent
 from esource.log import Log, mark
+from esource.rows import tsv
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +114,21 @@ class Head:
             self._waiting -= 1
         return None
 
+    def heed(self, goes_on: Callable[[Log], bool]) -> None:
+        """Let the log go on as others tell, or else take in what is there. Blocks.
+
+        Raises `StorageError`.
+        """
+        with self.lock:
+            old = self.view
+            if old.log.end != old.end or not goes_on(old.log):
+                self.take_in()
+            elif old.log.end > old.end:
+                new, rows = in_thread(commits(), _behind, old)
+                with unswitched():
+                    self.advance(new)
+                    self._followers.show(new, old.end, rows)
+
     def tend(self, now: float, may_remove: bool) -> str:
         """Do what time asks of the log; return what was removed. Blocks; raises `StorageError`."""
         with self.lock:
@@ -183,3 +200,17 @@ class Head:
                 old.log.name, old.end, old.newest_id.decode(errors="replace"),
             )  # fmt: skip
         return end
+
+
+def _behind(old: View) -> tuple[View, bytes]:
+    """Return the view of all that a log holds, which has grown; and what is new, if that is little.
+
+    Blocks; raises `StorageError`.
+    """
+    log, size = old.log, old.log.end - old.end
+    rows = log.pread(old.end, size) if size <= TAIL_BYTES else b""
+    if len(rows) < size:
+        return View.of(log), b""
+    place, events = tsv.last(rows, 1)
+    newest_id = tsv.id_of(rows[place:]) if events else old.newest_id
+    return View(log, old.end + size, newest_id, mark(log, old.end + size)), rows

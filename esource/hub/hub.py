@@ -74,8 +74,9 @@ class Hub:
         self.stats = Stats(config.metrics_channels)
         self.draining = False
         self.logs = _logs(config)
-        self.news = News(self.logs.shared, self.open_channels) if self.logs.shared else None
-        grown = self.news.grown if self.news else lambda name: None
+        shared = self.logs.shared
+        self.news = News(shared, self.open_channels, self.opened) if shared else None
+        grown = self.news.grown if self.news else lambda log: None
         self._committer = Committer(self.logs.sync_all, grown)
         self.meter = Meter(self.logs, config.metrics_channels)
         self.clients = Clients()

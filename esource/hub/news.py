@@ -1,14 +1,17 @@
-"""What hubs that share an engine tell one another: which channels have grown.
+"""What hubs that share an engine tell one another: what was appended to which channels.
 
-    a commit ──► tell ─ ─ ─ the engine ─ ─ ─► listen ──► refresh ──► followers
+    a commit ──► tell ─ ─ ─ the engine ─ ─ ─► listen ──► heed ─────► followers
+                                               else └──► refresh ───►┘
                                     every two seconds ──►┘
 
-A notice is a hint, and may be lost: the sweep finds what it would have told. Only channels with
-followers are looked at, since whoever reads another one looks himself.
+A notice has the rows, if they are few; where they go on from what a hub knows, it need not ask the
+engine. It may be lost: the sweep finds what it would have told. Only channels with followers are
+looked at, since whoever reads another one looks himself.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
@@ -18,7 +21,7 @@ from gevent.threadpool import ThreadPool
 from esource.errors import EsourceError
 from esource.hub.channel import Channel
 from esource.hub.loop import in_thread
-from esource.log import Shared
+from esource.log import Log, Notice, Shared
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +33,15 @@ STEP = 1000  # channels that are asked about in one call
 class News:
     """Tells, listens and sweeps, for the channels of one hub."""
 
-    def __init__(self, logs: Shared, channels: Callable[[], Iterable[Channel]]) -> None:
-        """Begin with nothing to tell; `channels` are those that are open."""
+    def __init__(
+        self, logs: Shared, channels: Callable[[], Iterable[Channel]],
+        opened: Callable[[str], Channel | None],
+    ) -> None:  # fmt: skip
+        """Begin with nothing to tell; `channels` are those that are open, `opened` is one."""
         self._logs = logs
         self._channels = channels
-        self._grown: set[str] = set()  # of which others are to be told
+        self._opened = opened
+        self._grown: dict[str, Log] = {}  # of which others are to be told, by name
         self._signal = Signal()
         self._threads = ThreadPool(3)  # nobody else waits for these calls
         self._refreshing = Pool(AT_ONCE)
@@ -44,9 +51,9 @@ class News:
         for work in (self._tell, self._listen, self._sweep):
             gevent.spawn(self._go_on, work)
 
-    def grown(self, name: str) -> None:
+    def grown(self, log: Log) -> None:
         """Note that rows of this hub are in a log."""
-        self._grown.add(name)
+        self._grown[log.name] = log
         self._signal.set()
 
     def _go_on(self, work: Callable[[], None]) -> None:
@@ -62,16 +69,21 @@ class News:
     def _tell(self) -> None:
         self._signal.wait()
         self._signal.clear()
-        names, self._grown = self._grown, set()
-        in_thread(self._threads, self._logs.tell, sorted(names))
+        logs, self._grown = self._grown, {}
+        in_thread(self._threads, self._logs.tell, list(logs.values()))
 
     def _listen(self) -> None:
-        names = in_thread(self._threads, self._logs.listen, SWEEP_SECONDS)
-        if names is None:
+        notices = in_thread(self._threads, self._logs.listen, SWEEP_SECONDS)
+        if notices is None:
             self._look()
-        elif names:
-            wanted = set(names)
-            self._refresh(channel for channel in self._followed() if channel.name in wanted)
+            return
+        told = defaultdict[str, list[Notice]](list)
+        for notice in notices:
+            told[notice.name].append(notice)
+        for name, some in told.items():
+            channel = self._opened(name)
+            if channel and channel.followers:
+                self._refreshing.spawn(self._take, channel, some)
 
     def _sweep(self) -> None:
         gevent.sleep(SWEEP_SECONDS)
@@ -84,20 +96,19 @@ class News:
             some = followed[start : start + STEP]
             logs = [channel.view.log for channel in some]
             grown = set(map(id, in_thread(self._threads, self._logs.grown, logs)))
-            self._refresh(
-                channel for channel, log in zip(some, logs, strict=True) if id(log) in grown
-            )
+            for channel, log in zip(some, logs, strict=True):
+                if id(log) in grown:
+                    self._refreshing.spawn(self._take, channel, None)
 
     def _followed(self) -> Iterable[Channel]:
         return (channel for channel in self._channels() if channel.followers)
 
-    def _refresh(self, channels: Iterable[Channel]) -> None:
-        """Take in what is there, which followers are told; return once all are begun."""
-        for channel in channels:
-            self._refreshing.spawn(self._refresh_one, channel)
-
-    def _refresh_one(self, channel: Channel) -> None:
+    def _take(self, channel: Channel, notices: Sequence[Notice] | None) -> None:
+        """Take in what was told, or what is there; followers are shown it."""
         try:
-            channel.refresh()
+            if notices is None:
+                channel.refresh()
+            else:
+                channel.heed(lambda log: self._logs.heed(log, notices))
         except EsourceError as error:
             logger.warning("%s: %s", channel.name, error.text)

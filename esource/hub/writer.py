@@ -89,6 +89,14 @@ class Writer:
             # At once: the next publisher needs another; and so do those that wait, after a defect.
             waits = self._queue.qsize()
             self._greenlet = gevent.spawn(self._run, owner) if waits else None
+        self._let_be_quiet()
+
+    def be_quiet_soon(self) -> None:
+        """After rows of others: let what is in memory go, once nothing has come for a while."""
+        self._committed = time.monotonic()
+        self._let_be_quiet()
+
+    def _let_be_quiet(self) -> None:
         if self._followers and not self._is_quiet_due:
             self._is_quiet_due = True
             gevent.spawn_later(IDLE_SECONDS, self._be_quiet)

@@ -346,6 +346,13 @@ class Counts:
         self.gaps = 0  # times that notices may have been missed
 
 
+class Notice(NamedTuple):
+    """What a hub tells others of a log."""
+
+    name: str
+    about: str = ""  # what was appended, in the engine's own words; else only that something was
+
+
 class Shared(Protocol):
     """Logs that several hubs append to. All calls block; raise `StorageError`."""
 
@@ -353,13 +360,19 @@ class Shared(Protocol):
     def counts(self) -> Counts:
         """What was counted, of this hub."""
 
-    def tell(self, names: Sequence[str]) -> None:
-        """Tell other hubs that these logs have grown. It may be lost."""
+    def tell(self, logs: Sequence[Log]) -> None:
+        """Tell other hubs what was appended to these logs. It may be lost."""
 
-    def listen(self, seconds: float) -> list[str] | None:
-        """Wait until others tell that logs have grown; return their names.
+    def listen(self, seconds: float) -> list[Notice] | None:
+        """Wait until others tell that logs have grown; return what they have told.
 
-        None of them after so many seconds; None if some may have been missed.
+        Nothing after so many seconds; None if some of it may have been missed.
+        """
+
+    def heed(self, log: Log, notices: Sequence[Notice]) -> bool:
+        """Let a log go on as others tell, and return whether that was all. Does not block.
+
+        False: it is to be refreshed. Nobody else may append to the log, or refresh it, meanwhile.
         """
 
     def grown(self, logs: Sequence[Log]) -> list[Log]:

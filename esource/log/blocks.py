@@ -15,19 +15,20 @@ What differs between engines is an `Engine`; what is here is the same for all.
 """
 # ruff: noqa: D102 -- what the calls of a log promise, the contract says
 
+import base64
 import os
 import secrets
 import sys
 import time
 from bisect import bisect_right, insort
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Moved, Replaced, Written, reading, settled
+from esource.log import Appended, Log, Moved, Notice, Replaced, Written, reading, settled
 from esource.log.index import Gone, Index, Kind, Part, few_bytes, run_bytes, zone_bytes
 from esource.rows import tsv
 from esource.rows.find import Wanted
@@ -37,6 +38,9 @@ BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
 CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
 CACHED = 1000  # times that was read
+NEWS_BYTES = 5000  # of rows, that others are told together; of more they are told where they end
+NEWS = 64  # appends, of a log, that wait to be told
+LAST_BYTES = 1 << 14  # of rows that others have told, which are kept: more than a mark is made of
 # What the index is called in an engine. Hashes are numbers as this machine has them.
 KINDS: Mapping[Kind, str] = {"zone": "zone", "ids": f"ids, {sys.byteorder} endian"}
 # After which an append looks at the head first: it is looked for behind the known end, under the
@@ -254,6 +258,11 @@ class BlockLog:
         self._know(head)
         self._written: Head | None = None  # between `write` and `settle`, what comes next
         self._is_alone = False  # whether no rows of others are in what comes next
+        self._few = b""  # these rows, if they are few
+        # What was appended, and others are to be told: the heads before and after, and the rows if
+        # they are few. None: rows of others are among them.
+        self._news: deque[tuple[Head, Head, bytes] | None] = deque(maxlen=NEWS)
+        self._last: tuple[Key, int, bytes] = (0, 0), 0, b""  # of the rows: (key, start, rows)
         # Not the generation: if a server that lacks the last rows takes over, other rows come to
         # stand at their offsets.
         self._number = new_number()
@@ -313,6 +322,7 @@ class BlockLog:
         if answer.start is None:
             return self._moved(answer, expected)
         self._is_alone = answer.start == self._head.end
+        self._few = b"".join(blocks) if sum(map(len, blocks)) <= NEWS_BYTES else b""
         self._written = answer.head
         return Written(answer.start, to_sync=False, about=answer.head)
 
@@ -344,8 +354,11 @@ class BlockLog:
         self._written = None
         if failure:
             raise StorageError(f"{self.name}: {failure}; the event may have been stored")
-        assert isinstance(written.about, Head)
-        self._know(written.about)
+        head = written.about
+        assert isinstance(head, Head)
+        self._news.append((self._head, head, self._few) if self._is_alone else None)
+        self._few = b""
+        self._know(head)
         return Appended(written.start, seconds, is_due=False)
 
     def flush(self) -> float:
@@ -363,6 +376,45 @@ class BlockLog:
         publisher may have been told of.
         """
         return head == self._head or (self._is_alone and head == self._written)
+
+    def news(self) -> list[Notice]:
+        """Return what others are to be told of appends since this was last asked, at least one."""
+        told: list[tuple[Head, Head, bytes] | None] = []
+        with suppress(IndexError):
+            while True:
+                new = self._news.popleft()
+                last = told[-1] if told else None
+                if new and last and last[1] == new[0] and _can_join(last[2], new[2]):
+                    told[-1] = last[0], new[1], last[2] + new[2]
+                elif new or last or not told:
+                    told.append(new)
+        return [Notice(self.name, _about(*each) if each else "") for each in told or [None]]
+
+    def heed(self, about: str) -> bool:
+        """Go on with the rows that another hub has appended; return whether it could.
+
+        It can if they begin where it ends, or it has them already. Does not block.
+        """
+        if not about:
+            return False
+        end, nonce, *numbers, modified, text = about.split(" ")
+        after, head = Head(*map(int, numbers))._replace(modified=float(modified)), self._head
+        if head.generation == after.generation and head.end >= after.end:
+            # Not so if an engine that lacks the last rows has taken over, and goes on from there.
+            return head == after or (head.end > after.end and head.modified >= after.modified)
+        if (
+            head.generation not in (0, after.generation)
+            or (head.end, head.nonce) != (int(end), int(nonce))
+            or (head.start, head.erasures) != (after.start, after.erasures)
+        ):
+            return False
+        rows = base64.b64decode(text)
+        key, (last_key, start, last) = (self._number, head.erasures), self._last
+        goes_on = last_key == key and start + len(last) == head.end
+        last = ((last if goes_on else b"") + rows)[-LAST_BYTES:] if rows else b""
+        self._last = key, after.end - len(last), last
+        self._know(after)
+        return True
 
     def refresh(self) -> Replaced | None:
         answer = self._engine.head(self.name, self._head)
@@ -399,6 +451,9 @@ class BlockLog:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
         head = self._head
         key = self._number, head.erasures
+        last_key, last_start, last = self._last
+        if last_key == key and last_start <= offset < last_start + len(last):
+            return last_start, last
         found = self._cache.at(key, offset)
         if found or not head.generation:
             return found
@@ -455,6 +510,44 @@ def _entry(blocks: Sequence[bytes], expected: int | None, least: bytes) -> Entry
         mark_bytes,
         new_number(),
     )
+
+
+def _can_join(rows: bytes, more: bytes) -> bool:
+    """Whether rows are told together: all of them, not only where they end."""
+    return bool(rows and more) and len(rows) + len(more) <= NEWS_BYTES
+
+
+def _about(before: Head, after: Head, rows: bytes) -> str:
+    """Return how `BlockLog.heed` is told: what it must know already, and what comes next."""
+    *numbers, modified = after
+    fields = [before.end, before.nonce, *numbers, repr(modified), base64.b64encode(rows).decode()]
+    return " ".join(map(str, fields))
+
+
+def told(token: str, logs: Sequence[Log], limit: int) -> Iterator[str]:
+    """Yield what a hub tells of some logs, in texts of so many bytes at most, after its token."""
+    lines, size = [token], len(token)
+    for log in logs:
+        assert isinstance(log, BlockLog)
+        for notice in log.news():
+            line = f"{notice.name} {notice.about}"
+            if size + 1 + len(line) > limit:
+                yield "\n".join(lines)
+                lines, size = [token], len(token)
+            lines.append(line)
+            size += 1 + len(line)
+    yield "\n".join(lines)
+
+
+def heard(token: str, text: str) -> list[Notice]:
+    """Return what another hub has told; nothing of what this one has."""
+    teller, *lines = text.split("\n")
+    return [] if teller == token else [Notice(*line.split(" ", 1)) for line in lines]
+
+
+def heed(log: Log, notices: Sequence[Notice]) -> bool:
+    """Let a log go on as others tell (see `esource.log.Shared`)."""
+    return isinstance(log, BlockLog) and all(log.heed(notice.about) for notice in notices)
 
 
 def pieces(rows: bytes) -> Iterator[bytes]:

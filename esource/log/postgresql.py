@@ -23,8 +23,20 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 
 from esource.errors import StartError, StorageError, StorageFull
-from esource.log import Counts, Kept, Log, Summary, WithoutFiles
-from esource.log.blocks import ESCAPE, KINDS, Answer, BlockLog, Cache, Entry, Head, new_number
+from esource.log import Counts, Kept, Log, Notice, Summary, WithoutFiles
+from esource.log.blocks import (
+    ESCAPE,
+    KINDS,
+    Answer,
+    BlockLog,
+    Cache,
+    Entry,
+    Head,
+    heard,
+    heed,
+    new_number,
+    told,
+)
 from esource.log.index import Kind, Part
 from esource.log.patience import PAUSE_SECONDS, Again, Away, Patience
 from esource.rows import tsv
@@ -34,16 +46,18 @@ RV = TypeVar("RV")
 _Server: TypeAlias = dict[str, str]  # its host and port, as parameters of a connection
 Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
-FORM = 1  # of the tables
-NEWS = "esource"  # the channel of notices
+FORM = 2  # of the tables
 NOTICE_BYTES = 7500  # of at most 8000
-MAX_NAME_BYTES = 64
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
 IDLE = 16  # connections that are kept for the next calls
 
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS esource;
-CREATE TABLE esource.form (form int NOT NULL);
+-- Whoever can connect may listen to any name, and notify: notices have one that none can guess.
+CREATE TABLE esource.form (
+    form int NOT NULL,
+    news text NOT NULL DEFAULT 'esource_' || replace(gen_random_uuid()::text, '-', '')
+);
 CREATE TABLE esource.channel (
     name text COLLATE "C" PRIMARY KEY,
     generation bigint NOT NULL UNIQUE,
@@ -303,7 +317,10 @@ SELECT name, setting FROM pg_settings WHERE name IN
     'synchronous_standby_names')
 """
 # Not waited for until it is on disk: those who miss it look for themselves.
-NOTIFY = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"""
+NOTIFY = """
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(news, text)
+FROM esource.form, unnest(%s::text[]) text
+"""
 # What may be over the next moment: the server ends, begins, or is a standby now.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
 MAY_BE_STORED = "the event may have been stored: repeat it with unique=1"
@@ -589,14 +606,12 @@ class PostgreSQL(WithoutFiles):
 
     # -- other hubs ----------------------------------------------------------------------
 
-    def tell(self, names: Sequence[str]) -> None:
-        size = NOTICE_BYTES // (MAX_NAME_BYTES + 1)
+    def tell(self, logs: Sequence[Log]) -> None:
+        texts = list(told(self._token, logs, NOTICE_BYTES))
         with suppress(StorageError):  # then they look for themselves
-            for start in range(0, len(names), size):
-                text = " ".join([self._token, *names[start : start + size]])
-                self._call(NOTIFY, (NEWS, text))
+            self._call(NOTIFY, (texts,))
 
-    def listen(self, seconds: float) -> list[str] | None:
+    def listen(self, seconds: float) -> list[Notice] | None:
         try:
             if self._ears and self._ears_break != self._breaks:
                 self._ears.close()  # its server may be another's standby by now
@@ -605,23 +620,26 @@ class PostgreSQL(WithoutFiles):
                 self._ears_break = self._breaks
                 self._ears = self._connect(time.monotonic() + self._seconds)
                 self._ears.deadline = time.monotonic() + self._seconds
-                self._ears.execute(f"LISTEN {NEWS}")
+                [(news,)] = self._ears.execute("SELECT news FROM esource.form").fetchall()
+                self._ears.execute(f"LISTEN {news}")
                 self.counts.gaps += 1
                 return None  # of what came before nothing is known
             self._ears.deadline = time.monotonic() + seconds + self._seconds
-            names = []
-            for notice in self._ears.notifies(timeout=seconds, stop_after=1):
-                token, *told = notice.payload.split(" ")
-                if token != self._token:
-                    names += told
-                    self.counts.notices += 1
-            return names
+            notices = []
+            for text in self._ears.notifies(timeout=seconds, stop_after=1):
+                found = heard(self._token, text.payload)
+                notices += found
+                self.counts.notices += bool(found)
+            return notices
         except psycopg.Error:
             if self._ears:
                 self._ears.close()
             self._ears = None
             time.sleep(random.uniform(*PAUSE_SECONDS))
             return []
+
+    def heed(self, log: Log, notices: Sequence[Notice]) -> bool:
+        return heed(log, notices)
 
     def grown(self, logs: Sequence[Log]) -> list[Log]:
         heads = {name: Head(*head) for name, *head in self._call(HEADS, ([x.name for x in logs],))}
@@ -680,7 +698,7 @@ def _make(connection: _Connection) -> None:
     [(table,)] = connection.execute("SELECT to_regclass('esource.form')").fetchall()
     if table is None:
         connection.execute(SCHEMA)
-        connection.execute("INSERT INTO esource.form VALUES (%s)", (FORM,))
+        connection.execute("INSERT INTO esource.form (form) VALUES (%s)", (FORM,))
     [(form,)] = connection.execute("SELECT form FROM esource.form").fetchall()
     if form != FORM:
         raise StorageError(f"the tables have form {form}, and this hub knows {FORM}")

@@ -26,7 +26,7 @@ from typing import Any
 from redis import exceptions
 
 from esource.errors import StartError, StorageError, StorageFull
-from esource.log import Kept, Log, Summary, WithoutFiles
+from esource.log import Kept, Log, Notice, Summary, WithoutFiles
 from esource.log.blocks import (
     BLOCK_BYTES,
     KINDS,
@@ -35,8 +35,11 @@ from esource.log.blocks import (
     Cache,
     Entry,
     Head,
+    heard,
+    heed,
     new_number,
     pieces,
+    told,
 )
 from esource.log.index import Kind, Part
 from esource.log.patience import PAUSE_SECONDS, cause
@@ -57,6 +60,7 @@ from esource.rules import Rule, rule_of
 
 OLDEST = (7, 2)
 NEWS = b"esource"  # the channel of notices
+NOTICE_BYTES = 1 << 16
 AT_ONCE = 1000  # channels that are asked about, or named, together
 HASHES_BYTES = 1 << 14  # of a piece, of which a search reads a few
 TRIM_BYTES = 1 << 26  # that are removed at a time, about
@@ -372,16 +376,12 @@ class Valkey(WithoutFiles):
 
     # -- other hubs ----------------------------------------------------------------------
 
-    def tell(self, names: Sequence[str]) -> None:
-        texts = (
-            " ".join([self._token, *names[start : start + AT_ONCE]])
-            for start in range(0, len(names), AT_ONCE)
-        )
-        commands = [("SPUBLISH", NEWS, text) for text in texts]
+    def tell(self, logs: Sequence[Log]) -> None:
+        commands = [("SPUBLISH", NEWS, text) for text in told(self._token, logs, NOTICE_BYTES)]
         with suppress(StorageError):  # then they look for themselves
             self._servers.call(NEWS, lambda link: link.ask(*commands))
 
-    def listen(self, seconds: float) -> list[str] | None:
+    def listen(self, seconds: float) -> list[Notice] | None:
         try:
             if self._ears is None:
                 address = self._servers.address_of(NEWS)
@@ -396,19 +396,17 @@ class Valkey(WithoutFiles):
             time.sleep(random.uniform(*PAUSE_SECONDS))
             return []
 
-    def _heard(self, ears: Link, seconds: float) -> list[str]:
-        """Return the next names that others have told; raise if the connection is dead."""
+    def _heard(self, ears: Link, seconds: float) -> list[Notice]:
+        """Return what others have told next; raise if the connection is dead."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             kind, *about = ears.hear(left) or [b""]
             if kind == b"pong":
                 self._is_pinged = False
             elif kind == b"smessage":
-                told: list[str]
-                token, *told = about[1].decode().split(" ")
-                if token != self._token:
+                if notices := heard(self._token, about[1].decode()):
                     self.counts.notices += 1
-                    return told
+                    return notices
             elif kind:
                 raise exceptions.ConnectionError("another server has the notices now")
         if self._is_pinged:
@@ -421,6 +419,9 @@ class Valkey(WithoutFiles):
         if self._ears:
             self._ears.close()
         self._ears = None
+
+    def heed(self, log: Log, notices: Sequence[Notice]) -> bool:
+        return heed(log, notices)
 
     def grown(self, logs: Sequence[Log]) -> list[Log]:
         heads = {name: _head(head) for name, head in self._fields([x.name for x in logs], *FIELDS)}

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from esource.log import Appended, Moved, Replaced, Written, blocks
+from esource.log import Appended, Moved, Notice, Replaced, Written, blocks
 from esource.log.blocks import Answer, BlockLog, Entry, Head
 from esource.log.blocks import _entry as entry_of
 from esource.log.postgresql import PostgreSQL
@@ -148,3 +148,76 @@ def test_an_append_after_a_long_time_looks_for_itself_in_few_rows(
     appended = log.append(None, [OTHER])
     assert isinstance(appended, Appended)
     assert known == [0, appended.start]
+
+
+def heard(hubs: list[PostgreSQL]) -> list[Notice]:
+    """What the first hub is told; an empty list if nothing comes for a while."""
+    return hubs[0].listen(5) or []
+
+
+def test_what_another_hub_tells_is_all_that_a_log_needs(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = hubs
+    assert one.listen(5) is None
+    log, theirs = opened(one), opened(other)
+    long = b"4\t\t%b\n" % (b"x" * blocks.NEWS_BYTES)
+    for batches in ([ROWS], [OTHER, OTHER], [long]):
+        for rows in batches:
+            theirs.append(None, [rows])
+        other.tell([theirs])
+        before = log.end
+        assert one.heed(log, heard(hubs))
+        assert log.is_current(), "the head is that of the engine"
+        if batches != [long]:
+            with monkeypatch.context() as patch:
+                patch.setattr(one, "read", None)  # the rows have come with the notice
+                assert log.pread(before, log.end - before) == b"".join(batches)
+    assert log.pread(0, 10_000) == ROWS + OTHER + OTHER + long
+    assert isinstance(log.append(log.end, [OTHER]), Appended)
+
+
+def test_a_notice_that_does_not_go_on_from_what_is_known_changes_nothing(
+    hubs: list[PostgreSQL], database: str
+) -> None:
+    one, other = hubs
+    assert one.listen(5) is None
+    theirs, late = opened(other), opened(one)
+
+    def told() -> list[Notice]:
+        other.tell([theirs])
+        return heard(hubs)
+
+    theirs.append(None, [ROWS])
+    first = told()
+    theirs.append(None, [OTHER])
+    second = told()
+    assert not one.heed(late, second), "the first is missing"
+    assert (late.end, late.pread(0, 1000)) == (0, b"")
+    assert one.heed(late, first)
+    assert one.heed(late, second)
+    assert one.heed(late, first), "which is known"
+    opened(one).append(None, [ROWS])
+    theirs.append(None, [ROWS])
+    assert not one.heed(late, told()), "others have appended in between"
+    assert late.refresh() is None
+    # As it is on a standby that lacks the last rows, once it has taken over.
+    shared_postgres().do(
+        f'DELETE FROM esource.block WHERE "end" > {len(ROWS)}',
+        'UPDATE esource.channel SET ("end", nonce) = (SELECT "end", nonce FROM esource.block)',
+        database=database,
+    )
+    theirs = opened(other)
+    theirs.append(None, [b"5\t\tother\n"])
+    assert not one.heed(late, told()), "what is known is gone"
+    assert isinstance(late.refresh(), Replaced)
+
+
+def test_who_may_only_connect_neither_hears_rows_nor_says_what_they_are(
+    hubs: list[PostgreSQL], database: str
+) -> None:
+    assert hubs[0].listen(5) is None
+    [(name,)] = shared_postgres().do("SELECT news FROM esource.form", database=database)
+    assert len(str(name)) > len("esource_") + 30
+    shared_postgres().do(f"NOTIFY {name}, 'nobody\nforged '", database=database)
+    assert heard(hubs) == [Notice("forged")], "it is the name that is not known"

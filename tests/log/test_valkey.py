@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from esource.errors import StartError, StorageError, StorageFull
-from esource.log import Appended, Log, Moved, Replaced
+from esource.log import Appended, Log, Moved, Notice, Replaced
 from esource.log.blocks import BLOCK_BYTES, READ_BYTES, Entry, Head, new_number
 from esource.log.index import Part
 from esource.log.valkey import Valkey
@@ -399,9 +399,9 @@ def test_all_names_are_found_and_no_other_keys(server: Server, logs: Valkey) -> 
 
 def test_a_hub_hears_others_and_not_itself(logs: Valkey, other: Valkey) -> None:
     assert logs.listen(5) is None, "what came before is not known"
-    logs.tell(["mine"])
-    other.tell(["orders", "invoices"])
-    assert logs.listen(5) == ["orders", "invoices"]
+    logs.tell([logs.open("mine")])
+    other.tell([other.open("orders"), other.open("invoices")])
+    assert logs.listen(5) == [Notice("orders"), Notice("invoices")]
     assert logs.listen(0.05) == []
 
 
@@ -410,11 +410,11 @@ def test_after_a_reconnect_something_may_have_been_missed(
 ) -> None:
     assert logs.listen(5) is None
     server.do("CLIENT", "KILL", "TYPE", "pubsub")
-    other.tell(["orders"])
+    other.tell([other.open("orders")])
     assert logs.listen(5) == []
     assert logs.listen(5) is None
-    other.tell(["orders"])
-    assert logs.listen(5) == ["orders"]
+    other.tell([other.open("orders")])
+    assert logs.listen(5) == [Notice("orders")]
 
 
 def test_a_server_that_is_silent_is_not_listened_to_for_ever() -> None:
@@ -535,7 +535,7 @@ def test_a_user_needs_few_rights_and_config_is_none_of_them() -> None:
         log = logs.open("orders")
         appended(log, ROWS)
         assert (logs.listen(1), logs.names(), content(log)) == (None, ["orders"], ROWS)
-        logs.tell(["orders"])
+        logs.tell([logs.open("orders")])
         head = logs.head("orders", Head()).head
         logs.learn("orders", head, "ids", Part(5, 0), b"2", b"0123456789")
         logs.learn("orders", head, "ids", Part(10, 0), b"2", b"0123456789")
