@@ -115,7 +115,7 @@ class OnEngine:
         log, blocks = self.logs.open(name), pieces(rows)
         while some := list(itertools.islice(blocks, AT_ONCE)):
             log.append(None, some)
-        self.logs.tell([name])
+        self.logs.tell([log])
 
     def take_away(self, name: str) -> None:
         self.logs.remove(name)
