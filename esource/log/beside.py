@@ -42,7 +42,7 @@ from esource.log.segments import INDEXES
 from esource.rows.find import Wanted, Zone
 
 SUFFIX, IDS_SUFFIX = INDEXES
-FORM = f"esource index 2, {sys.byteorder} endian"
+FORM = f"esource index 3, {sys.byteorder} endian"
 HEADS_FORM = "esource heads 1"
 PIECE_BYTES = 1 << 20  # of rows that are only summed up, which does not hold the interpreter
 HEAD_BYTES = 1 << 20  # in which the first line ends

@@ -1,10 +1,11 @@
 """The hashes of ids, sorted: in which zones of a part of a log an id can be.
 
-    |-- hashes, 4 bytes each, in order --|-- of each the number of its zone, 1 byte --|
+    |-- hashes, 4 bytes each, in order --|-- of each the number of its zone, 1 byte, from 1 on --|
 
 For ids of which the least and the greatest of a zone say nothing, as random ones. Hashes are as
 good as random, so each is where it should be, and is found with one read. Two ids may have the same
-one: what is found is where an id can be.
+one: what is found is where an id can be. What is not there must not be taken for an id that is not
+there, so zeros, as a file system puts them in the place of what it has lost, are told from both.
 """
 
 import os
@@ -34,19 +35,25 @@ class Hashes:
         self._runs: list[array[int]] = []  # each in order: hash, and number of the zone
 
     def add(self, number: int, hashes: Iterable[int]) -> Iterator[None]:
-        """Add those of a zone, a run at a time. Its number is less than 256."""
+        """Add those of a zone, a run at a time. Its number is less than 255."""
         rest = iter(hashes)
         while run := list(islice(rest, RUN)):
             self._runs.append(array("Q", sorted([each << 8 | number for each in run])))
             yield
 
     def merge(self, hashes: bytes, first: int) -> Iterator[None]:
-        """Add those of a smaller part, whose zones are numbered from `first` on."""
+        """Add those of a smaller part, whose zones are numbered from `first` on.
+
+        Raises `ValueError` for what are no hashes.
+        """
         count = len(hashes) // 5
         values, numbers = array("I", hashes[: 4 * count]), hashes[4 * count :]
+        _check(values)
+        if 0 in numbers:
+            raise ValueError("numbers are lost")
         for start in range(0, count, RUN):
             some = zip(values[start : start + RUN], numbers[start : start + RUN], strict=True)
-            self._runs.append(array("Q", [each << 8 | first + number for each, number in some]))
+            self._runs.append(array("Q", [each << 8 | first + number - 1 for each, number in some]))
             yield
 
     def sorted(self) -> Iterator[tuple[bytes, bytes]]:
@@ -59,7 +66,7 @@ class Hashes:
                 both += run[starts[place] : stop]
                 starts[place] = stop
             both.sort()
-            numbers = bytes([each & 255 for each in both])
+            numbers = bytes([(each & 255) + 1 for each in both])
             yield array("I", [each >> 8 for each in both]).tobytes(), numbers
 
 
@@ -70,7 +77,8 @@ def numbers(
     """Return, for each part, the numbers of the zones that have a hash.
 
     `counts` says how many hashes each part has. `read` returns pieces of the hashes of parts, of
-    each (part, place, size in bytes): it is called twice, or a few times more.
+    each (part, place, size in bytes): it is called twice, or a few times more. Raises `ValueError`
+    for what are no hashes.
     """
     found: dict[P, tuple[int, int]] = {}  # where the numbers are
     near, left = NEAR, list(counts)
@@ -81,6 +89,7 @@ def numbers(
         again = []
         for part, (start, stop), piece in zip(left, spans, pieces, strict=True):
             some = array("I", piece)
+            _check(some)
             first, end = bisect_left(some, wanted), bisect_right(some, wanted)
             if (first or not start) and (end < len(some) or stop == counts[part]):
                 found[part] = 4 * counts[part] + start + first, end - first
@@ -89,8 +98,20 @@ def numbers(
         near, left = near * 4, again
     some_of = [(part, *place) for part, place in found.items() if place[1]]
     pieces = read(some_of) if some_of else []
+    if any(0 in piece for piece in pieces):
+        raise ValueError("numbers are lost")
     told = {part: piece for (part, _, _), piece in zip(some_of, pieces, strict=True)}
-    return {part: told.get(part, b"") for part in counts}
+    return {part: bytes(number - 1 for number in told.get(part, b"")) for part in counts}
+
+
+def _check(values: "array[int]") -> None:
+    """Raise `ValueError` if zeros stand in the place of hashes, behind other ones or of all.
+
+    Those at the beginning are of events without an id.
+    """
+    rest = values.tobytes().lstrip(b"\0")
+    if len(values) > 1 and (not rest or bytes(8) in rest or values[-1] < values[-2]):
+        raise ValueError("hashes are lost")
 
 
 def _span(count: int, wanted: int, near: int) -> tuple[int, int]:

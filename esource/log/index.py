@@ -193,7 +193,10 @@ class Index(Generic[R]):
     ) -> dict[Part, set[int]]:
         """Return, of parts that have hashes, the starts of the zones that can have an id."""
         counts = known.hashed(start, stop)
-        numbers = ids.numbers(counts, crc32(id), partial(self._store.hashes, rows))
+        try:
+            numbers = ids.numbers(counts, crc32(id), partial(self._store.hashes, rows))
+        except ValueError as error:
+            raise Gone from error
         return {
             part: {part.start + number * ZONE_BYTES for number in some}
             for part, some in numbers.items()
@@ -365,7 +368,10 @@ class Index(Generic[R]):
         smaller = known.hashed(part.start, part.stop)
         for each, count in smaller.items():
             [some] = self._store.hashes(rows, [(each, 0, 5 * count)])
-            yield from hashes.merge(some, (each.start - part.start) // ZONE_BYTES)
+            try:
+                yield from hashes.merge(some, (each.start - part.start) // ZONE_BYTES)
+            except ValueError as error:
+                raise Gone from error
         for zone in zones:
             if any(each.start <= zone.offset < each.stop for each in smaller):
                 continue

@@ -201,6 +201,28 @@ def test_a_search_finds_what_a_plain_list_says_with_any_index_or_none(
             assert Search(log)._after_id(View.of(log), id, Work()) == after_id(rows, id)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_zeros_in_the_place_of_hashes_are_not_taken_for_ids_that_are_not_there(
+    tmp_path: Path, parts: int
+) -> None:
+    """As a file system leaves them where it has lost something."""
+    some = [b"%08d" % (n * 7919 % 64) for n in range(64)]
+    rows = [b"%b\t\tdata\n" % id for id in [*some, *some]]  # each twice, in no order
+    put(tmp_path, rows, parts)
+    learn(log_in(tmp_path), len(b"".join(rows)))
+    for path in sorted(tmp_path.glob("*.ids")):
+        kept = path.read_bytes()
+        beside = {each: each.read_bytes() for each in tmp_path.glob("*.idx")}
+        for at in range(0, len(kept), 7):
+            path.write_bytes(kept[:at] + bytes(len(kept) - at))
+            log = log_in(tmp_path)
+            for id in some[::9]:
+                assert Search(log)._after_id(View.of(log), id, Work()) == after_id(rows, id), at
+            for each, content in beside.items():
+                each.write_bytes(content)
+        path.write_bytes(kept)
+
+
 # -- how much is read ----------------------------------------------------------------------
 
 
