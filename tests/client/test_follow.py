@@ -5,38 +5,19 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Hub, eventually, free_port, size
-from tests.harness.client import command, run, running
+from tests.harness.client import command, publish_on, run, running
 from tests.harness.encrypted import EncryptedHub
 from tests.harness.nginx import running_nginx
 
 
 def data(lines: str) -> list[str]:
     return [json.loads(line)["data"] for line in lines.splitlines()]
-
-
-def publish_on(hub: Hub, channel: str, count: int) -> threading.Thread:
-    """Publish numbers to a channel in a thread, however often the hub is away."""
-
-    def publish() -> None:
-        for n in range(count):
-            while True:
-                try:
-                    if hub.post(f"/{channel}?id=n{n}&unique=1", str(n)).status in (200, 201):
-                        break
-                except OSError:
-                    pass
-                time.sleep(0.05)
-
-    thread = threading.Thread(target=publish)
-    thread.start()
-    return thread
 
 
 def test_it_begins_with_the_first_event_and_ends_where_it_is_told_to(hub: Hub) -> None:

@@ -5,9 +5,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.client.test_follow import publish_on
 from tests.harness import Hub, eventually, running_hub, size
-from tests.harness.client import command, run, running
+from tests.harness.client import command, publish_on, run, running
 
 
 def test_a_copy_is_the_same_bytes_and_stays_so_live(hub: Hub) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.test_follow import publish_on
 from tests.harness import Hub, eventually, size
-from tests.harness.client import command, run, running
+from tests.harness.client import command, publish_on, run, running
 
 UPPER = """
 import json, sys

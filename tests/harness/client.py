@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.harness.hub import Hub
 from tests.harness.waiting import PATIENCE_SECONDS
 
 
@@ -41,3 +44,21 @@ def running(*words: object) -> Iterator["subprocess.Popen[str]"]:
             yield process
         finally:
             process.kill()
+
+
+def publish_on(hub: Hub, channel: str, count: int) -> threading.Thread:
+    """Publish numbers to a channel in a thread, however often the hub is away."""
+
+    def publish() -> None:
+        for n in range(count):
+            while True:
+                try:
+                    if hub.post(f"/{channel}?id=n{n}&unique=1", str(n)).status in (200, 201):
+                        break
+                except OSError:
+                    pass
+                time.sleep(0.05)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    return thread
