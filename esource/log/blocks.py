@@ -405,7 +405,7 @@ class BlockLog:
         if (
             head.generation not in (0, after.generation)
             or (head.end, head.nonce) != (int(end), int(nonce))
-            or (head.start, head.erasures) != (after.start, after.erasures)
+            or (head.start, head.begin, head.erasures) != (after.start, after.begin, after.erasures)
         ):
             return False
         rows = base64.b64decode(text)

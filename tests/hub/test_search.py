@@ -216,8 +216,10 @@ def test_zeros_in_the_place_of_hashes_are_not_taken_for_ids_that_are_not_there(
         for at in range(0, len(kept), 7):
             path.write_bytes(kept[:at] + bytes(len(kept) - at))
             log = log_in(tmp_path)
+            searched = Search(log)
             for id in some[::9]:
-                assert Search(log)._after_id(View.of(log), id, Work()) == after_id(rows, id), at
+                assert searched._after_id(View.of(log), id, Work()) == after_id(rows, id), at
+            searched.close()
             for each, content in beside.items():
                 each.write_bytes(content)
         path.write_bytes(kept)

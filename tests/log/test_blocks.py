@@ -9,6 +9,7 @@ from esource.log import Appended, Moved, Notice, Replaced, Written, blocks
 from esource.log.blocks import Answer, BlockLog, Entry, Head
 from esource.log.blocks import _entry as entry_of
 from esource.log.postgresql import PostgreSQL
+from esource.rows.tsv import BOM
 from tests.harness.postgres import shared_postgres
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
@@ -211,6 +212,18 @@ def test_a_notice_that_does_not_go_on_from_what_is_known_changes_nothing(
     theirs.append(None, [b"5\t\tother\n"])
     assert not one.heed(late, told()), "what is known is gone"
     assert isinstance(late.refresh(), Replaced)
+
+
+def test_a_notice_of_first_rows_behind_a_byte_order_mark_is_not_gone_on_with(
+    hubs: list[PostgreSQL],
+) -> None:
+    """Followers of the channel without rows would be shown it."""
+    one, other = hubs
+    assert one.listen(5) is None
+    theirs, late = opened(other), opened(one)
+    theirs.append(None, [BOM + ROWS])
+    other.tell([theirs])
+    assert not one.heed(late, heard(hubs))
 
 
 def test_who_may_only_connect_neither_hears_rows_nor_says_what_they_are(
