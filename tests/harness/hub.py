@@ -65,16 +65,28 @@ class Hub:
     def __init__(self, home: Path, **settings: str) -> None:
         """Choose a port and a folder; `settings` are environment variables."""
         self.home = home
-        self.folder = home / "events"
+        self._folder = home / "events"
         self.log_path = home / "hub.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.store = store_of(self.folder, settings)
+        self.store = store_of(self._folder, settings)
         self.environ = {
             **os.environ, **self.store.settings,
             "ESOURCE_BIND": f"127.0.0.1:{self.port}", **settings,
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, which may be moved before it is started."""
+        return self._folder
+
+    @folder.setter
+    def folder(self, folder: Path) -> None:
+        self._folder = folder
+        if isinstance(self.store, Folder):
+            self.store = Folder(folder)
+            self.environ |= self.store.settings
 
     # -- the process -----------------------------------------------------------------------
 
