@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psycopg
 
@@ -49,28 +49,42 @@ HEAD = (
 )
 
 
-class Writer:
+G = TypeVar("G", bound="Going")
+
+
+class Going:
+    """Something that goes on in a thread from `start` to `stop`."""
+
+    def __init__(self) -> None:
+        """Do nothing yet."""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self: G) -> G:
+        """Go on from now on."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Begin nothing more; return when what was begun has ended."""
+        self._over.set()
+        self._thread.join(PATIENCE_SECONDS)
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class Writer(Going):
     """One connection that publishes numbered events, one after the other."""
 
     def __init__(self, hub: Hub, name: str) -> None:
         """Do nothing yet."""
+        super().__init__()
         self.acknowledged: list[bytes] = []
         self.refused = 0
         self.broken = 0
         self.longest = 0.0  # seconds, of those that were acknowledged
         self._hub, self._name = hub, name
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> "Writer":
-        """Publish from now on."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Publish no more; return when the last answer is there."""
-        self._over.set()
-        self._thread.join(PATIENCE_SECONDS)
 
     def _run(self) -> None:
         count = 0
@@ -90,26 +104,15 @@ class Writer:
             self.broken += 1
 
 
-class Follower:
+class Follower(Going):
     """Follows, and keeps what tells an event from others."""
 
     def __init__(self, hub: Hub) -> None:
         """Do nothing yet."""
+        super().__init__()
         self.keys: list[bytes] = []
         self.streams = 0
         self._hub = hub
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> "Follower":
-        """Follow from now on."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Follow no more, once the next heartbeat is there."""
-        self._over.set()
-        self._thread.join(PATIENCE_SECONDS)
 
     def _run(self) -> None:
         last = "0"

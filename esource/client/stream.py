@@ -1,8 +1,8 @@
 """The events of a channel, in order, over every break of the connection (WHATWG HTML 9.2).
 
 connect ──► 200 ──► events ──► it breaks, or falls silent ──► wait ──► connect, Last-Event-ID
-            204: `until=` was passed; the end
-            any other 4xx: refused; the end
+──► 204: `until=` was passed; the end
+──► any other 4xx: refused; the end
 """
 
 import sys
@@ -73,8 +73,8 @@ def _connection(
             raise _Over
         resumed = answer.headers.get("Esource-Resume", "")
         if cursor.id and resumed in ("start", "trimmed"):
-            line = f"esource: {target.url}: {header(cursor.id)!r} is not there ({resumed}); "
-            print(printable(line + "from the first event that is kept"), file=sys.stderr)
+            where = f"{target.url}: {cursor.id.decode(errors='replace')!r} is not there ({resumed})"
+            print(printable(f"esource: {where}; from the first event"), file=sys.stderr)
         while True:
             with stop.waiting():
                 piece = target.piece(answer, PIECE_BYTES)

@@ -27,10 +27,9 @@ Query = Sequence[tuple[str, str]]
 class Refused(EsourceError):
     """The hub, or what stands before it, says no, and would again."""
 
-    def __init__(self, text: str, status: int = 0, line: str = "") -> None:
-        super().__init__(text, status, line)
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text, status)
         self.status = status
-        self.line = line  # what was said, one line
 
 
 class Away(Exception):
@@ -135,7 +134,7 @@ class Target:
         text = f"{self.url}: {answer.status} {said[:500] or answer.reason}"
         if answer.status in AGAIN or answer.status >= 500:
             raise Away(text, _seconds(answer.headers.get("Retry-After", "")))
-        raise Refused(text, answer.status, said)
+        raise Refused(text, answer.status)
 
     def text(self, answer: http.client.HTTPResponse) -> bytes:
         """Return the whole body of an answer; raise `Away` if it breaks off."""

@@ -95,8 +95,6 @@ def bury(event: Event, dead: Target, stop: Stop) -> None:
         except Away as away:
             patience.wait(away)
         except Refused as refused:
-            if (
-                refused.status == 409
-            ):  # it is there, with other data: what a try before has put there
+            if refused.status == 409:  # one of its id is there, which stays
                 return
             raise

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esource.command.command import Command
-from esource.errors import Unusable
+from esource.errors import Unusable, printable
 
 if TYPE_CHECKING:
     from esource.client.target import Options
 
-AS_CURL = "[-H HEADER] [--header-file FILE] [--netrc] [--cacert FILE] [--unix-socket PATH]"
 TOLD_SECONDS = 0.5
 SAVED_SECONDS = 0.2  # how much printing may have to be repeated after a kill -9
 
@@ -84,7 +83,7 @@ def _age(id: bytes) -> str:
 
     nanos = time_of(id)
     if nanos is None:
-        return f"at {id.decode(errors='replace')}"
+        return printable(f"at {id.decode(errors='replace')}")
     seconds = max(0, time.time() - nanos / 1e9)
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:

@@ -395,20 +395,23 @@ class BlockLog:
 
         It can if they begin where it ends, or it has them already. Does not block.
         """
-        if not about:
+        head = self._head
+        try:
+            end, nonce, *numbers, modified, text = about.split(" ")
+            after = Head(*map(int, numbers))._replace(modified=float(modified))
+            known, rows = (int(end), int(nonce)), base64.b64decode(text, validate=True)
+        except (ValueError, TypeError):  # nothing is said of it, or by another program
             return False
-        end, nonce, *numbers, modified, text = about.split(" ")
-        after, head = Head(*map(int, numbers))._replace(modified=float(modified)), self._head
         if head.generation == after.generation and head.end >= after.end:
             # Not so if an engine that lacks the last rows has taken over, and goes on from there.
             return head == after or (head.end > after.end and head.modified >= after.modified)
         if (
             head.generation not in (0, after.generation)
-            or (head.end, head.nonce) != (int(end), int(nonce))
+            or (head.end, head.nonce) != known
+            or (rows and head.end + len(rows) != after.end)
             or (head.start, head.begin, head.erasures) != (after.start, after.begin, after.erasures)
         ):
             return False
-        rows = base64.b64decode(text)
         key, (last_key, start, last) = (self._number, head.erasures), self._last
         goes_on = last_key == key and start + len(last) == head.end
         last = ((last if goes_on else b"") + rows)[-LAST_BYTES:] if rows else b""

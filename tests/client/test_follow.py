@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Hub, eventually, free_port, size
-from tests.harness.client import command, publish_on, run, running
+from tests.harness.client import Numbers, command, kill_again_and_again, run, running
 from tests.harness.encrypted import EncryptedHub
 from tests.harness.nginx import running_nginx
 
@@ -53,23 +52,17 @@ def test_killed_and_started_again_it_does_each_event_at_least_once_and_in_order(
     own_hub: Hub, tmp_path: Path
 ) -> None:
     hub = own_hub
-    count = size(400, 10_000)
-    publisher = publish_on(hub, "numbers", count)
+    numbers = Numbers(hub, "numbers")
     out, cursor = tmp_path / "out", tmp_path / "cursor"
+    out.touch()
     words = command("follow", f"{hub.url}/numbers", "--cursor", cursor, "--until", "end")
-    kills = size(4, 50)
-    for n in range(kills):
-        with open(out, "ab") as file:
-            follower = subprocess.Popen(words, stdout=file)
-        before = out.stat().st_size
-        eventually(lambda before=before: out.stat().st_size > before or not publisher.is_alive())  # type: ignore[misc]
-        time.sleep(random.uniform(0, 0.3))
-        follower.kill()
-        follower.wait()
-        if n == kills // 2:
-            hub.kill()
-            hub.start()
-    publisher.join()
+
+    def halfway() -> None:
+        hub.kill()
+        hub.start()
+
+    kill_again_and_again(words, size(4, 50), lambda: out.stat().st_size, halfway, out)
+    count = numbers.end(size(100, 10_000))
     hub.publish("/numbers?event=end", "over")
     with open(out, "ab") as file:
         assert subprocess.run(words, stdout=file).returncode == 0

@@ -1,12 +1,10 @@
 """`esource follow --to`: a copy that is the same, byte for byte."""
 
-import random
 import subprocess
-import time
 from pathlib import Path
 
 from tests.harness import Hub, eventually, running_hub, size
-from tests.harness.client import command, publish_on, run, running
+from tests.harness.client import Numbers, command, kill_again_and_again, run, running
 
 
 def test_a_copy_is_the_same_bytes_and_stays_so_live(hub: Hub) -> None:
@@ -61,26 +59,16 @@ def test_killed_with_both_hubs_it_goes_on_where_the_copy_ends(tmp_path: Path) ->
     for home in ("a", "b"):
         (tmp_path / home).mkdir()
     with running_hub(tmp_path / "a") as here, running_hub(tmp_path / "b") as there:
-        count = size(300, 10_000)
-        publisher = publish_on(here, "numbers", count)
+        numbers = Numbers(here, "numbers")
         words = command("follow", f"{here.url}/numbers", "--to", f"{there.url}/")
-        for n in range(kills := size(4, 50)):
-            mirror = subprocess.Popen(words)
-            before = len(there.rows("numbers"))
-            eventually(
-                lambda before=before: (  # type: ignore[misc]
-                    len(there.rows("numbers")) > before or not publisher.is_alive()
-                )
-            )
-            time.sleep(random.uniform(0, 0.2))
-            if n == kills // 2:
-                there.kill()
-                there.start()
-                here.kill()
-                here.start()
-            mirror.kill()
-            mirror.wait()
-        publisher.join()
+
+        def halfway() -> None:
+            for hub in (there, here):
+                hub.kill()
+                hub.start()
+
+        kill_again_and_again(words, size(4, 50), lambda: len(there.rows("numbers")), halfway)
+        count = numbers.end(size(100, 10_000))
         assert subprocess.run([*words, "--once"]).returncode == 0
         assert there.file("numbers").read_bytes() == here.file("numbers").read_bytes()
         assert len(here.rows("numbers")) == count

@@ -1,15 +1,12 @@
 """`esource pipe`: a channel made of another, exactly once."""
 
-import random
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Hub, eventually, size
-from tests.harness.client import command, publish_on, run, running
+from tests.harness.client import Numbers, command, kill_again_and_again, run, running
 
 UPPER = """
 import json, sys
@@ -35,23 +32,15 @@ def test_what_the_command_makes_of_events_is_the_other_channel(hub: Hub) -> None
 
 def test_killed_at_any_moment_it_loses_doubles_and_turns_round_nothing(own_hub: Hub) -> None:
     hub = own_hub
-    count = size(400, 10_000)
-    publisher = publish_on(hub, "numbers", count)
+    numbers = Numbers(hub, "numbers")
     words = command("pipe", f"{hub.url}/numbers", f"{hub.url}/derived", "--", *CMD)
-    kills = size(4, 50)
-    for n in range(kills):
-        killed = subprocess.Popen(words)
-        before = len(hub.rows("derived"))
-        eventually(
-            lambda before=before: len(hub.rows("derived")) > before or not publisher.is_alive()  # type: ignore[misc]
-        )
-        time.sleep(random.uniform(0, 0.2))
-        if n == kills // 2:
-            hub.kill()
-            hub.start()
-        killed.kill()
-        killed.wait()
-    publisher.join()
+
+    def halfway() -> None:
+        hub.kill()
+        hub.start()
+
+    kill_again_and_again(words, size(4, 50), lambda: len(hub.rows("derived")), halfway)
+    count = numbers.end(size(100, 10_000))
     with running(*words[3:]) as pipe:
         hub.publish("/numbers?id=last", "last")
         eventually(lambda: hub.rows("derived")[-1:] == [b"last\t\tLAST"])

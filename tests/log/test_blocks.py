@@ -193,6 +193,8 @@ def test_a_notice_that_does_not_go_on_from_what_is_known_changes_nothing(
     first = told()
     theirs.append(None, [OTHER])
     second = told()
+    for about in ("", "nonsense", first[0].about[:-4], first[0].about + "!", "1 " + first[0].about):
+        assert not one.heed(late, [first[0]._replace(about=about)]), "it makes no sense"
     assert not one.heed(late, second), "the first is missing"
     assert (late.end, late.pread(0, 1000)) == (0, b"")
     assert one.heed(late, first)
