@@ -322,7 +322,7 @@ def test_a_body_of_chunks_is_seen_at_another_hub_while_it_is_sent(hubs: list[Hub
 
 
 def test_a_large_batch_stands_in_one_run_and_keeps_no_other_hub_waiting(hubs: list[Hub]) -> None:
-    lines = size(12, 60) << 20 >> 7
+    lines = size(12, 48) << 20 >> 7  # of which the rows are within the limit of a batch
     body = b"".join(b"%0126d\n" % n for n in range(lines))
     answers = []
     batch = threading.Thread(
