@@ -68,12 +68,19 @@ class Gate:
 
 
 @contextmanager
-def at_a_gate(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Iterator[Gate]:
-    """What a function of a module or class has found is returned once the context ends."""
+def at_a_gate(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, once: bool = False
+) -> Iterator[Gate]:
+    """What a function of a module or class has found is returned once the context ends.
+
+    With `once` that is so of the first call alone; others pass.
+    """
     gate, real = Gate(), getattr(owner, name)
 
     def call_and_wait(*args: object) -> object:
         found = real(*args)
+        if once and gate.reached.is_set():
+            return found
         gate.reached.set()
         assert gate.opened.wait(PATIENCE_SECONDS)
         return found

@@ -44,7 +44,7 @@ def test_a_view_of_what_others_did_never_replaces_that_of_a_later_commit(
     channel = channel_of(path)
     publish(channel, Event(b"1", b"", b"one"))
     append_by_hand(path, b"2\t\tby hand\n")
-    with at_a_gate(monkeypatch, View, "of") as gate:
+    with at_a_gate(monkeypatch, View, "of", once=True) as gate:
         looking = gevent.spawn(channel.refresh)
         gate.wait_until_reached()
         publishing = gevent.spawn(publish, channel, Event(b"3", b"", b"three"))
