@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from esource.errors import BadInput, EsourceError, TooLarge
-from esource.event import Event, check_data, check_id, check_type
+from esource.event import MAX_TYPE_BYTES, Event, check_data, check_id, check_type
 from esource.rows import ndjson, sse, tsv
 from esource.rows.tsv import BOM, Draft, too_large
 
@@ -115,21 +115,46 @@ class StreamDecoder:
 
     def feed(self, piece: bytes) -> Draft:
         """Return the events of the frames that end in `piece`."""
-        draft = self._rows(self._decoder.events(piece))
+        rows = b""
+        for part in self._parts(piece):
+            rows += self._plain_rows(part) or self._rows(self._decoder.events(part))
+            if self.error:
+                break
         if not self.error and self._decoder.pending > self._limit + OVERHEAD_BYTES:
             self.error = TooLarge(f"line {self._decoder.line + 1}: {too_large(self._limit)}")
-        return draft
+        return Draft.of(rows)
 
     def end(self) -> Draft:
         """Return the event that a last CR ends; one that no blank line ends is an error."""
-        draft = self._rows(self._decoder.end())
+        rows = self._rows(self._decoder.end())
         if not self.error and self._decoder.is_inside_an_event:
             self.error = BadInput(
                 f"line {self._decoder.line}: the last event is not ended by a blank line"
             )
-        return draft
+        return Draft.of(rows)
 
-    def _rows(self, events: Iterator[Event]) -> Draft:
+    def _parts(self, piece: bytes) -> Iterator[bytes]:
+        """Yield what ends the frame at work, then frames that are whole, then the rest."""
+        end = piece.rfind(b"\n\n") + 2
+        if end < 2:
+            yield piece
+            return
+        start = 0 if self._decoder.is_between_frames else piece.find(b"\n\n") + 2
+        yield from filter(None, (piece[:start], piece[start:end], piece[end:]))
+
+    def _plain_rows(self, frames: bytes) -> bytes:
+        """Return the rows of whole frames; nothing if there is need of a closer look."""
+        columns = sse.plain(frames) if self._decoder.is_between_frames else None
+        if not columns or not _are_plain(*columns[:2]) or _has_long_line(frames, self._limit):
+            return b""
+        try:
+            _check_utf8(frames)
+        except BadInput:
+            return b""
+        self._decoder.line += frames.count(b"\n")
+        return tsv.join(*columns)
+
+    def _rows(self, events: Iterator[Event]) -> bytes:
         rows = []
         try:
             for event in events:
@@ -143,7 +168,7 @@ class StreamDecoder:
                 rows.append(tsv.encode(event))
         except EsourceError as error:
             self.error = type(error)(f"line {self._decoder.line}: {error}")
-        return Draft.of(b"".join(rows))
+        return b"".join(rows)
 
 
 Decoder: TypeAlias = LineDecoder | StreamDecoder
@@ -171,6 +196,9 @@ def decode_tsv(lines: bytes, limit: int) -> Draft:
 def decode_ndjson(lines: bytes, limit: int) -> Draft:
     """Return the events of lines of JSON; blank lines are none. Raises `BadInput`, `TooLarge`."""
     _check_utf8(lines)
+    columns = ndjson.plain(lines)
+    if columns and _are_plain(*columns[:2]) and not _has_long_line(lines, limit):
+        return Draft.of(tsv.join(*columns))
     each = [line for line in lines.split(b"\n") if line and not line.isspace()]
     return Draft.of(b"".join([ndjson.decode_row(line, limit) for line in each]))
 
@@ -190,7 +218,7 @@ def decode_each_line(type: bytes, replaces: bool = False) -> DecodeLines:
             raise BadInput("the data holds a VT character")
         if b"\r" in lines:
             lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b"\x0b")
-        if len(lines) > limit and max(map(len, lines.split(b"\n"))) > limit:
+        if _has_long_line(lines, limit):
             raise too_large(limit)
         rows = beginning + lines[:-1].replace(b"\n", b"\n" + beginning) + b"\n"
         events = lines.count(b"\n")
@@ -206,6 +234,18 @@ def _replaced(lines: bytes) -> bytes:
     except BadInput:
         lines = lines.decode(errors="replace").encode()
     return lines.replace(b"\0", REPLACEMENT).replace(b"\x0b", REPLACEMENT)
+
+
+def _has_long_line(lines: bytes, limit: int) -> bool:
+    return len(lines) > limit and max(map(len, lines.split(b"\n"))) > limit
+
+
+def _are_plain(ids: list[bytes], types: list[bytes]) -> bool:
+    """Return whether ids and types are good at a glance; if not, they may be good all the same."""
+    good = all(_PLAIN_ID(id) for id in ids if id)
+    return good and all(
+        len(type) <= MAX_TYPE_BYTES and _PLAIN_ID(type) for type in set(types) if type
+    )
 
 
 def _check_text(lines: bytes) -> None:

@@ -39,7 +39,14 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     event: str = ""
 
 
+class _PlainLine(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    data: str
+    id: str | None = None
+    event: str = ""
+
+
 _LINE = msgspec.json.Decoder(_Line)
+_PLAIN_LINE = msgspec.json.Decoder(_PlainLine)
 _TEXT = msgspec.json.Decoder(str)
 
 
@@ -86,6 +93,32 @@ def encode_of(channel: str, cursor: str, fields: Sequence[bytes]) -> bytes:
     )
     event = {"channel": channel, "id": cursor, "event_id": id, "event": type, "data": data}
     return orjson.dumps(event)
+
+
+def plain(lines: bytes) -> tuple[list[bytes], list[bytes], list[bytes]] | None:
+    """Return all ids, all types and all data of valid UTF-8, if every line is plain.
+
+    A plain line begins with its object, has no escape in it, and its data is text: so it has no
+    control character either. A tenth of the time of `decode_row`.
+    """
+    count = lines.count(b"\n")
+    # An object may not go on in the next line: a `{` at the beginning of each begins one, since
+    # there is no LF in a text, and no object in this one. So there is one in each, or too many.
+    if b"\\" in lines or lines[:1] != b"{" or lines.count(b"\n{") != count - 1:
+        return None
+    try:
+        each = _PLAIN_LINE.decode_lines(lines)
+    except msgspec.DecodeError:
+        return None
+    if len(each) != count:
+        return None
+    columns = (
+        [fields.id or "" for fields in each],
+        [fields.event for fields in each],
+        [fields.data for fields in each],
+    )
+    ids, types, data = ("\n".join(column).encode().split(b"\n") for column in columns)
+    return ids, types, data
 
 
 def decode_row(line: bytes, limit: int) -> bytes:

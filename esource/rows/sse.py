@@ -5,6 +5,7 @@ clients forget their place), one `data:` line for each line of data, and a blank
 The order is for people: they read the type first; to parsers all orders are alike.
 """
 
+import re
 from collections.abc import Iterator
 
 from esource.event import Event
@@ -12,6 +13,7 @@ from esource.rows import tsv
 
 # A comment line without a blank line after it: a blank line is a phantom event to some clients.
 HEARTBEAT = b":\n"
+_PLAIN_FRAME = re.compile(rb"(?:event: ([^\n]+)\n)?(?:id: ([^\n]+)\n)?data: ([^\n]*)\n\n")
 
 
 def retry(milliseconds: int) -> bytes:
@@ -68,6 +70,24 @@ def _encode_any(rows: bytes, malformed: list[bytes]) -> bytes:
         frames.append(f"{event_line}{id_line}data: {data}\n\n")
     malformed += [row.encode("latin-1") for row in others]
     return "".join(frames).encode("latin-1")
+
+
+def plain(frames: bytes) -> tuple[list[bytes], list[bytes], list[bytes]] | None:
+    """Return all ids, all types and all data of whole frames, if every frame is plain.
+
+    A plain frame is written as `encode` writes it, and its data is one line. A tenth of the time
+    that it takes a `Decoder`.
+    """
+    if b"\r" in frames or b"\0" in frames or b"\x0b" in frames:
+        return None
+    found = _PLAIN_FRAME.findall(frames)
+    if not found:
+        return None
+    types, ids, data = map(list, zip(*found, strict=True))
+    has_id, has_type = len(ids) - ids.count(b""), len(types) - types.count(b"")
+    structure = has_type * len("event: \n") + has_id * len("id: \n") + len(data) * len("data: \n\n")
+    texts = sum(map(len, types)) + sum(map(len, ids)) + sum(map(len, data))
+    return (ids, types, data) if structure + texts == len(frames) else None  # nothing in between
 
 
 class Decoder:
@@ -138,6 +158,11 @@ class Decoder:
     def end(self) -> Iterator[Event]:
         """Yield the event that a CR at the very end completes; count a line that has no end."""
         return self.events(b"\n") if self._rest else iter(())
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether nothing is kept: what is fed next begins a frame, and not the stream."""
+        return self._started and not (self._rest or self._data or self._id or self._type)
 
     @property
     def is_inside_an_event(self) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from esource.errors import BadInput, EsourceError, TooLarge
 from esource.event import Event, micros_of
-from esource.rows import formats, ingest, tsv
+from esource.rows import formats, ingest, ndjson, tsv
 from esource.rows.ingest import LineDecoder, StreamDecoder
 
 LIMIT = 100  # bytes of an event's data
@@ -484,7 +484,11 @@ scraps = st.sampled_from(
         b"\n", b"\r", b"\r\n", b"\t", b"\t\t", b"a", b" ", b"\x0b", b"\0", b"\xff", b"\xc3",
         b"\xa4", b"data", b"data: ", b"data: x\n\n", b"id: ", b"id: 1\n", b"event: t\n", b":\n",
         b"retry: 1", b"1\tt\tx\n", b"\t\tx\n", b"{}\n", b'{"data":1}\n', b'{"data":', b'"x"}\n',
-        b'{"id":"1","data":"x"}\n', b"\xef\xbb\xbf", b"x" * (LIMIT + 1),
+        b'{"id":"1","data":"x"}\n', b'{"data":"\xc3\xa4"}\n', b'{"data":\n"x"}{"data":"y"}\n',
+        b'{"data":"x"}{"data":"y"}\n', b'{"id":"@a-1","data":"x"}\n', b'{"event":" ","data":""}\n',
+        b"event: t\nid: 1\ndata: x\n\n", b"data: \xc3\xa4\n\ndata:  y\n\n",
+        b"id: @a-1\ndata: x\n\n", b"data: a\x0b\n\n", b"data: %b\n\n" % (b"x" * (LIMIT + 1)),
+        b"\xef\xbb\xbf", b"x" * (LIMIT + 1),
     ]
 )  # fmt: skip
 bodies = st.lists(scraps, max_size=12).map(b"".join)
@@ -500,6 +504,51 @@ def test_any_body_decodes_alike_however_it_is_cut(
     assert decoded(name, bytes_of(body)) == whole
     if draw:
         assert decoded(name, cut(draw, body)) == whole
+
+
+def one_by_one(body: bytes) -> bytes | None:
+    """Return the rows of lines of JSON, each decoded by itself; None if one of them is bad."""
+    try:
+        lines = [text for text in body.split(b"\n") if text and not text.isspace()]
+        return b"".join([ndjson.decode_row(text, LIMIT) for text in lines if text.decode()])
+    except (EsourceError, ValueError):
+        return None
+
+
+@given(st.lists(scraps.filter(lambda scrap: scrap.startswith(b"{")), max_size=6).map(b"".join))
+@example(b'{"data":"x"}\n{"id":"1","event":"t","data":"\xc3\xa4"}\n{"id":null,"data":""}\n')
+@example(b'{"data":\n"x"}{"data":"y"}\n')
+@example(b'{"data":"x"}\n{"data":"y"}{"data":"z"}\n')
+@example(b'{"data":"x"}\n{"id":"@a-1","data":"y"}\n')
+@example(b'{"data":"x"}\n{"event":" t","data":"y"}\n')
+@example(b'{"data":"x"}\n{"event":"%b","data":"y"}\n' % (b"t" * 257))
+@example(b'{"data":"%b"}\n{"data":"x"}\n' % (b"x" * (LIMIT + 1)))
+def test_many_lines_of_json_are_what_each_is(body: bytes) -> None:
+    assume(body.endswith(b"\n"))
+    expected = one_by_one(body)
+    result = decoded("ndjson", [body])
+    if expected is None:
+        assert result.error
+    else:
+        assert (result.rows, result.error) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"id: @a-1\ndata: x\n\n", b"event:  t\ndata: x\n\n", b"id: a\tb\ndata: x\n\n",
+        b"event: %b\ndata: x\n\n" % (b"t" * 257), b"data: %b\n\n" % (b"x" * (LIMIT + 1)),
+        b"data: a\x0bb\n\n", b"data: \xff\n\n", b"data: a\0b\n\n", b"data: x\revent: t\n\n",
+        b"id: a\ndata: x\ndata: y\n\n", b"id: a\n\n", b":\ndata: x\n\n", b"data:x\n\n",
+        b"id: 1\nevent: t\ndata: x\n\n", b"\n",
+    ],
+)  # fmt: skip
+def test_an_odd_frame_among_plain_ones_is_what_it_is_byte_by_byte(odd: bytes) -> None:
+    plain = b"data: x\n\nevent: t\nid: 1\ndata: \xc3\xa4\n\n"
+    body = plain * 3 + odd + plain
+    whole = decoded("sse", [body])
+    assert whole == decoded("sse", bytes_of(body))
+    assert whole.rows.startswith(b"\t\tx\n1\tt\t\xc3\xa4\n" * 3)
 
 
 @given(line=st.binary(max_size=LIMIT // 3).map(lambda line: line.translate(None, b"\r\n")))
