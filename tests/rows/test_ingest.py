@@ -548,6 +548,7 @@ def test_an_odd_frame_among_plain_ones_is_what_it_is_byte_by_byte(odd: bytes) ->
     body = plain * 3 + odd + plain
     whole = decoded("sse", [body])
     assert whole == decoded("sse", bytes_of(body))
+    assert {decoded("sse", [body[:n], body[n:]]) for n in range(len(body))} == {whole}
     assert whole.rows.startswith(b"\t\tx\n1\tt\t\xc3\xa4\n" * 3)
 
 
