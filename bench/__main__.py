@@ -47,6 +47,7 @@ WORKLOADS: dict[str, Workload] = {
     "publish": publishing.publish,
     "crowd": publishing.crowd,
     "channels": publishing.channels,
+    "closing": publishing.closing,
     "nginx": behind.behind,
     "pipelined": pipelined.pipelined,
     "beside": beside.beside,

@@ -13,6 +13,7 @@ from bench.servers import (
     BARE,
     GEVENT,
     HUB,
+    HUB_IN_SEGMENTS,
     HUB_WITHOUT_FSYNC,
     NCHAN,
     REDIS,
@@ -154,6 +155,28 @@ def channels(bench: Bench) -> Cases:
         for count in scale.channels:
             name = f"{count} channel{'s' if count > 1 else ''}"
             yield Case(name, count, takes(servers, partial(send, count)))
+
+
+def closing(bench: Bench) -> Cases:
+    """Publish events of 1000 bytes while the channel's files are closed, a MiB each.
+
+    So many connections, each waiting for its 201. `closed/s` is how many files were.
+    """
+    scale = bench.scale
+
+    def send(connections: int, server: Server) -> Sample:
+        path = fresh("closing")
+        sample = timed(server, partial(wrk, server, path, connections, scale.seconds, 1000))
+        closed = len(list(server.folder.glob(f"{path.strip('/')}.[0-9]*.tsv"))) - 1
+        sample.figures["closed/s"] = max(closed, 0) / scale.seconds
+        return sample
+
+    with started(bench.home, HUB, HUB_IN_SEGMENTS) as servers:
+        for server in servers:
+            wrk(server, fresh("warm"), 10, scale.warm_up_seconds, 1000)
+        for connections in scale.connections:
+            name = f"{connections} connection{'s' if connections > 1 else ''}"
+            yield Case(name, connections, takes(servers, partial(send, connections)))
 
 
 def timed(server: Server, send: Callable[[], Sent]) -> Sample:

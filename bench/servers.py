@@ -145,10 +145,14 @@ def lacks(package: str, *names: str) -> str:
 @contextmanager
 def hub(
     home: Path, name: str = "hub", fsync: str = "always", options: tuple[str, ...] = (),
-    without: str = "",
+    without: str = "", keep: str = "",
 ) -> Iterator[Server]:  # fmt: skip
-    """Start the hub, with its files in `home/events`; `without` a trick of `bench/without.py`."""
-    hub = Hub(home, ESOURCE_FSYNC=fsync, PYTHONPATH=str(ROOT), BENCH_WITHOUT=without)
+    """Start the hub, with its files in `home/events`; `without` a trick of `bench/without.py`.
+
+    `keep` has the rules of its channels (`ESOURCE_KEEP`).
+    """
+    settings = {"ESOURCE_FSYNC": fsync, "ESOURCE_KEEP": keep, "BENCH_WITHOUT": without}
+    hub = Hub(home, PYTHONPATH=str(ROOT), **settings)
     if without:
         options = (*options, "-c", "python:bench.without")
     try:
@@ -300,6 +304,7 @@ def hub_kind(name: str, **differences: Any) -> Kind:
 
 HUB = hub_kind("hub")
 HUB_WITHOUT_FSYNC = hub_kind("hub, fsync never", fsync="never")
+HUB_IN_SEGMENTS = hub_kind("hub, segments of 1 MiB", keep="*/segment=1M")
 HUB_WITHOUT_COUNTING = hub_kind("hub, not counting", options=("-c", "python:bench.uncounted"))
 BARE = Kind("bare gunicorn", bare, "bare")
 GEVENT = Kind("bare gevent", constant, "gevent")

@@ -22,8 +22,8 @@ from tests.harness import ROOT, do_without, needs, some
 
 PATIENCE_SECONDS = 300
 FIRST = (
-    "seed", "publish", "crowd", "channels", "nginx", "pipelined", "beside", "fan-out", "tail",
-    "idle", "counting",
+    "seed", "publish", "crowd", "channels", "closing", "nginx", "pipelined", "beside", "fan-out",
+    "tail", "idle", "counting",
 )  # fmt: skip
 COUNTED = {"seed", "fan-out", "tail", "counting", "latency", "replay"}
 SECOND = (
