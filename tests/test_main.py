@@ -18,10 +18,10 @@ def esource(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])
-def test_help_is_what_the_readme_shows(word: str) -> None:
+def test_help_is_what_the_documentation_shows(word: str) -> None:
     done = esource(word)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"```text\n{done.stdout}```\n" in (ROOT / "README.md").read_text()
+    assert f"```text\n{done.stdout}```\n" in (ROOT / "docs" / "command.md").read_text()
 
 
 @pytest.mark.parametrize("word", ["--version", "-v", "version"])

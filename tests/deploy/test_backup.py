@@ -15,10 +15,10 @@ from tests.harness.load import load_on
 from tests.harness.rows import ids_of, rows_of
 
 TEXT = (ROOT / "deploy" / "backup.md").read_text()
-README = (ROOT / "README.md").read_text()
+WALKS = [(ROOT / name).read_text() for name in ("README.md", "docs/recipes.md")]
 # Of the walk and the recipes, and of the text itself.
 DOWNLOADS = [
-    *re.findall(r"^\$ (curl -.* -o .* localhost:9000/orders)$", README, re.MULTILINE),
+    *re.findall(r"^\$ (curl -.* -o .* localhost:9000/orders)$", "".join(WALKS), re.MULTILINE),
     *re.findall(r"^status=.* -o .* localhost:9000/orders.*$", TEXT, re.MULTILINE),
 ]
 assert len(DOWNLOADS) == 4

@@ -214,8 +214,10 @@ def test_the_folders_and_the_port_are_the_promised_ones() -> None:
     assert "ESOURCE_BIND=0.0.0.0:9000" in SETTINGS["ENV"].split()
 
 
-def test_the_readme_runs_the_image_with_that_volume_and_that_port() -> None:
-    [run] = re.findall(r"^docker run .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_documentation_runs_the_image_with_that_volume_and_that_port() -> None:
+    [run] = re.findall(
+        r"^docker run .*", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE
+    )
     assert f'-v "$(pwd)/events:{SETTINGS["VOLUME"]}"' in run
     assert f"-p 9000:{SETTINGS['EXPOSE']}" in run
 

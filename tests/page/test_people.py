@@ -1,6 +1,6 @@
 """Whoever the person is: by keyboard, by screen reader, on a phone, in the dark.
 
-`ESOURCE_TEST_SCREENSHOTS=1` takes the README's pictures of the page anew.
+`ESOURCE_TEST_SCREENSHOTS=1` takes the documentation's pictures of the page anew.
 """
 
 import json

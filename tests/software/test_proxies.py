@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness import Follower, Hub, Stream, Upload, eventually, running_hub
 from tests.harness.hub import Answer, answer_on
-from tests.harness.proxies import Proxy, apache, haproxy, nginx, varnish
+from tests.harness.proxies import Proxy, apache, caddy, haproxy, nginx, varnish
 
 TYPES = (
     "text/event-stream text/tab-separated-values application/x-ndjson application/json text/plain"
@@ -27,6 +27,7 @@ PROXIES: dict[str, Make] = {
     "apache-compressing": lambda home, hub: apache(
         home, hub, f"AddOutputFilterByType DEFLATE {TYPES}\n"
     ),
+    "caddy": caddy,
     "varnish": varnish,
     "varnish-by-itself": lambda home, hub: varnish(home, hub, with_page=False),
 }

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import PATIENCE_SECONDS, Hub, do_without, eventually, free_port, needs
+from tests.harness.document import Document
 from tests.harness.program import running
+
+RECIPES = Document("docs/recipes.md")  # which has the configurations, but for the addresses
 
 MESSAGES = [f'message {number} with "quotes", a \\ and grün' for number in range(300)]
 
@@ -33,15 +36,8 @@ def values(hub: Hub, channel: str, key: str) -> list[str]:
 SYSLOG_NG = """\
 @version: 3.38
 source s {{ network(ip("127.0.0.1") port({port}) transport("tcp") flags(no-parse)); }};
-destination d {{
-    http(
-        url("{hub}/{path}") method("POST") headers("Content-Type: {type}")
-        body("$({body})") delimiter("\\n")
-        batch-lines(100) batch-timeout(100) time-reopen(1)
-    );
-}};
-log {{ source(s); destination(d); flags(flow-control); }};
-"""
+{page}"""
+[OF_THE_PAGE] = RECIPES.blocks("conf")
 
 
 @contextmanager
@@ -49,7 +45,9 @@ def syslog_ng(home: Path, hub: Hub, path: str, type: str, body: str) -> Iterator
     """syslog-ng with an `http()` destination; yields the port that it takes lines at."""
     [program] = needs("syslog-ng")
     port, config = free_port(), home / "syslog-ng.conf"
-    config.write_text(SYSLOG_NG.format(port=port, hub=hub.url, path=path, type=type, body=body))
+    page = OF_THE_PAGE.replace("http://hub:9000/syslog?each=line", f"{hub.url}/{path}")
+    page = page.replace("application/json", type).replace("format-json --scope rfc5424", body)
+    config.write_text(SYSLOG_NG.format(port=port, page=page))
     with running(
         home, port, program, "-F", "-e", "-d", "--no-caps", "-f", config, "-R", home / "persist",
         "-p", home / "pid", "-c", home / "control",
@@ -104,13 +102,7 @@ template(name="line" type="string" string="%rawmsg%\\n")
 action(type="omprog" {action})
 """
 # Tells rsyslog of each message whether it is stored; one that is not is sent again.
-CONFIRM = """\
-#!/bin/sh
-echo OK
-while read -r line; do
-    printf '%s' "$line" | curl -fsS --data-binary @- "$1" >/dev/null && echo OK || echo failed
-done
-"""
+CONFIRM = next(block for block in RECIPES.blocks("sh") if block.startswith("#!"))
 
 
 @contextmanager
@@ -164,18 +156,17 @@ def test_rsyslog_that_is_told_what_is_stored_loses_nothing_over_a_restart(
 # -- Alertmanager ------------------------------------------------------------------------------
 
 SUMMARY = 'two lines: "a"\nb'
-ALERTMANAGER = """\
-route: {{receiver: hub, group_by: [alertname], group_wait: 0s, group_interval: 1s}}
-receivers:
-- name: hub
-  webhook_configs: [{{url: "{hub}/alerts?event=alert"}}]
-"""
+[ALERTMANAGER] = RECIPES.blocks("yaml")
+# An alert is not held back for others that may come.
+AT_ONCE = "group_wait: 0s, group_interval: 1s}"
 
 
 def test_an_alert_of_alertmanager_is_an_event(tmp_path: Path, hub: Hub) -> None:
     [program] = needs("prometheus-alertmanager")
     port, config = free_port(), tmp_path / "alertmanager.yml"
-    config.write_text(ALERTMANAGER.format(hub=hub.url))
+    config.write_text(
+        ALERTMANAGER.replace("http://hub:9000", hub.url).replace("]}\nrec", f"], {AT_ONCE}\nrec")
+    )
     address = f"127.0.0.1:{port}"
     with running(
         tmp_path, port, program, f"--config.file={config}", f"--web.listen-address={address}",

@@ -66,8 +66,9 @@ def test_every_file_is_used() -> None:
         assert used or name in ("index.html", "index.txt"), name
 
 
-def test_the_pictures_of_the_readme_are_there_and_small() -> None:
-    pictures = re.findall(r"tests/page/screenshots/[^\"]+", (ROOT / "README.md").read_text())
+def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
+    texts = "".join((ROOT / name).read_text() for name in ("README.md", "docs/page.md"))
+    pictures = re.findall(r"tests/page/screenshots/[^\"]+", texts)
     assert {Path(picture).stem for picture in pictures} == {"light", "dark", "phone"}
     for picture in pictures:
         assert 10_000 < (ROOT / picture).stat().st_size < 150_000

@@ -1,0 +1,89 @@
+"""Write what is made from the code into its pages: `python docs/generate.py`.
+
+In a page it stands between two comments, `<!-- made: NAME -->` and `<!-- end -->`. What is around
+them is written by hand. `tests/docs/test_generated.py` says when a page is not in step.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from esource import __main__ as main
+from esource.config import Config, variable
+
+FOLDER = Path(__file__).parent
+MADE = re.compile(r"(?<=^<!-- made: )(\w+)( -->\n).*?(?=^<!-- end -->$)", re.MULTILINE | re.DOTALL)
+
+
+def shown(value: object) -> str:
+    """Return a default as one would set it."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, frozenset):
+        return " ".join(sorted(value))
+    return f"{value:g}" if isinstance(value, float) else str(value or "")
+
+
+def settings() -> str:
+    """Return the table of settings."""
+    lines = ["| Variable | Default | Meaning |", "| --- | --- | --- |"]
+    for setting in fields(Config):
+        default = shown(setting.default)
+        cell = f"`{default}`" if default else ""
+        lines.append(f"| `{variable(setting.name)}` | {cell} | {setting.metadata['meaning']} |")
+    return "\n".join(lines)
+
+
+def overview() -> str:
+    """Return what `esource --help` says."""
+    return f"```text\n{main.usage()}```"
+
+
+def commands() -> str:
+    """Return a section for each command: what its `--help` says."""
+    return "\n\n".join(section for command in main.COMMANDS.values() for section in _of(command))
+
+
+def _of(command: main.clients.Command) -> Iterator[str]:
+    parser = command.parser()
+    actions = parser._actions  # noqa: SLF001 -- argparse has no public name for them
+    yield f"## esource {command.name}"
+    yield f"```text\nesource {command.name} {command.usage}\n```"
+    yield f"```text\n{command.description.strip()}\n```"
+    rows = [_row(action) for action in actions if action.dest != "help"]
+    if any(meaning for _, meaning in rows):
+        yield "\n".join(
+            ["| | |", "| --- | --- |", *[f"| `{name}` | {text} |" for name, text in rows]]
+        )
+
+
+def _row(action: argparse.Action) -> tuple[str, str]:
+    """Return how an argument is written, and what it means."""
+    value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
+    takes = f" {value}" if value and action.nargs != 0 else ""
+    name = ", ".join(action.option_strings) + takes if action.option_strings else str(value)
+    meaning = action.help or "the channel's name" * (name == "CHANNEL")
+    return name.replace("|", "\\|"), meaning.replace("|", "\\|")
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": settings, "overview": overview, "commands": commands,
+}  # fmt: skip
+
+
+def in_step(text: str) -> str:
+    """Return a page's text with all that is made of the code as it is now."""
+    return MADE.sub(lambda match: f"{match[1]}{match[2]}\n{PARTS[match[1]]()}\n\n", text)
+
+
+if __name__ == "__main__":
+    for path in sorted(FOLDER.glob("*.md")):
+        before = path.read_text()
+        if (after := in_step(before)) != before:
+            path.write_text(after)
+            print(path.name)
