@@ -48,7 +48,8 @@ def config(language: str, hub: Hub, port: int) -> str:
         r"127\.0\.0\.1:9000": f"127.0.0.1:{hub.port}",
         r'"9000"': f'"{hub.port}"',
         r"(?<=listen )80|(?<=Listen )80|(?<=bind ):80": f"127.0.0.1:{port}",
-        r"(?<=VirtualHost )\*:80|(?m:^):80": f"127.0.0.1:{port}",
+        r"(?<=VirtualHost )\*:80": f"127.0.0.1:{port}",
+        r"(?m:^):80": f":{port}",
     }.items():
         text = re.sub(theirs, ours, text)
     return text
@@ -96,9 +97,8 @@ def caddy(home: Path, hub: Hub) -> Iterator[Proxy]:
     """Caddy, whose own files are at home."""
     [program] = needs("caddy")
     port, path = free_port(), home / "Caddyfile"
-    # An address is one of TLS unless it says otherwise.
-    text = config("caddy", hub, port).replace("127.0.0.1", "http://127.0.0.1", 1)
-    path.write_text(f"{{\n    admin off\n}}\n{text}")
+    options = "{\n    admin off\n    default_bind 127.0.0.1\n}\n"
+    path.write_text(options + config("caddy", hub, port))
     with running(
         home, port, "env", f"HOME={home}", program, "run", "--adapter", "caddyfile",
         "--config", path,
