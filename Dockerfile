@@ -3,6 +3,7 @@ FROM python:3.13-trixie AS build
 WORKDIR /opt/docker
 COPY setup.py setup.cfg README.md LICENSE ./
 COPY esource esource/
+COPY deploy deploy/
 RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir .
 
 FROM python:3.13-slim-trixie

@@ -1,12 +1,12 @@
 """What every test may ask for, and what holds for all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.harness import Hub, running_hub, store
+from tests.harness import Hub, extras, running_hub, store
 from tests.harness.machine import heed_sigint
 
 # How long an example takes says how busy the machine is.
@@ -18,6 +18,42 @@ heed_sigint()
 # What is asked of a hub whatever it has its channels in: `pytest --store NAME` runs these.
 HERE = Path(__file__).parent
 BLACK_BOX = [HERE / name for name in ("web", "page", "test_clients.py", "test_flights.py")]
+
+
+class Module(pytest.Module):
+    """A module of tests, which is skipped as a whole if it imports what is not installed."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            extras.excuse(error.__cause__)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    module: Module = Module.from_parent(parent, path=module_path)
+    return module
+
+
+def _excused() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        extras.excuse(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Skip a test of which a fixture imports what is not installed."""
+    return (yield from _excused())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Skip a test that imports what is not installed."""
+    return (yield from _excused())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

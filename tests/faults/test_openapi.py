@@ -26,6 +26,8 @@ expected-statuses = [400, 404, 405, 409, 412, 415, 431]
 
 
 def test_the_hub_does_what_it_says_of_itself(tmp_path: Path) -> None:
+    import schemathesis  # noqa: F401 -- it is a program of its own that runs
+
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     with running_hub(tmp_path) as hub:
         run = subprocess.run(

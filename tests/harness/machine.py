@@ -57,7 +57,7 @@ def do_without(reason: str) -> NoReturn:
 
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def command(*words: str | Path) -> str:

@@ -1,14 +1,20 @@
 """Debian's Chromium, started once for each module, and a person in front of it."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.harness import Hub, needs
 from tests.harness.npm import with_packages
-from tests.page.person import ABSENCE, Person
+
+if TYPE_CHECKING:  # a module that is missing skips tests, but ends pytest here
+    from playwright.sync_api import Browser, BrowserContext
+
+    from tests.page.person import Person
 
 OPTIONS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -19,6 +25,8 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A running Chromium."""
+    from playwright.sync_api import sync_playwright
+
     [path] = needs("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
@@ -37,6 +45,8 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture
 def person(context: BrowserContext, hub: Hub) -> Iterator[Person]:
     """Somebody who looks at the module's hub."""
+    from tests.page.person import Person
+
     person = Person(context, hub)
     yield person
     person.leave()
@@ -45,6 +55,8 @@ def person(context: BrowserContext, hub: Hub) -> Iterator[Person]:
 @pytest.fixture
 def own_person(context: BrowserContext, own_hub: Hub) -> Iterator[Person]:
     """Somebody who looks at the test's own hub, which may go away."""
+    from tests.page.person import ABSENCE, Person
+
     person = Person(context, own_hub)
     person.forgiven = ABSENCE
     yield person
