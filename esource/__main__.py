@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from esource import __version__
-from esource.command import checks, clients, engines, histories
+from esource.command import checks, clients, engines, histories, settings
 from esource.errors import printable
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
         *checks.COMMANDS,
         *histories.COMMANDS,
         *engines.COMMANDS,
+        *settings.COMMANDS,
     )
 }
 HELP = """\
