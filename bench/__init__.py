@@ -15,8 +15,8 @@ Low to high, as the hub's own house:
     publishers   who sends: ab, wrk, redis-benchmark, and two of this process
     connections  who sends: many connections of this process
     subscribers  who listens: `sse_clients.c`
-    publishing, behind, pipelined, beside, tricks, fanout, counting, reading, history, engine,
-    growing, ingest, hostile
+    publishing, behind, pipelined, beside, tricks, fanout, returning, counting, reading,
+    history, engine, growing, ingest, hostile
                  the workloads
     plots        pictures of a run
     failover     what is lost when an engine's primary dies: a program of its own

@@ -29,6 +29,7 @@ from bench import (
     pipelined,
     publishing,
     reading,
+    returning,
     servers,
     tricks,
 )
@@ -55,6 +56,10 @@ WORKLOADS: dict[str, Workload] = {
     "latency": fanout.latency,
     "tail": fanout.tail,
     "idle": fanout.idle,
+    "connects": returning.connects,
+    "return": returning.comeback,
+    "again": returning.again,
+    "retry": returning.sent_away,
     "replay": reading.replay,
     "download": reading.download,
     "resume": reading.resume,

@@ -33,6 +33,9 @@ class Scale:
     batch: int  # bytes of a body of declared length
     families: int  # of hostile clients
     attack: float  # times as long as an attack takes to do harm
+    back: tuple[int, ...]  # followers that come back at once, or are sent away
+    connects: int  # followers that connect
+    again: tuple[int, int]  # followers that come back to a channel of so many megabytes
 
 
 FULL = Scale(
@@ -60,6 +63,9 @@ FULL = Scale(
     batch=1 << 25,
     families=100,
     attack=1.0,
+    back=(4000, 10_000),
+    connects=4000,
+    again=(1000, 120),
 )
 QUICK = Scale(
     rounds=1,
@@ -86,6 +92,9 @@ QUICK = Scale(
     batch=1 << 25,
     families=100,
     attack=1.0,
+    back=(4000,),
+    connects=4000,
+    again=(1000, 120),
 )
 # For the test that the benchmark still runs: its figures mean nothing.
 TINY = Scale(
@@ -113,6 +122,9 @@ TINY = Scale(
     batch=1 << 20,
     families=1,
     attack=0.3,
+    back=(20,),
+    connects=20,
+    again=(20, 1),
 )
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -1,6 +1,8 @@
 /* Hold N event streams, count what comes on them, and say so in JSON.
  *
- *     sse_clients -p PORT -u PATH -n CONNECTIONS [-w WINDOW] [-H HEADER]...
+ *     sse_clients -p PORT -u PATH -n CONNECTIONS [-w WINDOW] [-H HEADER]... [-F FILE]
+ *
+ * With -F the n-th line of a file is a header of the n-th stream alone.
  *
  * One thread, one epoll: the subscribers of a benchmark must cost less than what is measured.
  * It speaks HTTP/1.1 with chunks, as browsers do, and tells events by the rules of SSE: `data:`
@@ -16,6 +18,7 @@
  *     -> expect COUNT                 finish once every stream has had COUNT events, and SETTLE
  *                                     milliseconds have brought none that is too many; or once
  *                                     no event has come for PATIENCE seconds
+ *     -> ended                        finish once every stream has ended, likewise
  *     <- {"events": ...}              the result; then it waits for the end of standard input,
  *                                     so that its CPU time can be read from /proc
  *
@@ -68,7 +71,8 @@ struct stream {
 static struct stream *streams;
 static size_t count, opened, connected, ended, unsatisfied;
 static uint64_t window, windows, expected = UINT64_MAX;
-static uint64_t events, bytes, comments, lost, twice, unordered, first_ns, last_ns;
+static bool awaits_end;
+static uint64_t events, bytes, comments, retries, lost, twice, unordered, first_ns, last_ns;
 static uint64_t histogram[STEPS * OCTAVES], timed, slowest_us;
 static char buffer[BUFFER];
 
@@ -191,6 +195,8 @@ static void take_line(struct stream *s, const char *line, size_t length, uint64_
         s->id_length = (unsigned char)size;
     } else if (*line == ':') {
         comments++;
+    } else if (length > 6 && !memcmp(line, "retry:", 6)) {
+        retries++;
     }
 }
 
@@ -282,8 +288,14 @@ static void take_bytes(struct stream *s, const char *at, size_t length, uint64_t
 
 /* -- connections ------------------------------------------------------------------------ */
 
-static void open_stream(struct stream *s, int port, const char *request, int epoll)
+/* A request lacks its empty line: with a file, a header is read from there before it. */
+static void open_stream(struct stream *s, int port, const char *request, FILE *file, int epoll)
 {
+    char whole[4096 + 512], line[512] = "";
+    if (file && !fgets(line, sizeof line, file))
+        fail("the file has too few lines");
+    line[strcspn(line, "\n")] = 0;
+    snprintf(whole, sizeof whole, "%s%s%s\r\n", request, line, file ? "\r\n" : "");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     s->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -291,7 +303,7 @@ static void open_stream(struct stream *s, int port, const char *request, int epo
         fail("socket: %s", strerror(errno));
     if (connect(s->fd, (struct sockaddr *)&address, sizeof address))
         fail("connect: %s", strerror(errno));
-    if (write(s->fd, request, strlen(request)) != (ssize_t)strlen(request))
+    if (write(s->fd, whole, strlen(whole)) != (ssize_t)strlen(whole))
         fail("the request could not be sent: %s", strerror(errno));
     fcntl(s->fd, F_SETFL, O_NONBLOCK);
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = s};
@@ -329,6 +341,10 @@ static bool obey(void)
         return true;
     line[length] = 0;
     length = 0;
+    if (!strcmp(line, "ended\n")) {
+        awaits_end = true;
+        return true;
+    }
     if (sscanf(line, "expect %" SCNu64, &expected) != 1)
         fail("not a command: %s", line);
     unsatisfied = 0;
@@ -354,11 +370,12 @@ static void report(void)
     }
     printf("{\"streams\": %zu, \"ended\": %zu, \"events\": %" PRIu64 ", \"least\": %" PRIu64
            ", \"most\": %" PRIu64 ", \"lost\": %" PRIu64 ", \"twice\": %" PRIu64
-           ", \"unordered_ids\": %" PRIu64 ", \"comments\": %" PRIu64 ", \"bytes\": %" PRIu64
+           ", \"unordered_ids\": %" PRIu64 ", \"comments\": %" PRIu64 ", \"retries\": %" PRIu64
+           ", \"bytes\": %" PRIu64
            ", \"first_ns\": %" PRIu64 ", \"last_ns\": %" PRIu64 ", \"timed\": %" PRIu64
            ", \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f}\n",
-           count, ended, events, least, most, lost, twice, unordered, comments, bytes, first_ns,
-           last_ns, timed, percentile_ms(0.5), percentile_ms(0.99), (double)slowest_us / 1000);
+           count, ended, events, least, most, lost, twice, unordered, comments, retries, bytes,
+           first_ns, last_ns, timed, percentile_ms(0.5), percentile_ms(0.99), (double)slowest_us / 1000);
     fflush(stdout);
 }
 
@@ -366,8 +383,9 @@ int main(int argc, char **argv)
 {
     int port = 0, option;
     const char *path = "/";
+    FILE *file = NULL;
     char headers[2048] = "", request[4096];
-    while ((option = getopt(argc, argv, "p:u:n:w:H:")) != -1) {
+    while ((option = getopt(argc, argv, "p:u:n:w:H:F:")) != -1) {
         switch (option) {
         case 'p': port = atoi(optarg); break;
         case 'u': path = optarg; break;
@@ -378,13 +396,18 @@ int main(int argc, char **argv)
                 fail("too many headers");
             strcat(strcat(headers, optarg), "\r\n");
             break;
+        case 'F':
+            if (!(file = fopen(optarg, "r")))
+                fail("%s: %s", optarg, strerror(errno));
+            break;
         default: return 2;
         }
     }
     if (!port || !count)
-        fail("usage: sse_clients -p PORT -u PATH -n CONNECTIONS [-w WINDOW] [-H HEADER]...");
+        fail("usage: sse_clients -p PORT -u PATH -n CONNECTIONS [-w WINDOW] [-H HEADER]... "
+             "[-F FILE]");
     int size = snprintf(request, sizeof request,
-                        "GET %s HTTP/1.1\r\nHost: localhost:%d\r\nAccept: text/event-stream\r\n%s\r\n",
+                        "GET %s HTTP/1.1\r\nHost: localhost:%d\r\nAccept: text/event-stream\r\n%s",
                         path, port, headers);
     if (size >= (int)sizeof request)
         fail("the request is too long");
@@ -399,7 +422,7 @@ int main(int argc, char **argv)
     bool ready = false, done = false;
     while (true) {
         while (opened < count && opened - connected < PENDING)
-            open_stream(&streams[opened++], port, request, epoll);
+            open_stream(&streams[opened++], port, request, file, epoll);
         int number_of = epoll_wait(epoll, happened, 256, SETTLE);
         bool open = true;
         for (int n = 0; n < number_of; n++) {
@@ -409,8 +432,8 @@ int main(int argc, char **argv)
                 open = obey();
         }
         /* Heartbeats are no progress. */
-        if (progress != connected + events) {
-            progress = connected + events;
+        if (progress != connected + events + ended) {
+            progress = connected + events + ended;
             heard = now_ns();
         }
         if (!ready && connected == count) {
@@ -425,7 +448,8 @@ int main(int argc, char **argv)
         if (!ready && silent)
             fail("%zu of %zu streams got no answer", count - connected, count);
         bool complete = ended == count || (!unsatisfied && settled);
-        bool over = expected != UINT64_MAX && (complete || silent);
+        bool over = awaits_end ? ended == count || silent
+                               : expected != UINT64_MAX && (complete || silent);
         if (!done && ready && (over || !open)) {
             done = true;
             report();

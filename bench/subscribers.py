@@ -26,6 +26,8 @@ class Received:
     lost: int
     twice: int
     unordered_ids: int
+    ended: int  # streams
+    retries: int  # lines that say when to come back
     bytes: int
     first_ns: int  # CLOCK_MONOTONIC
     last_ns: int
@@ -49,15 +51,19 @@ class Subscribers:
     program: Path  # what `compile_clients` has returned
 
     def __init__(
-        self, server: Server, path: str, count: int, *headers: str, window: int = 0
-    ) -> None:
+        self, server: Server, path: str, count: int, *headers: str, window: int = 0,
+        each: Path | None = None,
+    ) -> None:  # fmt: skip
         """Subscribe; return once each stream has its headers.
+
+        `each` is a file with a header for each stream, a line each.
 
         With `window`, `wait_for_window` returns each time that all of them together got as
         many events for each as that.
         """
         command = [str(self.program), "-p", str(server.port), "-u", path, "-n", str(count)]
         command += ["-w", str(window)] if window else []
+        command += ["-F", str(each)] if each else []
         for header in headers:
             command += ["-H", header]
         self.count = count
@@ -72,7 +78,14 @@ class Subscribers:
 
     def received(self, events: int) -> Received:
         """Wait until each stream has had `events`, or nothing comes any more; tell what came."""
-        self._say(f"expect {events}\n")
+        return self._result(f"expect {events}\n")
+
+    def ended(self) -> Received:
+        """Wait until each stream has ended, or nothing comes any more; tell what came."""
+        return self._result("ended\n")
+
+    def _result(self, command: str) -> Received:
+        self._say(command)
         fields = self._next("events")
         return Received(**{name: fields[name] for name in Received.__dataclass_fields__})
 

@@ -23,9 +23,9 @@ from tests.harness import ROOT, do_without, needs, some
 PATIENCE_SECONDS = 300
 FIRST = (
     "seed", "publish", "crowd", "channels", "closing", "nginx", "pipelined", "beside", "fan-out",
-    "tail", "idle", "counting",
+    "tail", "idle", "connects", "return", "counting",
 )  # fmt: skip
-COUNTED = {"seed", "fan-out", "tail", "counting", "latency", "replay"}
+COUNTED = {"seed", "fan-out", "tail", "counting", "latency", "replay", "return", "again"}
 SECOND = (
     "latency",
     "replay",
@@ -38,6 +38,8 @@ SECOND = (
     "ingest",
     "tricks",
     "hostile",
+    "again",
+    "retry",
 )
 
 
@@ -206,6 +208,37 @@ def test_subscribers_tell_lost_events_from_repeated_ones(program: Path) -> None:
     assert fields["unordered_ids"] == 1
     assert received(program, b"data: x\n\n" * 3, expected=5)["lost"] == 2
     assert received(program, b"data: x\n\n" * 5, expected=3)["twice"] == 2
+
+
+def test_subscribers_count_what_sends_them_away(program: Path) -> None:
+    fields = received(program, b"retry: 1\n", frames(0), b"retry: 2000\n: retry: 1\n", expected=1)
+    assert (fields["retries"], fields["comments"], fields["events"]) == (2, 1, 1)
+
+
+def test_each_subscriber_has_a_header_of_its_own(program: Path, tmp_path: Path) -> None:
+    each = tmp_path / "each"
+    each.write_text("X-Own: 1\nX-Own: 2\n")
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in "12":
+                with server.accept()[0] as connection:
+                    asked.append(connection.recv(4096))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nretry: 1\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        said = subprocess.run(
+            [program, "-p", str(server.getsockname()[1]), "-u", "/some", "-n", "2", "-F", each],
+            input=b"ended\n", stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS, check=True,
+        ).stdout  # fmt: skip
+        thread.join()
+    assert [f"\r\nX-Own: {n}\r\n\r\n".encode() in text for n, text in enumerate(asked, 1)] == [
+        True
+    ] * 2
+    result = json.loads(said.splitlines()[-1])
+    assert (result["ended"], result["retries"]) == (2, 2)
 
 
 def test_subscribers_count_lines_of_any_length(program: Path) -> None:
