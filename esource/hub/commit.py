@@ -229,6 +229,11 @@ class Commit:
         return receipt
 
     @property
+    def asked(self) -> float:
+        """When the first of the rows were handed in, by the monotonic clock."""
+        return self.receipts[0].queued
+
+    @property
     def is_done(self) -> bool:
         """Whether its rows are written or refused."""
         return bool(self._done.is_set())
@@ -269,7 +274,7 @@ class Commit:
             blocks, moment = self._ask(view, known, last)
             # Without rows, too: a refusal must be decided on all that is there.
             expected = view.end if moment.is_exact else expected
-            written = log.write(expected, blocks, moment.least)
+            written = log.write(expected, blocks, moment.least, self.asked)
             if not isinstance(written, Moved):
                 break
             if written.end is None:

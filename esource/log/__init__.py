@@ -130,11 +130,13 @@ class Log(Protocol):
     #         appended = settled(log, written)
 
     def write(
-        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
-    ) -> Written | Appended | Moved:
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
         """Do the first part of `append`; without rows there is no other.
 
-        After `Written` comes `settle`, and until then no other append or refresh.
+        `asked` is since when somebody waits for it, by the monotonic clock; None: since now. After
+        `Written` comes `settle`, and until then no other append or refresh.
         """
 
     def write_soon(self, blocks: Sequence[bytes]) -> Written | None:

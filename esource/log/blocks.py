@@ -74,6 +74,7 @@ class Entry(NamedTuple):
     newest_id: bytes  # of the last event; empty without one
     begin: int  # of the first row, if these are the first bytes of the channel
     nonce: int
+    asked: float | None = None  # since when they are waited for, by the monotonic clock; None: now
 
     @property
     def size(self) -> int:
@@ -95,8 +96,11 @@ class Engine(Protocol):
     They raise `StorageError`.
     """
 
-    def head(self, name: str, known: Head) -> Answer:
-        """Return what is there now, and whether that goes on from what is known."""
+    def head(self, name: str, known: Head, asked: float | None = None) -> Answer:
+        """Return what is there now, and whether that goes on from what is known.
+
+        It is waited for since it was `asked`, by the monotonic clock; None: now.
+        """
 
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
         """Append blocks, all or none, at most once; those that are answered for are durable."""
@@ -307,18 +311,19 @@ class BlockLog:
         return settled(self, written) if isinstance(written, Written) else written
 
     def write(
-        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
-    ) -> Written | Appended | Moved:
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
         if not self._head.end:
             expected = 0  # as the first rows or not at all: others' may begin behind a mark
         if not blocks or time.monotonic() - self._known_at > STALE_SECONDS:
-            answer = self._engine.head(self.name, self._head)
+            answer = self._engine.head(self.name, self._head, asked)
             if not (self._goes_on(answer) and expected in (None, answer.head.end)):
                 return self._moved(answer, expected)
             if not blocks:
                 return Appended(answer.head.end, 0.0, is_due=False)
             self._know(answer.head)
-        answer = self._engine.append(self.name, self._head, _entry(blocks, expected, least))
+        answer = self._engine.append(self.name, self._head, _entry(blocks, expected, least, asked))
         if answer.start is None:
             return self._moved(answer, expected)
         self._is_alone = answer.start == self._head.end
@@ -491,7 +496,9 @@ class BlockLog:
         return os.write(socket_fd, piece) if piece else 0
 
 
-def _entry(blocks: Sequence[bytes], expected: int | None, least: bytes) -> Entry:
+def _entry(
+    blocks: Sequence[bytes], expected: int | None, least: bytes, asked: float | None = None
+) -> Entry:
     """Return what an engine needs to know of rows to append them."""
     mark_bytes = tsv.mark_bytes(blocks[0])
     known = blocks
@@ -512,6 +519,7 @@ def _entry(blocks: Sequence[bytes], expected: int | None, least: bytes) -> Entry
         newest_id,
         mark_bytes,
         new_number(),
+        asked,
     )
 
 

@@ -235,8 +235,9 @@ class FileLog:
         return settled(self, written) if isinstance(written, Written) else written
 
     def write(
-        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
-    ) -> Written | Appended | Moved:
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
         """Do what comes before the sync; with `Written`, the log is held until `settle`."""
         self._hold()
         self._is_busy = True

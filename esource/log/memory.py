@@ -56,8 +56,9 @@ class MemoryLog:
         return settled(self, written) if isinstance(written, Written) else written
 
     def write(
-        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
-    ) -> Written | Appended | Moved:
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
         if self._logs.rows.get(self.name) is not self._rows:
             return Moved(f"{self.name} was replaced", None)
         start = len(self._rows.content)

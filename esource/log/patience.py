@@ -5,6 +5,10 @@
 
 So calls that wait for a thread do not wait for one another while the engine is away: of all of them
 one asks whether it is back.
+
+While the engine is well, a call has its time from when it begins: what it has waited for was the
+work of others. Once it is not, each call has its time from when it was *asked* for: commits of one
+channel queue behind one another, and the one behind has been waited for as long as the one before.
 """
 
 import logging
@@ -32,61 +36,82 @@ class Away(Again):
     """It was not answered at all: no other one will be, now."""
 
 
-class Patience:
-    """That of one hub, with one engine."""
+class Unsafe(Again):
+    """What was written is not safe yet: nothing that is written will be, now."""
 
-    def __init__(self, name: str, seconds: float, counts: Counts) -> None:
+
+class Untried(StorageError):
+    """The engine was not asked."""
+
+
+class Patience:
+    """That of one hub, with one engine: with what reads, or with what writes.
+
+    Two, since a replica that is missing holds up what is written, and nothing else.
+    """
+
+    def __init__(self, name: str, seconds: float, counts: Counts, writes: bool = False) -> None:
         """Name the engine for a person; each call takes up to so many seconds."""
         self._name = name
+        self._gone, self._back = (
+            ("takes no events", "takes events again") if writes else ("is away", "is back")
+        )
         self._seconds = seconds
         self._counts = counts
-        self._away: float | None = None  # since when no call was answered, by the monotonic clock
-        self._probes = deque([None])  # who has it asks whether it is back, after a while
+        self._why = ""  # no call was answered for that long, for a person; empty if one was
+        self._probes = deque([None])  # who has it asks whether it is back
 
-    def call(self, once: Callable[[float], T]) -> T:
+    def call(self, once: Callable[[float], T], asked: float | None = None) -> T:
         """Return what is answered to what may be asked again; it is told until when, monotonic.
 
-        Blocks; raises what `once` raises, and `StorageError` for `Again`, once time is over. What
-        the engine says, and where it is, is for the log and not for clients.
+        `asked` is when somebody began to wait for it, by the same clock; None: now. Blocks; raises
+        what `once` raises, `StorageError` for `Again`, once time is over, and `Untried` if there
+        was none. What the engine says, and where it is, is for the log and not for clients.
         """
         began = time.monotonic()
-        if self._away is None or began - self._away <= self._seconds:
-            return self._try(once, began)
+        if not self._why:  # it is well
+            return self._try(once, began + self._seconds)
         try:
             probe = self._probes.pop()
         except IndexError:
-            raise StorageError(f"{self._name} is away") from None
+            raise Untried(self._why) from None
         try:
-            return self._try(once, began)
+            deadline = (began if asked is None else asked) + self._seconds
+            if deadline - began <= LEAST_SECONDS:
+                raise Untried(self._why)
+            return self._try(once, deadline)
         finally:
             self._probes.append(probe)
 
-    def _try(self, once: Callable[[float], T], began: float) -> T:
-        deadline = began + self._seconds
+    def _try(self, once: Callable[[float], T], deadline: float) -> T:
         pause, most = PAUSE_SECONDS
         while True:
             try:
                 done = once(deadline)
             except Again as error:
-                is_away = isinstance(error, Away)
                 self._counts.is_up = False
                 left = deadline - time.monotonic()
                 if left <= LEAST_SECONDS:
-                    if not is_away:
-                        raise StorageError(f"{self._name}: {error}") from error
-                    if self._away is None:
-                        self._away = began
-                        logger.error("%s is away: %s", self._name, error)
-                    raise StorageError(f"{self._name} is away") from error
+                    raise StorageError(self._given_up(error)) from error
                 self._counts.retries += 1
                 time.sleep(min(random.uniform(pause / 2, pause), left))
                 pause = min(pause * 2, most)
             else:
                 self._counts.is_up = True
-                if self._away is not None:
-                    self._away = None
-                    logger.warning("%s is back", self._name)
+                if self._why:
+                    self._why = ""
+                    logger.warning("%s %s", self._name, self._back)
                 return done
+
+    def _given_up(self, error: Again) -> str:
+        """Note that time is over; return why, for a client."""
+        is_away = isinstance(error, Away)
+        why = f"{self._name} is away" if is_away else f"{self._name}: {error}"
+        if is_away or isinstance(error, Unsafe):
+            if not self._why:
+                logger.error("%s %s: %s", self._name, self._gone, error)
+            self._why = why
+        return why
 
 
 def cause(error: StorageError) -> str:

@@ -38,7 +38,7 @@ from esource.log.blocks import (
     told,
 )
 from esource.log.index import Kind, Part
-from esource.log.patience import PAUSE_SECONDS, Again, Away, Patience
+from esource.log.patience import PAUSE_SECONDS, Away, Patience, Unsafe, Untried
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
@@ -365,7 +365,9 @@ class PostgreSQL(WithoutFiles):
         self._servers = _servers(self._parameters)  # that which was there last is first
         self._idle: deque[_Connection] = deque()
         self._breaks = 0  # how often a connection has failed
-        self._patience = Patience("PostgreSQL", seconds, self.counts)
+        self._why = ""  # why none could be made, the last time that it was so
+        self._reads = Patience("PostgreSQL", seconds, self.counts)
+        self._writes = Patience("PostgreSQL", seconds, self.counts, writes=True)
         self._cache = Cache()
         self._token = f"{new_number():x}"  # by which a hub knows its own notices
         self._ears: _Connection | None = None
@@ -387,6 +389,8 @@ class PostgreSQL(WithoutFiles):
 
     def _connect(self, deadline: float) -> _Connection:
         """Connect to the first server that is there, and not a standby."""
+        if self._why and deadline - time.monotonic() < min(2, self._seconds / 2):
+            raise psycopg.OperationalError(self._why)  # an attempt may take two seconds
         failure: psycopg.Error | None = None
         servers = self._servers
         for server in servers:  # one that hangs leaves time for the others
@@ -402,6 +406,7 @@ class PostgreSQL(WithoutFiles):
             connection.add_notice_handler(partial(_heed, connection))
             return connection
         assert failure
+        self._why = _said(failure)
         raise failure
 
     def _broken(self, server: _Server) -> None:
@@ -432,9 +437,19 @@ class PostgreSQL(WithoutFiles):
         else:
             connection.close()
 
-    def _call(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> Rows:
+    def _call(
+        self, statement: str, arguments: Sequence[object] | Mapping[str, object],
+        asked: float | None = None,
+    ) -> Rows:  # fmt: skip
         """Return the rows of a statement that may be run again. Raises `StorageError`."""
-        return self._patience.call(partial(self._once, statement, arguments))
+        return self._reads.call(partial(self._once, statement, arguments), asked)
+
+    def _write(
+        self, statement: str, arguments: Sequence[object] | Mapping[str, object],
+        asked: float | None = None,
+    ) -> Rows:  # fmt: skip
+        """Do the same with a statement of which the commit is waited for."""
+        return self._writes.call(partial(self._once, statement, arguments), asked)
 
     def _once(
         self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float
@@ -450,7 +465,7 @@ class PostgreSQL(WithoutFiles):
                 raise Away(_said(error)) from error  # written last may be committed
             raise StorageFull(f"PostgreSQL: {_said(error)}") from error
         except _Warned as error:
-            raise Again(_said(error)) from error
+            raise Unsafe(_said(error)) from error
         except AWAY as error:
             raise Away(_said(error)) from error
         except psycopg.Error as error:
@@ -465,8 +480,8 @@ class PostgreSQL(WithoutFiles):
 
     # -- an engine -----------------------------------------------------------------------
 
-    def head(self, name: str, known: Head) -> Answer:
-        rows = self._call(HEAD, (known.generation, known.end, known.nonce, name))
+    def head(self, name: str, known: Head, asked: float | None = None) -> Answer:
+        rows = self._call(HEAD, (known.generation, known.end, known.nonce, name), asked)
         if not rows:
             return Answer(Head(), goes_on=not known.generation)
         *head, goes_on = rows[0]
@@ -475,15 +490,16 @@ class PostgreSQL(WithoutFiles):
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
         began = time.monotonic()
         try:
-            rows = self._call(
+            rows = self._write(
                 APPEND,
                 (
                     name, known.generation, known.end, known.nonce, entry.expected, entry.least,
                     entry.greatest, entry.newest_id, entry.begin, entry.nonce, new_number(),
                     entry.blocks,
                 ),
+                entry.asked,
             )  # fmt: skip
-        except StorageFull:
+        except (StorageFull, Untried):
             raise
         except StorageError as error:
             self.counts.unknown += 1
@@ -536,7 +552,7 @@ class PostgreSQL(WithoutFiles):
         )  # fmt: skip
 
     def trim(self, name: str, rule: Rule) -> int:
-        [(removed,)] = self._call(TRIM, (name, rule.age, rule.size))
+        [(removed,)] = self._write(TRIM, (name, rule.age, rule.size))
         size: int = removed
         return size
 
@@ -547,17 +563,17 @@ class PostgreSQL(WithoutFiles):
         return at - start
 
     def create(self, name: str, start: int) -> None:
-        self._call(CREATE + "RETURNING 1", (name, new_number(), start, start, start))
+        self._write(CREATE + "RETURNING 1", (name, new_number(), start, start, start))
 
     def date(self, name: str, start: int, end: int, modified: float) -> None:
-        self._call(DATE, {"name": name, "start": start, "end": end, "time": modified})
+        self._write(DATE, {"name": name, "start": start, "end": end, "time": modified})
 
     def erase(self, name: str, offset: int, row: bytes, by: str, reason: str) -> None:
         about = {"by": by, "reason": reason, "id": tsv.id_of(row)}
-        self._call(ERASE, {"name": name, "offset": offset, "row": row, **about})
+        self._write(ERASE, {"name": name, "offset": offset, "row": row, **about})
 
     def remove(self, name: str) -> None:
-        self._call(REMOVE, (name,))
+        self._write(REMOVE, (name,))
 
     # -- logs ----------------------------------------------------------------------------
 

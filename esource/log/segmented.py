@@ -162,8 +162,9 @@ class SegmentedLog:
         return settled(self, written) if isinstance(written, Written) else written
 
     def write(
-        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
-    ) -> Written | Appended | Moved:
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
         """Do what comes before the sync; close the growing file first, if it is time to."""
         if self._have_come():
             return Moved(f"{self.name} is there", None)

@@ -42,7 +42,7 @@ from esource.log.blocks import (
     told,
 )
 from esource.log.index import Kind, Part
-from esource.log.patience import PAUSE_SECONDS, cause
+from esource.log.patience import PAUSE_SECONDS, Untried, cause
 from esource.log.valkey_scripts import (
     APPEND,
     CREATE,
@@ -161,7 +161,10 @@ class Valkey(WithoutFiles):
             text = f"{local} of 1 primary and {there} of {self._at.waitaof} replicas"
             raise Short(f"{text} have synced it")
 
-    def _write(self, name: str, script: Script, keys: list[bytes], *arguments: object) -> list[Any]:
+    def _write(
+        self, name: str, script: Script, keys: list[bytes], *arguments: object,
+        asked: float | None = None,
+    ) -> list[Any]:  # fmt: skip
         """Run a script that writes; return its one answer once that is durable."""
 
         def once(link: Link) -> list[Any]:
@@ -169,20 +172,21 @@ class Valkey(WithoutFiles):
             self._heed(waited)
             return [answer]
 
-        return self._servers.call(_key(name), once)
+        return self._servers.call(_key(name), once, asked, is_durable=True)
 
     # -- an engine -----------------------------------------------------------------------
 
-    def head(self, name: str, known: Head) -> Answer:
+    def head(self, name: str, known: Head, asked: float | None = None) -> Answer:
         keys = [_key(name), _key(name, known.generation)]
 
-        def once(link: Link) -> Answer:
-            [(fields, goes_on, to_wait)] = HEAD.run(link, keys, (*_known(known), int(self._waits)))
-            if to_wait is not None:
-                self._heed(link.ask(*self._durability(link)))
-            return Answer(_head(fields), bool(goes_on))
+        def once(link: Link) -> tuple[list[Any], int, bytes | None]:
+            [found] = HEAD.run(link, keys, (*_known(known), 0))
+            return found  # type: ignore[no-any-return]
 
-        return self._servers.call(keys[0], once)
+        fields, goes_on, is_new = self._servers.call(keys[0], once, asked)
+        if is_new is not None and self._waits:
+            [(fields, goes_on, _)] = self._write(name, HEAD, keys, *_known(known), 1, asked=asked)
+        return Answer(_head(fields), bool(goes_on))
 
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
         generation = known.generation or new_number()
@@ -192,8 +196,9 @@ class Valkey(WithoutFiles):
                 name, APPEND, [_key(name), _key(name, generation)], *_known(known), generation,
                 "" if entry.expected is None else entry.expected, entry.least, entry.greatest,
                 entry.newest_id, entry.begin, entry.nonce, *pieces(b"".join(entry.blocks)),
+                asked=entry.asked,
             )  # fmt: skip
-        except StorageFull:
+        except (StorageFull, Untried):
             raise
         except StorageError as error:
             self.counts.unknown += 1

@@ -62,6 +62,11 @@ end
 -- Something to be waited for, which stands behind all that is there.
 local function stamp() redis.call('HSET', KEYS[1], 'nonce', h[5]) end
 local function answer(is_known, at) return {h, is_known and 1 or 0, at} end
+-- The same of rows that nothing was appended to; they are to be waited for if they are not known.
+local function refused()
+    if known ~= h[4] or known_nonce ~= h[5] then stamp() end
+    return answer(true, false)
+end
 -- Let go of what the index (KEYS 3) has of parts: of those for which something is true.
 local function forget(goes)
     for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
@@ -70,12 +75,12 @@ local function forget(goes)
     end
 end
 """
-# ARGV: 4 '1': what is not known is to be waited for
+# Says whether there is something that is not known. ARGV: 4 '1': that is to be waited for
 HEAD = Script("""
 if not h[1] then return answer(generation == '0', false) end
 local is_new = generation ~= h[1] or known ~= h[4] or known_nonce ~= h[5]
 if is_new and ARGV[4] == '1' then stamp() end
-return answer(goes_on(), is_new and ARGV[4] == '1' and '1')
+return answer(goes_on(), is_new and '1')
 """)
 # Without a known generation the stream is that of a new one, in which a second try finds the first.
 # ARGV: 4 that generation, 5 expected offset or '', 6 least and 7 greatest default id or '',
@@ -88,11 +93,11 @@ if not h[1] then
     end
     h = {ARGV[4], '0', ARGV[9], '0', '0', '0', '0'}
 elseif generation == '0' and h[1] ~= ARGV[4] then
-    return answer(true, false)
+    return refused()
 end
 if not goes_on() then return answer(false, false) end
 if tonumber(h[4]) > tonumber(known) then  -- did an earlier try get through?
-    if tonumber(h[2]) > tonumber(known) then return answer(true, false) end
+    if tonumber(h[2]) > tonumber(known) then return refused() end
     local at, behind = known, redis.call('XRANGE', KEYS[2], number(known + 1), '+', 'COUNT', 65)
     for _, block in ipairs(behind) do
         local stop, found = string.match(block[1], '^(%d+)-(%d+)$')
@@ -102,10 +107,10 @@ if tonumber(h[4]) > tonumber(known) then  -- did an earlier try get through?
         end
         at = stop
     end
-    if #behind > 64 then return answer(true, false) end
+    if #behind > 64 then return refused() end
 end
 if (expected ~= '' and expected ~= h[4]) or (least ~= '' and least <= floor) then
-    return answer(true, false)
+    return refused()
 end
 -- Nothing is taken back if a script fails. The first write may, for want of memory or disk.
 local now, at, stop = number(micros()), h[4], tonumber(h[4])

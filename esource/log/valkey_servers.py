@@ -31,7 +31,7 @@ from redis.crc import key_slot
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts
 from esource.log.blocks import ESCAPE
-from esource.log.patience import Again, Away, Patience
+from esource.log.patience import Again, Away, Patience, Unsafe
 
 # The master of a hub loads this before gevent changes `ssl`. Of redis-py only its asyncio half
 # keeps what was there before, and nothing uses that here.
@@ -261,7 +261,8 @@ class Servers:
         """Begin with what a URL says; nothing is asked yet. A call takes up to so many seconds."""
         self.at = at
         self.counts = Counts()
-        self._patience = Patience("Valkey", seconds, self.counts)
+        self._reads = Patience("Valkey", seconds, self.counts)
+        self._writes = Patience("Valkey", seconds, self.counts, writes=True)
         self._slots: list[tuple[int, int, Address]] = []  # first, last, and which server has them
         self._seen: set[Address] = set()
         self._idle: dict[Address, deque[Link]] = defaultdict(deque)
@@ -357,26 +358,30 @@ class Servers:
             while True:
                 self._idle[address].pop().close()
 
-    def call(self, key: bytes, work: Callable[[Link], T]) -> T:
+    def call(
+        self, key: bytes, work: Callable[[Link], T], asked: float | None = None,
+        is_durable: bool = False,
+    ) -> T:  # fmt: skip
         """Do some work, which may be done again, at the server that has a key.
 
-        Tries for as long as there is time. Raises `StorageError`.
+        Tries for as long as there is time, since it was `asked` (see `Patience`). `is_durable`: it
+        waits for replicas, too. Raises `StorageError`.
         """
-        asked: Address | None = None  # a slot is being moved to it
+        moving: Address | None = None  # a slot is being moved to it
 
         def once(seconds: float) -> T:
-            nonlocal asked
-            once_there, asked = asked, None
+            nonlocal moving
+            once_there, moving = moving, None
             with self._link(once_there or self._address_of(key, seconds), seconds) as link:
                 if once_there:
                     link.ask(("ASKING",))
                 return work(link)
 
         def heed(error: exceptions.AskError) -> None:
-            nonlocal asked
-            asked = error.node_addr
+            nonlocal moving
+            moving = error.node_addr
 
-        return self._until_done(once, heed)
+        return self._until_done(once, heed, self._writes if is_durable else self._reads, asked)
 
     def each(self, work: Callable[[Link], T]) -> list[T]:
         """Do some work, which may be done again, at each primary. Raises `StorageError`."""
@@ -392,11 +397,11 @@ class Servers:
                     done.append(work(link))
             return done
 
-        return self._until_done(once)
+        return self._until_done(once, _nothing, self._reads)
 
     def _until_done(
-        self, once: Callable[[float], T],
-        heed: Callable[[exceptions.AskError], None] = lambda error: None,
+        self, once: Callable[[float], T], heed: Callable[[exceptions.AskError], None],
+        patience: Patience, asked: float | None = None,
     ) -> T:  # fmt: skip
         def tried(deadline: float) -> T:
             # A server that says nothing is given half of the time, and then another is looked for.
@@ -409,24 +414,32 @@ class Servers:
                     raise StorageFull(f"Valkey: {said(error)}") from error
                 if not _is_over_soon(error):
                     raise StorageError(f"Valkey: {said(error)}") from error
+                if isinstance(error, Short):
+                    raise Unsafe(said(error)) from error
                 if type(error) is exceptions.AskError:
                     heed(error)
-                elif not isinstance(error, (Short, exceptions.TryAgainError)):
+                elif not isinstance(error, exceptions.TryAgainError):
                     self._slots = []  # another server may have the key now
                     raise Away(said(error)) from error
                 raise Again(said(error)) from error
 
-        return self._patience.call(tried)
+        return patience.call(tried, asked)
 
     def address_of(self, key: bytes) -> Address:
         """Return which server has a key."""
-        return self._until_done(lambda seconds: self._address_of(key, seconds))
+        return self._until_done(
+            lambda seconds: self._address_of(key, seconds), _nothing, self._reads
+        )
 
     def close(self) -> None:
         """Let go of all idle connections."""
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()
+
+
+def _nothing(error: exceptions.AskError) -> None:
+    """Do nothing about a slot that is being moved: no key was asked for."""
 
 
 @lru_cache(1 << 17)

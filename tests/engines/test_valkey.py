@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from esource.log.blocks import STALE_SECONDS
 from tests.harness import QUIET, Hub, Publisher, Stream, eventually
 from tests.harness.engine import engine_hub, engine_hubs
 from tests.harness.valkey import Server, replicated, valkey
 from tests.harness.waiting import together
+
+TIMEOUT = "3"  # seconds that a call of the engine may take
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def servers() -> Iterator[list[Server]]:
 def hubs(tmp_path_factory: pytest.TempPathFactory, servers: list[Server]) -> Iterator[list[Hub]]:
     """Two hubs, which the tests of this module share."""
     url = servers[0].url.replace("//", "//hub:s3cret@") + "?wait=1"
-    settings = {**QUIET, "ESOURCE_STORE_TIMEOUT": "3"}
+    settings = {**QUIET, "ESOURCE_STORE_TIMEOUT": TIMEOUT}
     with engine_hubs(tmp_path_factory.mktemp("hubs"), url, 2, **settings) as hubs:
         yield hubs
 
@@ -130,10 +133,41 @@ def test_a_follower_never_sees_what_a_replica_lacks(hubs: list[Hub], servers: li
         assert two.get("/orders").status == 503
         assert (ours.events, theirs.events) == ([], [])
         servers[1].send(signal.SIGCONT)
-        assert one.post("/orders?id=2&unique=1", "two").status == 200
+        eventually(lambda: one.post("/orders?id=2&unique=1", "two").status == 200)
         for stream in (ours, theirs):
             assert [event.data for event in stream.read(1)] == [b"two"]
     assert one.get("/orders").body == two.get("/orders").body == b"1\t\tone\n2\t\ttwo\n"
+
+
+def test_while_a_replica_is_missing_publishers_in_turn_are_answered_in_time(
+    hubs: list[Hub], servers: list[Server]
+) -> None:
+    """Each queues behind a commit that has waited for nothing."""
+    one, seconds = hubs[0], float(TIMEOUT)
+    one.publish("/turns?id=first", "first")
+    time.sleep(STALE_SECONDS)  # after which a commit looks at the head first, which waits as well
+    hubs[1].publish("/turns", "of the other hub")
+    servers[1].send(signal.SIGSTOP)
+    began = time.monotonic()
+
+    def publish(number: int) -> None:
+        while time.monotonic() - began < 3 * seconds:
+            time.sleep(number * seconds / 8)
+            asked = time.monotonic()
+            assert one.post(f"/turns?id=in-{number}&unique=1", "turn").status == 503
+            assert time.monotonic() - asked < 1.5 * seconds
+
+    together(6, publish)
+    servers[1].send(signal.SIGCONT)
+
+    def publish_again(number: int) -> None:
+        path = f"/turns?id=in-{number}&unique=1"
+        eventually(lambda: one.post(path, "turn").status in (200, 201))
+
+    together(6, publish_again)
+    rows = one.get("/turns").body.splitlines()
+    assert len(rows) == len(set(rows)) == 8
+    assert "Valkey takes no events: 0 of 1 replicas have it" in one.log
 
 
 def test_a_hub_does_not_start_on_a_server_that_evicts(tmp_path: Path) -> None:
@@ -170,5 +204,7 @@ def test_while_the_server_is_away_no_call_waits_for_another_and_nobody_learns_wh
         assert not any(str(server.port) in text for text in texts)
         server.start()
         eventually(lambda: hub.post("/away-0", "back").status == 201)
-        assert hub.log.count("Valkey is away") >= 1
-        assert hub.log.count("Valkey is back") == 1
+        eventually(lambda: hub.get("/away-0").status == 200)
+        for said in ("is away", "is back", "takes no events", "takes events again"):
+            assert hub.log.count(f"Valkey {said}") >= 1
+        assert hub.log.count("Valkey is back") == hub.log.count("Valkey takes events again") == 1

@@ -42,8 +42,9 @@ class Restless(MemoryLog):
     tries = 0
 
     def write(
-        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b""
-    ) -> Written | Appended | Moved:
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
         self.tries += 1
         return Moved("it has changed", None)
 

@@ -38,9 +38,9 @@ class Counting:
 
 
 class CountingPostgreSQL(Counting, PostgreSQL):
-    def _call(self, statement, arguments):  # type: ignore[no-untyped-def]
+    def _call(self, statement, arguments, asked=None):  # type: ignore[no-untyped-def]
         self.calls += 1
-        rows = super()._call(statement, arguments)
+        rows = super()._call(statement, arguments, asked)
         if "esource.index" in statement:
             self.bytes_read += sum(len(x) for row in rows for x in row if isinstance(x, bytes))
         return rows

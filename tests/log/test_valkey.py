@@ -89,9 +89,9 @@ def test_the_first_append_of_a_channel_finds_itself(
     mine = entry(ROWS)
     call = logs._servers.call
 
-    def twice(key: bytes, work: Any) -> Any:
-        call(key, work)
-        return call(key, work)
+    def twice(*about: Any, **how: Any) -> Any:
+        call(*about, **how)
+        return call(*about, **how)
 
     monkeypatch.setattr(logs._servers, "call", twice)
     assert logs.append("orders", Head(), mine).start == 0
@@ -258,7 +258,10 @@ def test_what_fewer_replicas_have_is_neither_acknowledged_nor_shown() -> None:
             log.append(None, [b"3\t\tmay be lost\n"])
         assert log.end == len(ROWS)
         assert two.grown([theirs]) == [theirs]
-        for look in (theirs.refresh, lambda: two.open("orders"), lambda: theirs.append(None, [])):
+        for look in (
+            lambda: theirs.append(len(ROWS), [b"3\t\trefused\n"]),
+            theirs.refresh, lambda: two.open("orders"), lambda: theirs.append(None, []),
+        ):  # fmt: skip
             with pytest.raises(StorageError, match="0 of 1 replicas have it"):
                 look()
         assert theirs.end == len(ROWS)
@@ -350,12 +353,12 @@ def test_a_copy_that_was_broken_off_takes_no_place(
     rows, call = content(log), logs._servers.call
     calls = 0
 
-    def lossy(key: bytes, work: Any) -> Any:
+    def lossy(*about: Any, **how: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls in (2, 3):  # the look at the head is the first
-            call(key, work)
-        return call(key, work)
+            call(*about, **how)
+        return call(*about, **how)
 
     monkeypatch.setattr(logs._servers, "call", lossy)
     with pytest.raises(StorageError, match="broken off"):
