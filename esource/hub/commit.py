@@ -307,7 +307,7 @@ class Commit:
         """
         is_few = self.size <= SOON_BYTES and self.events - len(self.receipts) <= SOON_EVENTS
         is_known = view.end == view.log.end and known.is_of(view, self._is_unique)
-        if view.log.is_remote or not (is_few and is_known):
+        if not (is_few and is_known):
             return LATER
         blocks, moment = self._ask(view, known, known.last)
         if not blocks:

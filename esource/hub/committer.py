@@ -172,6 +172,9 @@ class Committer:
         Blocks until it is committed. Nobody else may append to the log, or refresh it, meanwhile.
         """
         part = _Part(commit, view, known)
+        if view.log.is_remote:  # it has no sync to share
+            gevent.spawn(self._append, part)  # alone
+            return part.wait()
         self._parts.append(part)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)

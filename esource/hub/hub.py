@@ -104,6 +104,8 @@ class Hub:
         """
         try:
             self.logs.hold(waiting)
+            if self.logs.shared:
+                self.logs.shared.warm_up()
         except StartError as error:
             if not (is_prepared and self.logs.shared):
                 raise

@@ -362,6 +362,9 @@ class Shared(Protocol):
     def counts(self) -> Counts:
         """What was counted, of this hub."""
 
+    def warm_up(self) -> None:
+        """Make some connections, so that the first requests need not. A failure is no matter."""
+
     def tell(self, logs: Sequence[Log]) -> None:
         """Tell other hubs what was appended to these logs. It may be lost."""
 

@@ -37,7 +37,18 @@ import orjson
 
 from esource.log import MARK_BYTES, disk
 from esource.log.ids import FLAGS, Ids
-from esource.log.index import BAD, Gone, Index, Kind, Part, Rows, few_bytes, run_bytes, zone_bytes
+from esource.log.index import (
+    BAD,
+    Gone,
+    Index,
+    Kind,
+    Part,
+    Rows,
+    Span,
+    few_bytes,
+    run_bytes,
+    zone_bytes,
+)
 from esource.log.segments import INDEXES
 from esource.rows.find import Wanted, Zone
 
@@ -176,6 +187,8 @@ class Beside:
         self._written = 0, 0  # of an index that grows: its inode, and how long it is
         self._zones: tuple[int, int] | None = None  # of a closed file: where they are, and how many
 
+    is_remote = False
+
     @property
     def hashed(self) -> tuple[int, ...]:
         """The sizes of parts of which there are hashes: few, since the file only grows."""
@@ -195,10 +208,13 @@ class Beside:
         """Return whether somebody has removed it, whatever is known."""
         return self._path is not None and not self._path.exists()
 
-    def lines(
+    def lines(self, rows: FileRows, *spans: Span) -> list[Sequence[tuple[int, bytes]]]:
+        """Return the lines of parts that are not damaged."""
+        return [self._lines_of(rows, *span) for span in spans]
+
+    def _lines_of(
         self, rows: FileRows, kind: Kind, size: int, start: int, stop: int
     ) -> Sequence[tuple[int, bytes]]:
-        """Return the lines of parts that are not damaged."""
         lines = self._load(rows).get((kind, size), {})
         if self._zones and (kind, size) == ("zone", zone_bytes()):
             lines = self._zone_lines(*self._zones)

@@ -29,7 +29,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from esource.errors import StorageError
 from esource.event import default_id
 from esource.log import Appended, Log, Moved, Notice, Replaced, Written, reading, settled
-from esource.log.index import Gone, Index, Kind, Part, few_bytes, run_bytes, zone_bytes
+from esource.log.index import Gone, Index, Kind, Part, Span, few_bytes, run_bytes, zone_bytes
 from esource.rows import tsv
 from esource.rows.find import Wanted
 from esource.rules import Rule
@@ -67,7 +67,7 @@ class Head(NamedTuple):
 class Entry(NamedTuple):
     """What is to be appended."""
 
-    blocks: list[bytes]
+    blocks: "list[bytes | memoryview[int]]"  # of large rows no copies are made
     expected: int | None  # the offset at which they must begin; None: at the end, and then
     least: bytes  # must be greater than every default id there, if it is not empty
     greatest: bytes  # default id in the rows; empty without one
@@ -126,9 +126,9 @@ class Engine(Protocol):
     # The index (`esource.log.index.Store`), which is never the truth:
 
     def lines(
-        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
-    ) -> Sequence[tuple[int, bytes]]:
-        """Return the lines of parts of a size, by their starts between two offsets, in order."""
+        self, name: str, head: Head, spans: Sequence[Span]
+    ) -> Sequence[Sequence[tuple[int, bytes]]]:
+        """Return the lines of each span, by the starts of their parts, in order."""
 
     def hashes(
         self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
@@ -220,16 +220,15 @@ class _Stored:
     """The index of a log in its engine (see `esource.log.index.Store`)."""
 
     has_room = True
+    is_remote = True
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.hashed = zone_bytes(), few_bytes(), run_bytes()
         self._name = name
         self._engine = engine
 
-    def lines(
-        self, rows: _Rows, kind: Kind, size: int, start: int, stop: int
-    ) -> Sequence[tuple[int, bytes]]:
-        return self._engine.lines(self._name, rows.head, kind, size, start, stop)
+    def lines(self, rows: _Rows, *spans: Span) -> Sequence[Sequence[tuple[int, bytes]]]:
+        return self._engine.lines(self._name, rows.head, spans)
 
     def hashes(self, rows: _Rows, wanted: Sequence[tuple[Part, int, int]]) -> list[bytes]:
         pieces = self._engine.hashes(self._name, rows.head, wanted)
@@ -512,7 +511,7 @@ def _entry(
             newest_id = tsv.id_of(rows[place:])
             break
     return Entry(
-        [piece for rows in blocks for piece in pieces(rows)],
+        list(_gathered(blocks)),
         expected,
         least,
         default_id(max(micros)) if micros else b"",
@@ -563,14 +562,36 @@ def heed(log: Log, notices: Sequence[Notice]) -> bool:
 
 def pieces(rows: bytes) -> Iterator[bytes]:
     """Yield whole rows in blocks of `BLOCK_BYTES` at most, or of one row that is longer."""
+    return (rows[start:stop] for start, stop in _cuts(rows))
+
+
+def _cuts(rows: bytes) -> Iterator[tuple[int, int]]:
     start = 0
     while len(rows) - start > BLOCK_BYTES:
         stop = rows.rfind(b"\n", start, start + BLOCK_BYTES) + 1
         stop = stop or rows.index(b"\n", start + BLOCK_BYTES) + 1
-        yield rows[start:stop]
+        yield start, stop
         start = stop
     if start < len(rows):
-        yield rows[start:]
+        yield start, len(rows)
+
+
+def _gathered(blocks: Sequence[bytes]) -> "Iterator[bytes | memoryview[int]]":
+    """Yield the same rows in blocks as `pieces` does: small ones are joined, none is copied else.
+
+    A batch may be tens of megabytes, of which each copy counts.
+    """
+    few: list[bytes] = []
+    for rows in blocks:
+        if few and sum(map(len, few)) + len(rows) > BLOCK_BYTES:
+            yield b"".join(few)
+            few = []
+        if len(rows) > BLOCK_BYTES:
+            yield from (memoryview(rows)[start:stop] for start, stop in _cuts(rows))
+        else:
+            few.append(rows)
+    if few:
+        yield few[0] if len(few) == 1 else b"".join(few)
 
 
 def new_number() -> int:

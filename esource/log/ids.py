@@ -73,34 +73,45 @@ class Hashes:
 def numbers(
     counts: Mapping[P, int], wanted: int,
     read: Callable[[Sequence[tuple[P, int, int]]], Sequence[bytes]],
+    together: bool = False,
 ) -> dict[P, bytes]:  # fmt: skip
     """Return, for each part, the numbers of the zones that have a hash.
 
     `counts` says how many hashes each part has. `read` returns pieces of the hashes of parts, of
-    each (part, place, size in bytes): it is called twice, or a few times more. Raises `ValueError`
-    for what are no hashes.
+    each (part, place, size in bytes): it is called twice, or a few times more; once less if the
+    numbers of all hashes that are looked at are read `together` with these. Raises `ValueError` for
+    what are no hashes.
     """
-    found: dict[P, tuple[int, int]] = {}  # where the numbers are
+    told: dict[P, bytes] = {}
     near, left = NEAR, list(counts)
+    some_of: list[tuple[P, int, int]] = []  # where the numbers are that were not read yet
     while left:
         spans = [_span(counts[part], wanted, near) for part in left]
-        pieces = read([(part, 4 * start, 4 * (stop - start)) for part, (start, stop)
-                       in zip(left, spans, strict=True)])  # fmt: skip
+        places = [(part, 4 * start, 4 * (stop - start)) for part, (start, stop)
+                  in zip(left, spans, strict=True)]  # fmt: skip
+        if together:
+            places += [(part, 4 * counts[part] + start, stop - start) for part, (start, stop)
+                       in zip(left, spans, strict=True)]  # fmt: skip
+        pieces = read(places)
         again = []
-        for part, (start, stop), piece in zip(left, spans, pieces, strict=True):
+        for part, (start, stop), piece, own in zip(
+            left, spans, pieces[: len(left)], pieces[len(left) :] or left, strict=True
+        ):
             some = array("I", piece)
             _check(some)
             first, end = bisect_left(some, wanted), bisect_right(some, wanted)
             if (first or not start) and (end < len(some) or stop == counts[part]):
-                found[part] = 4 * counts[part] + start + first, end - first
+                if isinstance(own, bytes):
+                    told[part] = own[first:end]
+                elif first < end:
+                    some_of.append((part, 4 * counts[part] + start + first, end - first))
             else:
                 again.append(part)
         near, left = near * 4, again
-    some_of = [(part, *place) for part, place in found.items() if place[1]]
     pieces = read(some_of) if some_of else []
-    if any(0 in piece for piece in pieces):
+    told |= {part: piece for (part, _, _), piece in zip(some_of, pieces, strict=True)}
+    if any(0 in piece for piece in told.values()):
         raise ValueError("numbers are lost")
-    told = {part: piece for (part, _, _), piece in zip(some_of, pieces, strict=True)}
     return {part: bytes(number - 1 for number in told.get(part, b"")) for part in counts}
 
 

@@ -52,6 +52,15 @@ class Part(NamedTuple):
         return self.start + self.size
 
 
+class Span(NamedTuple):
+    """Lines of one kind and size that are asked for: of parts that start between two offsets."""
+
+    kind: Kind
+    size: int
+    start: int
+    stop: int
+
+
 class Rows(Protocol):
     """Rows that are indexed."""
 
@@ -85,10 +94,12 @@ class Store(Protocol[R_contra]):
     def has_room(self) -> bool:
         """Whether hashes can be stored."""
 
-    def lines(
-        self, rows: R_contra, kind: Kind, size: int, start: int, stop: int
-    ) -> Sequence[tuple[int, bytes]]:
-        """Return the lines of parts of this size, by their starts between two offsets, in order.
+    @property
+    def is_remote(self) -> bool:
+        """Whether each call asks another machine, so that one for more is better than two."""
+
+    def lines(self, rows: R_contra, *spans: Span) -> Sequence[Sequence[tuple[int, bytes]]]:
+        """Return the lines of each span, by the starts of their parts, in order.
 
         May raise `Gone`.
         """
@@ -194,7 +205,9 @@ class Index(Generic[R]):
         """Return, of parts that have hashes, the starts of the zones that can have an id."""
         counts = known.hashed(start, stop)
         try:
-            numbers = ids.numbers(counts, crc32(id), partial(self._store.hashes, rows))
+            numbers = ids.numbers(
+                counts, crc32(id), partial(self._store.hashes, rows), self._store.is_remote
+            )
         except ValueError as error:
             raise Gone from error
         return {
@@ -214,16 +227,27 @@ class Index(Generic[R]):
 
     # -- reading ---------------------------------------------------------------------------
 
-    def _load(self, rows: R) -> _Known:
-        """Return what is known; read it at first."""
+    def _load(self, rows: R, stop: int = 0) -> _Known:
+        """Return what is known; read it at first.
+
+        Together with the zones of the run that has `stop`, if that takes no call of its own: of
+        all but the last run, its own zone will do.
+        """
         known = self._known
         if known is None:
-            known = _Known()
-            for whole in self._stored(rows, run_bytes(), 0, EVER):
+            known, last = _Known(), _part(stop, run_bytes())
+            spans = [Span("zone", run_bytes(), 0, EVER)]
+            spans += [Span("ids", size, 0, EVER) for size in self._store.hashed]
+            with_zones = self._store.is_remote and stop > 0
+            if with_zones:
+                spans.append(Span("zone", ZONE_BYTES, last.start, last.stop))
+            runs, *found = self._store.lines(rows, *spans)
+            for whole in _zones_of(runs, run_bytes()):
                 known.runs[_part(whole.offset, run_bytes()).start] = whole
-            for size in self._store.hashed:
-                for start, line in self._store.lines(rows, "ids", size, 0, EVER):
-                    known.ids[Part(size, start)] = _count(line)
+            for size, some in zip(self._store.hashed, found, strict=False):
+                known.ids |= {Part(size, start): _count(line) for start, line in some}
+            if with_zones:
+                self._keep(known, last.start, list(_zones_of(found[-1], ZONE_BYTES)))
             self._known = known
         return known
 
@@ -236,27 +260,29 @@ class Index(Generic[R]):
             end = max([end, *(zone.end for zone in zones[-1:])])
             if _part(end, ZONE_BYTES).stop <= stop:
                 self._known = None
-        return self._load(rows)
+        return self._load(rows, stop)
 
     def _zones(self, rows: R, known: _Known, run: int) -> list[Zone]:
         """Return the zones of the run that starts at an offset."""
-        key = known, run, -1 if run in known.runs else known.version
-        zones = _recent.get(key)
+        zones = _recent.get(_recent_key(known, run))
         if zones is None:
-            zones = _recent[key] = list(self._stored(rows, ZONE_BYTES, run, run + run_bytes()))
+            zones = list(self._stored(rows, ZONE_BYTES, run, run + run_bytes()))
+        self._keep(known, run, zones)
+        return zones
+
+    def _keep(self, known: _Known, run: int, zones: list[Zone]) -> None:
+        """Keep the zones of a run in memory, as those that were looked at last."""
+        key = _recent_key(known, run)
+        _recent[key] = zones
         with suppress(KeyError):  # in another thread it was let go
             _recent.move_to_end(key)
             while len(_recent) > RECENT:
                 _recent.popitem(last=False)
-        return zones
 
     def _stored(self, rows: R, size: int, start: int, stop: int) -> Iterator[Zone]:
         """Yield the zones of one size that are stored, as far as these make sense."""
-        for at, line in self._store.lines(rows, "zone", size, start, stop):
-            with suppress(*BAD):
-                zone = Zone.of(orjson.loads(line))
-                if at <= zone.offset < at + size:
-                    yield zone
+        [lines] = self._store.lines(rows, Span("zone", size, start, stop))
+        yield from _zones_of(lines, size)
 
     # -- learning --------------------------------------------------------------------------
 
@@ -353,7 +379,8 @@ class Index(Generic[R]):
         if any(_part(part.start, size) in known.ids for size in self._store.hashed
                if size >= part.size):  # fmt: skip
             return True
-        for start, line in self._store.lines(rows, "ids", part.size, part.start, part.stop):
+        [lines] = self._store.lines(rows, Span("ids", part.size, part.start, part.stop))
+        for start, line in lines:
             known.ids[Part(part.size, start)] = _count(line)
         return part in known.ids
 
@@ -412,6 +439,19 @@ def run_bytes() -> int:
 def _part(offset: int, size: int) -> Part:
     """Return the part of a size that has the row which begins at an offset."""
     return Part(size, offset - offset % size)
+
+
+def _recent_key(known: _Known, run: int) -> tuple[_Known, int, int]:
+    return known, run, -1 if run in known.runs else known.version
+
+
+def _zones_of(lines: Sequence[tuple[int, bytes]], size: int) -> Iterator[Zone]:
+    """Yield the zones of a size that lines tell of, as far as these make sense."""
+    for at, line in lines:
+        with suppress(*BAD):
+            zone = Zone.of(orjson.loads(line))
+            if at <= zone.offset < at + size:
+                yield zone
 
 
 def _count(line: bytes) -> int:

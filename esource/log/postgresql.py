@@ -13,14 +13,17 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from struct import pack
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
+from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Format
 
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts, Kept, Log, Notice, Summary, WithoutFiles
@@ -37,7 +40,7 @@ from esource.log.blocks import (
     new_number,
     told,
 )
-from esource.log.index import Kind, Part
+from esource.log.index import Kind, Part, Span
 from esource.log.patience import PAUSE_SECONDS, Away, Patience, Unsafe, Untried
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
@@ -48,8 +51,10 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
 FORM = 2  # of the tables
 NOTICE_BYTES = 7500  # of at most 8000
+BYTEA, BYTEA_ARRAY = 17, 1001  # numbers of types
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
 IDLE = 16  # connections that are kept for the next calls
+WARM = 4  # of these, that are made at the start
 
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS esource;
@@ -252,8 +257,12 @@ SELECT "end" - length(rows), rows FROM esource.block
 WHERE generation = %(generation)s AND "end" > %(offset)s AND {GOES_ON} ORDER BY "end" LIMIT 1
 """
 LINES = """
-SELECT start, line FROM esource.index
-WHERE generation = %s AND kind = %s AND size = %s AND start >= %s AND start < %s ORDER BY start
+SELECT w.n, i.start, i.line
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
+    WITH ORDINALITY w(kind, size, first, stop, n)
+JOIN esource.index i ON i.generation = %s AND i.kind = w.kind COLLATE "C" AND i.size = w.size
+    AND i.start >= w.first AND i.start < w.stop
+ORDER BY w.n, i.start
 """
 HASHES = """
 SELECT substring(i.hashes FROM w.place FOR w.bytes)
@@ -329,6 +338,28 @@ DEFAULTS = {
     "application_name": "esource", "target_session_attrs": "read-write",
     "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
 }  # fmt: skip
+
+
+class _Blocks(NamedTuple):
+    """Rows for `bytea[]`."""
+
+    rows: "Sequence[bytes | memoryview[int]]"
+
+
+class _BlocksDumper(Dumper):
+    """Writes them in one piece: psycopg's own way makes two more copies."""
+
+    format = Format.BINARY
+    oid = BYTEA_ARRAY
+
+    def dump(self, obj: _Blocks) -> bytes:
+        parts: list[bytes | memoryview[int]] = [pack("!5I", 1, 0, BYTEA, len(obj.rows), 1)]
+        for rows in obj.rows:
+            parts += pack("!I", len(rows)), rows
+        return b"".join(parts)
+
+
+psycopg.adapters.register_dumper(_Blocks, _BlocksDumper)
 
 
 class _Warned(psycopg.OperationalError):
@@ -495,7 +526,7 @@ class PostgreSQL(WithoutFiles):
                 (
                     name, known.generation, known.end, known.nonce, entry.expected, entry.least,
                     entry.greatest, entry.newest_id, entry.begin, entry.nonce, new_number(),
-                    entry.blocks,
+                    _Blocks(entry.blocks),
                 ),
                 entry.asked,
             )  # fmt: skip
@@ -521,10 +552,14 @@ class PostgreSQL(WithoutFiles):
         return start, rows
 
     def lines(
-        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
-    ) -> Sequence[tuple[int, bytes]]:
-        rows = self._call(LINES, (head.generation, KINDS[kind], size, start, stop))
-        return [(start, line) for start, line in rows]
+        self, name: str, head: Head, spans: Sequence[Span]
+    ) -> Sequence[Sequence[tuple[int, bytes]]]:
+        kinds, *numbers = zip(*spans, strict=True)
+        of_each: list[object] = [[KINDS[kind] for kind in kinds], *map(list, numbers)]
+        found: list[list[tuple[int, bytes]]] = [[] for _ in spans]
+        for number, start, line in self._call(LINES, (*of_each, head.generation)):
+            found[number - 1].append((start, line))
+        return found
 
     def hashes(
         self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
@@ -622,6 +657,24 @@ class PostgreSQL(WithoutFiles):
 
     # -- other hubs ----------------------------------------------------------------------
 
+    def warm_up(self) -> None:
+        """Have the server learn, on some connections, what it learns with a first read or append.
+
+        Which takes several times as long as the next: of a channel that is not there.
+        """
+        at = {"generation": 0, "end": 0, "nonce": 0, "offset": 0, "stop": 0}
+        calls: list[tuple[str, Sequence[object] | Mapping[str, object]]] = [
+            (HEAD, (0, 0, 0, "")), (READ, at), (LINES, ([""], [0], [0], [0], 0)),
+            (HASHES, ([0], [0], [0], [0], 0, "")),
+            (APPEND, ("", 1, 0, 0, None, b"", b"", b"", 0, 0, 0, _Blocks([]))),
+        ]  # fmt: skip
+        with suppress(psycopg.Error), ExitStack() as stack:
+            deadline = time.monotonic() + self._seconds
+            for _ in range(WARM):
+                connection = stack.enter_context(self._connection(deadline))
+                for statement, arguments in calls:
+                    connection.execute(statement, arguments, binary=True).fetchall()
+
     def tell(self, logs: Sequence[Log]) -> None:
         texts = list(told(self._token, logs, NOTICE_BYTES))
         with suppress(StorageError):  # then they look for themselves
@@ -640,12 +693,14 @@ class PostgreSQL(WithoutFiles):
                 self._ears.execute(f"LISTEN {news}")
                 self.counts.gaps += 1
                 return None  # of what came before nothing is known
-            self._ears.deadline = time.monotonic() + seconds + self._seconds
-            notices = []
-            for text in self._ears.notifies(timeout=seconds, stop_after=1):
-                found = heard(self._token, text.payload)
-                notices += found
-                self.counts.notices += bool(found)
+            until = time.monotonic() + seconds
+            self._ears.deadline = until + self._seconds
+            notices: list[Notice] = []
+            while not notices and (left := until - time.monotonic()) > 0:
+                for text in self._ears.notifies(timeout=left, stop_after=1):
+                    found = heard(self._token, text.payload)
+                    notices += found
+                    self.counts.notices += bool(found)
             return notices
         except psycopg.Error:
             if self._ears:

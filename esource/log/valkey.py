@@ -38,10 +38,9 @@ from esource.log.blocks import (
     heard,
     heed,
     new_number,
-    pieces,
     told,
 )
-from esource.log.index import Kind, Part
+from esource.log.index import Kind, Part, Span
 from esource.log.patience import PAUSE_SECONDS, Untried, cause
 from esource.log.valkey_scripts import (
     APPEND,
@@ -195,7 +194,7 @@ class Valkey(WithoutFiles):
             [(fields, goes_on, start)] = self._write(
                 name, APPEND, [_key(name), _key(name, generation)], *_known(known), generation,
                 "" if entry.expected is None else entry.expected, entry.least, entry.greatest,
-                entry.newest_id, entry.begin, entry.nonce, *pieces(b"".join(entry.blocks)),
+                entry.newest_id, entry.begin, entry.nonce, *entry.blocks,
                 asked=entry.asked,
             )  # fmt: skip
         except (StorageFull, Untried):
@@ -214,12 +213,20 @@ class Valkey(WithoutFiles):
         return (int(found[0]), b"".join(found[1:])) if found else (offset, b"")
 
     def lines(
-        self, name: str, head: Head, kind: Kind, size: int, start: int, stop: int
-    ) -> Sequence[tuple[int, bytes]]:
-        first = max(start, head.start - head.start % size)
-        parts = range(first + -first % size, min(stop, head.end), size)
-        found = self._indexed(name, head, [_part(kind, Part(size, each)) for each in parts])
-        return [(each, line) for each, line in zip(parts, found, strict=True) if line is not None]
+        self, name: str, head: Head, spans: Sequence[Span]
+    ) -> Sequence[Sequence[tuple[int, bytes]]]:
+        parts = []
+        for _, size, start, stop in spans:
+            first = max(start, head.start - head.start % size)
+            parts.append(range(first + -first % size, min(stop, head.end), size))
+        fields = [
+            _part(span.kind, Part(span.size, each))
+            for span, some in zip(spans, parts, strict=True) for each in some
+        ]  # fmt: skip
+        line = iter(self._indexed(name, head, fields))
+        return [
+            [(each, found) for each in some if (found := next(line)) is not None] for some in parts
+        ]
 
     def hashes(
         self, name: str, head: Head, wanted: Sequence[tuple[Part, int, int]]
@@ -380,6 +387,9 @@ class Valkey(WithoutFiles):
         return sorted({text for each in found for text in _refused(each, wanted)})
 
     # -- other hubs ----------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        self._servers.warm_up()
 
     def tell(self, logs: Sequence[Log]) -> None:
         commands = [("SPUBLISH", NEWS, text) for text in told(self._token, logs, NOTICE_BYTES)]

@@ -19,7 +19,7 @@ import time
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -45,6 +45,7 @@ PARAMETERS = ["wait", "waitaof", "tls", "ca", "cert", "key", "sentinel_user", "s
 LEAST_SECONDS = 0.2  # that a try may take
 ALL = 0, (1 << 14) - 1  # slots
 IDLE = 16  # connections that are kept for the next calls, of each server
+WARM = 4  # of these, that are made at the start
 
 
 class Short(exceptions.RedisError):
@@ -261,6 +262,7 @@ class Servers:
         """Begin with what a URL says; nothing is asked yet. A call takes up to so many seconds."""
         self.at = at
         self.counts = Counts()
+        self._seconds = seconds
         self._reads = Patience("Valkey", seconds, self.counts)
         self._writes = Patience("Valkey", seconds, self.counts, writes=True)
         self._slots: list[tuple[int, int, Address]] = []  # first, last, and which server has them
@@ -430,6 +432,13 @@ class Servers:
         return self._until_done(
             lambda seconds: self._address_of(key, seconds), _nothing, self._reads
         )
+
+    def warm_up(self) -> None:
+        """Make some connections to each primary. A failure is no matter."""
+        with suppress(exceptions.RedisError, OSError), ExitStack() as stack:
+            for address in {address for _, _, address in self._find(self._seconds / 2)}:
+                for _ in range(WARM):
+                    stack.enter_context(self._link(address, self._seconds / 2))
 
     def close(self) -> None:
         """Let go of all idle connections."""

@@ -19,7 +19,7 @@ from esource.event import default_id
 from esource.log import Log, index, segments
 from esource.log.beside import ClosedIndex
 from esource.log.folder import Folder
-from esource.log.index import Index, Kind, Part, Rows
+from esource.log.index import Index, Kind, Part, Rows, Span
 from esource.log.segments import ClosedRows, Segment
 from esource.rows.find import Wanted, Zone
 from esource.rules import Rule
@@ -247,17 +247,18 @@ class Held:
 
     has_room = True
 
-    def __init__(self) -> None:
+    def __init__(self, is_remote: bool = False) -> None:
+        self.is_remote = is_remote
         self.hashed = 50, 100, 200
         self.kept: dict[tuple[Kind, Part], tuple[bytes, bytes]] = {}
 
-    def lines(
-        self, rows: Rows, kind: Kind, size: int, start: int, stop: int
-    ) -> list[tuple[int, bytes]]:
-        return sorted(
-            (part.start, line) for (of, part), (line, _) in self.kept.items()
-            if of == kind and part.size == size and start <= part.start < stop
-        )  # fmt: skip
+    def lines(self, rows: Rows, *spans: Span) -> list[list[tuple[int, bytes]]]:
+        return [
+            sorted(
+                (part.start, line) for (of, part), (line, _) in self.kept.items()
+                if of == kind and part.size == size and start <= part.start < stop
+            ) for kind, size, start, stop in spans
+        ]  # fmt: skip
 
     def hashes(self, rows: Rows, wanted: Sequence[tuple[Part, int, int]]) -> list[bytes]:
         try:
@@ -298,12 +299,13 @@ some_rows = st.lists(
     first=st.integers(0, 19),
     lost=st.sets(st.integers(0, 200)),
     cut=st.tuples(st.integers(0, 500), st.integers(0, 500)),
+    is_remote=st.booleans(),
 )
 def test_whatever_part_of_an_index_is_lost_nothing_is_hidden(
-    rows: list[bytes], first: int, lost: set[int], cut: tuple[int, int]
+    rows: list[bytes], first: int, lost: set[int], cut: tuple[int, int], is_remote: bool
 ) -> None:
     """And what is learned again is the same, wherever the rows begin that are left."""
-    store, whole, later = Held(), Bytes(rows, 0), Bytes(rows, first)
+    store, whole, later = Held(is_remote), Bytes(rows, 0), Bytes(rows, first)
     stop = len(whole.all)
     for _ in Index(store).learn(whole, stop):
         pass

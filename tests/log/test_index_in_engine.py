@@ -12,7 +12,7 @@ from esource.hub.search import Search
 from esource.hub.view import View
 from esource.log import Log, index
 from esource.log.blocks import BlockLog, Head
-from esource.log.index import Part
+from esource.log.index import Part, Span
 from esource.log.postgresql import PostgreSQL
 from esource.log.valkey import Valkey
 from esource.rows.find import Verdict, Wanted
@@ -30,6 +30,7 @@ class Counting:
 
     bytes_read = 0
     calls = 0
+    asked = 0  # of these calls, those for the index
 
     def read(self, name, head, offset, stop):  # type: ignore[no-untyped-def]
         start, rows = super().read(name, head, offset, stop)  # type: ignore[misc]
@@ -42,6 +43,7 @@ class CountingPostgreSQL(Counting, PostgreSQL):
         self.calls += 1
         rows = super()._call(statement, arguments, asked)
         if "esource.index" in statement:
+            self.asked += 1
             self.bytes_read += sum(len(x) for row in rows for x in row if isinstance(x, bytes))
         return rows
 
@@ -49,6 +51,7 @@ class CountingPostgreSQL(Counting, PostgreSQL):
 class CountingValkey(Counting, Valkey):
     def _indexed(self, name, head, fields):  # type: ignore[no-untyped-def]
         self.calls += 1
+        self.asked += 1
         found = super()._indexed(name, head, fields)
         self.bytes_read += sum(len(x) for x in found if x is not None)
         return found
@@ -350,7 +353,8 @@ def test_what_is_stored_first_stays(hubs: Hubs) -> None:
     filled(first)
     head = learn(first, part, b"first")
     learn(second, part, b"second one")
-    assert list(second.lines("orders", head, "ids", 1000, 0, 1 << 62)) == [(0, b"1")]
+    [lines] = second.lines("orders", head, [Span("ids", 1000, 0, 1 << 62)])
+    assert list(lines) == [(0, b"1")]
     assert list(first.hashes("orders", head, [(part, 0, 5)])) == [b"first"]
 
 
@@ -389,6 +393,7 @@ def test_a_hub_that_has_just_started_finds_a_place_and_reads_little(hubs: Hubs, 
         cold = hub.open("orders")
         offset, verdict = Search(cold).after(View.of(cold), of(n) if n >= 0 else b"order-none")
         assert hub.bytes_read < 4 << 20
+        assert hub.asked <= 2, "for all lines at once, and for hashes"
         assert verdict is (Verdict.EXACT if n >= 0 else Verdict.START)
         if n >= 0:
             assert cold.pread(0, offset).count(b"\n") == n + 1
