@@ -23,6 +23,7 @@ class Scale:
     megabytes: tuple[int, ...]  # of a channel that is read
     searches: int  # in a channel that is mapped
     histories: tuple[int, ...]  # megabytes of a channel in which places are looked for
+    hubs: tuple[int, ...]  # on one engine
     files: tuple[int, ...]  # in the folder at the start
     channels: tuple[int, ...]  # written at once
     beside: tuple[int, int]  # busy channels, and bytes of a batch, beside a lone publisher
@@ -53,6 +54,7 @@ FULL = Scale(
     megabytes=(10, 100, 1000),
     searches=50,
     histories=(100, 1000, 10_000),
+    hubs=(1, 2, 3),
     files=(100, 1000, 10_000),
     channels=(1, 100, 1000, 10_000),
     beside=(1000, 62 << 20),
@@ -82,6 +84,7 @@ QUICK = Scale(
     megabytes=(50,),
     searches=50,
     histories=(100,),
+    hubs=(1, 2, 3),
     files=(1000,),
     channels=(1, 1000),
     beside=(1000, 62 << 20),
@@ -112,6 +115,7 @@ TINY = Scale(
     megabytes=(1,),
     searches=2,
     histories=(10,),
+    hubs=(2,),
     files=(20,),
     channels=(10,),
     beside=(10, 1 << 20),

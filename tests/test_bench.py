@@ -25,7 +25,9 @@ FIRST = (
     "seed", "publish", "crowd", "channels", "closing", "nginx", "pipelined", "beside", "fan-out",
     "tail", "idle", "connects", "return", "counting",
 )  # fmt: skip
-COUNTED = {"seed", "fan-out", "tail", "counting", "latency", "replay", "return", "again"}
+COUNTED = {
+    "seed", "fan-out", "tail", "counting", "latency", "replay", "return", "again", "engine",
+}  # fmt: skip
 SECOND = (
     "latency",
     "replay",
