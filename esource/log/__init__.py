@@ -245,6 +245,7 @@ class Summary(NamedTuple):
     size: int  # bytes up to the end of the last whole row
     newest_id: bytes  # empty if there is no event, or it cannot be seen easily
     modified: float  # seconds since 1970
+    segments: int = 0  # files that its history is in; 0 if it is not in segments
 
 
 class Kept(NamedTuple):

@@ -170,7 +170,7 @@ class Folder:
             found = _summary(segments.path_of(self.path, name, start), name)
             if found.newest_id:
                 break
-        return found._replace(size=found.size + start)
+        return found._replace(size=found.size + start, segments=len(starts))
 
     def kept(self) -> Iterator[Kept]:
         """Yield size and time of each file, of those that are not gone meanwhile."""

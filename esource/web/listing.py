@@ -27,6 +27,7 @@ class Row(NamedTuple):
     modified: float
     subscribers: int
     rate: float
+    segments: int  # files that its history is in; 0 if it is not in segments
 
 
 def page(names: list[str], after: str, match: str, limit: int) -> Page:
@@ -50,7 +51,7 @@ def json(rows: list[Row], page: Page) -> bytes:
 def table(rows: list[Row], page: Page, match: str) -> bytes:
     """Return the list for people: a line for each channel, its columns one below the other."""
     lines = [("NAME", "BYTES", "EVENTS/S", "SUBSCRIBERS", "MODIFIED".ljust(20), "NEWEST ID")]
-    for name, size, newest_id, modified, subscribers, rate in rows:
+    for name, size, newest_id, modified, subscribers, rate, _ in rows:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(modified))
         # A terminal must only show it, and files from elsewhere may hold anything.
         id = printable(newest_id)

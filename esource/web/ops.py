@@ -138,14 +138,14 @@ def channels(hub: Hub, environ: Environ, asked: Asked) -> Response:
     ]
     now = time.monotonic()
     rows = []
-    for name, size, newest_id, modified in summaries:
+    for name, size, newest_id, modified, segments in summaries:
         channel = hub.opened(name)
         if channel and not hub.logs.shared:  # only it knows what is committed
             _, size, newest_id, _ = channel.view
         id = newest_id.decode(errors="replace")
         followers = len(channel.followers) if channel else 0
         rate = hub.stats.rates.of(name, now)
-        rows.append(listing.Row(name, size, id, modified, followers, rate))
+        rows.append(listing.Row(name, size, id, modified, followers, rate, segments))
     if asked.format == JSON:
         return _answer(listing.json(rows, page), JSON)
     return _answer(work.do(listing.table, rows, page, match), TEXT)

@@ -64,7 +64,8 @@ class Person:
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Id, type and data of the events in the list."""
-        script = "rows => rows.map(row => [...row.children].map(cell => cell.textContent))"
+        script = """rows => rows.map(({ children: [id, type, text] }) => [
+          id.title.split('\\n')[0], type.textContent, text.textContent])"""
         found = self.page.locator(".row").evaluate_all(script)
         return [(id, type, data) for id, type, data in found]
 

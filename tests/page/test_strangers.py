@@ -26,8 +26,8 @@ def test_an_event_full_of_markup_is_shown_as_text(person: Person) -> None:
     assert sorted(details) == sorted(MARKUP)
     options = person.page.locator("#type option")
     eventually(lambda: MARKUP[0] in options.all_text_contents())
-    # Five elements for a row, six for its detail; the option; and what the jump button brings.
-    assert person.page.locator("body *").count() <= elements + len(MARKUP) * 11 + 1
+    # Five elements for a row, and twelve for its detail, in which five buttons copy; the option.
+    assert person.page.locator("body *").count() <= elements + len(MARKUP) * 17 + 1
     assert person.page.locator("#rows :is(script, img, style, a, iframe)").count() == 0
     assert person.page.evaluate("window.broken") is None
 

@@ -133,6 +133,7 @@ def test_the_list_is_what_the_files_are(empty_hub: Hub) -> None:
     assert orders == {
         "name": "orders", "bytes": len(hub.content("orders")), "newest_id": newest,
         "modified": hub.file("orders").stat().st_mtime, "subscribers": 1, "rate": 0.2,
+        "segments": 0,
     }  # fmt: skip
     assert (elsewhere["newest_id"], elsewhere["subscribers"], elsewhere["rate"]) == ("größe", 0, 0)
     assert elsewhere["bytes"] == len("größe\t\ta\n".encode())

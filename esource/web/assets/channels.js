@@ -3,16 +3,18 @@
 import { listLine } from './curl.js'
 import { $, bytes, make, number, rate, showLine, write } from './dom.js'
 import * as hub from './hub.js'
+import { agoOf } from './time.js'
 
 const PAGE = 200
 
 export class Channels {
-  // `onState` gets an error, or null when the hub answers.
-  constructor(onState) {
-    this.onState = onState
+  // `onState` gets an error, or null when the hub answers; `onAdd` a channel to show as well, or no
+  // longer.
+  constructor(onState, onAdd) {
+    Object.assign(this, { onState, onAdd })
     this.pages = [undefined] // what each page up to this one comes after
     this.items = new Map() // name -> <li>
-    this.chosen = undefined
+    this.chosen = []
     $('match').addEventListener('input', () => {
       this.pages = [undefined]
       this.read()
@@ -77,38 +79,39 @@ export class Channels {
         make('span', { className: 'quiet number' }),
         make('span', { className: 'quiet number' }),
       )
-      item = make('li', {}, link)
+      const add = make('button', { type: 'button', className: 'add', textContent: '+' })
+      add.onclick = () => this.onAdd(name)
+      item = make('li', {}, link, add)
     }
     const link = item.firstChild
     const [, rates, facts, ago] = link.children
     write(rates, rate(perSecond))
     rates.classList.toggle('quiet', !perSecond)
     write(facts, `${bytes(size)}${subscribers ? ` · ${number(subscribers)} following` : ''}`)
-    write(ago, modified ? since(modified) : '')
-    if (name === this.chosen) link.setAttribute('aria-current', 'page')
-    else link.removeAttribute('aria-current')
+    write(ago, modified ? agoOf(modified * 1000) : '')
+    this.mark(name, item)
     return item
   }
 
-  choose(name) {
-    this.chosen = name
-    for (const [other, { firstChild }] of this.items) {
-      if (other === name) firstChild.setAttribute('aria-current', 'page')
-      else firstChild.removeAttribute('aria-current')
-    }
+  // Say whether a channel is shown, and offer to show it with those that are.
+  mark(name, { firstChild: link, lastChild: add }) {
+    const isShown = this.chosen.includes(name)
+    if (isShown) link.setAttribute('aria-current', 'page')
+    else link.removeAttribute('aria-current')
+    add.hidden = !this.chosen.length || (isShown && this.chosen.length === 1)
+    add.setAttribute('aria-label', `Show ${name} as well`)
+    add.title = isShown ? 'Leave it out' : 'Show it as well'
+    add.setAttribute('aria-pressed', isShown)
+    write(add, isShown ? '−' : '+')
+  }
+
+  choose(names) {
+    this.chosen = names
+    for (const [name, item] of this.items) this.mark(name, item)
   }
 
   // What the list says of a channel, if it is on this page of it.
   get(name) {
     return this.page?.get(name)
   }
-}
-
-function since(modified) {
-  const seconds = Math.max(0, Date.now() / 1000 - modified)
-  if (seconds < 2) return 'now'
-  if (seconds < 60) return `${Math.round(seconds)} s ago`
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min ago`
-  if (seconds < 48 * 3600) return `${Math.round(seconds / 3600)} h ago`
-  return new Date(modified * 1000).toISOString().slice(0, 10)
 }

@@ -22,25 +22,44 @@ export function showLine(place, line) {
     const code = make('code', { tabIndex: 0 })
     code.setAttribute('role', 'group')
     code.setAttribute('aria-label', 'The same with curl')
-    const button = make('button', { type: 'button', textContent: 'Copy' })
-    button.onclick = () => copy(code, button)
-    place.append(code, button)
+    place.append(code, copyButton('Copy', () => code.textContent))
   }
   write(place.firstChild, line)
 }
 
-// Copy an element's text. Without TLS there is no clipboard but that of the selection.
-export async function copy(element, button) {
-  try {
-    await navigator.clipboard.writeText(element.textContent)
-  } catch {
-    getSelection().selectAllChildren(element)
-    document.execCommand('copy')
+// Return a button that copies a text.
+export function copyButton(name, text, label) {
+  const button = make('button', { type: 'button', textContent: name })
+  if (label) button.setAttribute('aria-label', label)
+  button.onclick = async () => {
+    await copy(text())
+    if (button.textContent === COPIED) return // and says its name again soon
+    button.textContent = COPIED
+    setTimeout(() => (button.textContent = name), 1500)
   }
-  if (button.textContent === COPIED) return // and says its name again soon
-  const name = button.textContent
-  button.textContent = COPIED
-  setTimeout(() => (button.textContent = name), 1500)
+  return button
+}
+
+// Copy a text. Without TLS there is no clipboard but that of the selection.
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text)
+  } catch {
+    const focused = document.activeElement
+    const area = make('textarea', { className: 'copied', value: text })
+    document.body.append(area)
+    area.select()
+    document.execCommand('copy')
+    area.remove()
+    focused?.focus()
+  }
+}
+
+// Give a person a file.
+export function save(name, blob) {
+  const url = URL.createObjectURL(blob)
+  make('a', { href: url, download: name }).click()
+  setTimeout(() => URL.revokeObjectURL(url), 60_000)
 }
 
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB']

@@ -4,6 +4,8 @@
 //          \         \_________/
 //           `-> waiting                        the hub, or a gateway, gave another answer than a
 //                 \-> connecting               stream: to the browser that is final, not to us
+//     asleep -> connecting                     nobody looks: a browser has six connections to a hub,
+//                                              and a tab that is hidden must not take one
 //
 // The stream begins after an id. The hub goes on after the *first* event that has it, and ids
 // need not be unique; so what comes again then is counted here, and left out.
@@ -22,6 +24,8 @@ export class Follow {
     this.count = 0 // of the events of this stream, up to the last
     this.firsts = new Map() // id -> the count at its first event
     this.repeated = 0 // how many events are still to come again
+    this.isAsleep = false
+    this.tail = null // from where it follows without an id, once it does
   }
 
   // Take note of an event that need not be streamed, since it is known already.
@@ -34,9 +38,27 @@ export class Follow {
     if (this.firsts.size > REMEMBERED_IDS) this.firsts.delete(this.firsts.keys().next().value)
   }
 
-  // Connect: after the last id that was noted, or with the last `tail` events if there is none.
+  // Follow: after the last id that was noted, or with the last `tail` events if there is none.
   open(tail) {
-    const start = this.lastId ? ['after', this.lastId] : ['tail', tail]
+    this.tail = tail
+    if (this.isAsleep) this.state('asleep')
+    else this.connect()
+  }
+
+  // Let go of the connection, and go on where it was once awake.
+  sleep() {
+    this.isAsleep = true
+    this.end()
+    if (this.tail !== null) this.state('asleep')
+  }
+
+  wake() {
+    this.isAsleep = false
+    if (this.tail !== null && !this.isClosed) this.connect()
+  }
+
+  connect() {
+    const start = this.lastId ? ['after', this.lastId] : ['tail', this.tail]
     const url = address(this.channel, [['format', 'sse-json'], ['event', this.type], start])
     this.state('connecting')
     this.source = new EventSource(url)
@@ -52,7 +74,7 @@ export class Follow {
         return
       }
       this.state('waiting', PATIENCE_SECONDS)
-      this.timer = setTimeout(() => this.open(tail), PATIENCE_SECONDS * 1000)
+      this.timer = setTimeout(() => this.connect(), PATIENCE_SECONDS * 1000)
     }
   }
 
@@ -70,9 +92,14 @@ export class Follow {
     this.onState({ name, since: Date.now(), until: Date.now() + seconds * 1000 })
   }
 
-  close() {
+  end() {
     clearTimeout(this.timer)
     this.source?.close()
+  }
+
+  close() {
+    this.isClosed = true
+    this.end()
     this.onState = () => {}
   }
 }

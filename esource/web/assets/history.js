@@ -1,56 +1,62 @@
-// What a channel's file held before: read backwards, in ranges of bytes, each row once.
+// What a channel held before: read backwards, in parts, each row once.
 //
-//     file   [ ... not read yet | read ... ]
-//                               ^ this.unread     null: not known, 0: nothing is left
+//     channel   [ ... not read yet | read ... ]
+//                                  ^ this.unread, a mark     null: not known
 
-import * as hub from './hub.js'
 import { eventsOf } from './rows.js'
 
-const LF = 10
 const FIRST_BYTES = 1 << 16
-const MOST_BYTES = 1 << 22 // of one request
-const SEARCH_BYTES = 1 << 23 // read in one go while looking for events that are wanted
+const MOST_BYTES = 1 << 22 // of one part
+const LOOK_BYTES = 1 << 23 // read in one go
 
 export class History {
   // No answer counts any more once `signal` is aborted: what waits for one ends with an error then.
-  constructor(channel, signal) {
-    Object.assign(this, { channel, signal, unread: null })
+  constructor(source, signal) {
+    Object.assign(this, { source, signal, unread: null })
   }
 
-  // Return the last events before an offset, and with them one that has an id, so that a stream can
-  // go on after it; or none if there is no such event near the end. `start` is where they begin.
+  // Whether nothing is left.
+  get isAll() {
+    return this.unread !== null && this.unread.offset <= this.source.first
+  }
+
+  // Return the last events before a mark, and with them one that has an id, so that a stream can go
+  // on after it; or none if there is no such event near the end. `start` is where they begin.
   async last(end) {
     let [events, start] = [[], end]
     const isAnyNamed = () => events.some(({ id }) => id)
-    for (let count = FIRST_BYTES; start > 0 && !isAnyNamed() && count <= SEARCH_BYTES; count *= 8) {
-      ;[events, start] = await this.rows(Math.max(0, end - count), end)
+    let count = FIRST_BYTES
+    while (start.offset > this.source.first && !isAnyNamed() && count <= LOOK_BYTES) {
+      ;[events, start] = await this.rows(end, count)
+      count *= 8
     }
-    return isAnyNamed() ? { events, start } : { events: [], start: end && null }
+    const isNone = !events.length && start.offset <= this.source.first
+    return isAnyNamed() || isNone ? { events, start } : { events: [], start: null }
   }
 
-  // Read until `add` took enough events, or much was looked at. It gets events, and the offset at
-  // which they begin, puts it into `unread`, and returns how many it took.
+  // Read until `add` took enough events, or much was looked at. It gets events, and the mark at which
+  // they begin, puts that into `unread`, and returns how many it took.
   async earlier(enough, add) {
-    const stop = Math.max(0, this.unread - SEARCH_BYTES)
+    const stop = this.unread.offset - LOOK_BYTES
     let found = 0
     let count = FIRST_BYTES
-    while (found < enough && this.unread > stop) {
+    while (found < enough && !this.isAll && this.unread.offset > stop) {
       const to = this.unread
-      const [events, start] = await this.rows(Math.max(0, to - count), to)
+      const [events, start] = await this.rows(to, count)
       if (this.unread !== to) break // so much came meanwhile that the oldest made room
-      if (start === to && count === MOST_BYTES) throw new Error('An event here is too large.')
+      if (start.offset === to.offset && count === MOST_BYTES) {
+        throw new Error('An event here is too large.')
+      }
       found += add(events, start)
       count = Math.min(count * 4, MOST_BYTES)
     }
   }
 
-  // Return the events of the file from an offset, or the end of the row there, up to another; and
-  // where they begin. In the midst of a long row they are none, and begin at the end.
-  async rows(from, to) {
-    const bytes = await hub.range(this.channel, from, to)
+  // Return the events of about so many bytes before a mark, and where they begin. In the midst of a
+  // long row they are none, and begin at the mark.
+  async rows(mark, size) {
+    const { bytes, start } = await this.source.before(mark, size)
     this.signal.throwIfAborted()
-    if (bytes.length && bytes.at(-1) !== LF) throw new Error('The file is another one now.')
-    const start = from && bytes.indexOf(LF) + 1
-    return [eventsOf(bytes.subarray(start), from + start), from + start]
+    return [eventsOf(bytes, this.source.type === undefined ? start.offset : null), start]
   }
 }

@@ -15,6 +15,7 @@ export class Kept {
     this.first = 0 // the number of events[0]; earlier ones have smaller numbers
     this.bytes = 0
     this.missed = 0 // events after the last that are not kept
+    this.dropped = undefined // the id of the event that was before the first
   }
 
   get end() {
@@ -47,12 +48,19 @@ export class Kept {
     }
   }
 
+  // Put later events behind; the oldest make room.
+  addLater(events) {
+    this.events = this.events.concat(events)
+    for (const { size } of events) this.bytes += size
+    if (this.isOver(1)) this.dropOldest()
+  }
+
   dropOldest() {
     let count = 0
     while (this.isOver(1, count) && count < this.events.length - 1) {
       this.bytes -= this.events[count++].size
     }
-    this.events.splice(0, count)
+    this.dropped = this.events.splice(0, count).at(-1)?.id ?? this.dropped
     this.first += count
   }
 

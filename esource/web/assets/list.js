@@ -2,13 +2,14 @@
 //
 // Rows are made and removed in one go for each frame, however many events came since the last.
 
-import { bytes, copy, make } from './dom.js'
-import { indented } from './json.js'
+import { detailOf } from './detail.js'
+import { make, write } from './dom.js'
+import { decoded } from './text.js'
+import { agoOf, dateOf, dayOf, fullTimeOf, momentOf, timeOf } from './time.js'
 
 const MAX_ROWS = 1000
 const STEP = 200 // how many rows are added at once further up or down
 const MAX_PREVIEW = 400 // characters of the data in a row that is closed
-const MAX_TEXT = 200_000 // and in one that is open
 
 export class List {
   // `kept` may be replaced by another with `clear`. `onStop` is called when a person turns to a row.
@@ -16,6 +17,7 @@ export class List {
     this.element = element
     this.onStop = onStop
     this.rows = [] // {number, element}
+    this.times = 'local' // how ids that are times are shown: 'local', 'ago', or 'id', as they are
     element.addEventListener('keydown', (event) => this.press(event))
     element.addEventListener('click', (event) => {
       const button = event.target.closest('.row')
@@ -23,8 +25,11 @@ export class List {
     })
   }
 
-  clear(kept) {
+  // Show events of a channel, or of several, whose events name it.
+  clear(kept, channel) {
     this.kept = kept
+    this.channel = channel
+    delete this.element.dataset.ids
     this.from = this.to = kept.first // numbers of events
     this.rows = []
     this.element.replaceChildren()
@@ -51,6 +56,11 @@ export class List {
     return grows
   }
 
+  // Show what is around an event, by its number.
+  showFrom(number) {
+    this.show(Math.max(this.kept.first, number - STEP / 4), Math.min(this.kept.end, number + STEP))
+  }
+
   showLater() {
     const to = Math.min(this.kept.end, this.to + STEP)
     const grows = to > this.to
@@ -70,18 +80,54 @@ export class List {
     const later = this.made(stay[1], to)
     this.element.prepend(...earlier.map(({ element }) => element))
     this.element.append(...later.map(({ element }) => element))
+    const join = this.rows[0] // no longer the first, perhaps
     this.rows = [...earlier, ...this.rows, ...later]
     this.from = from
     this.to = to
+    if (join) this.showDay(join)
+    if (this.rows.length) this.showDay(this.rows[0], true)
     this.letTabReach(this.current?.isConnected ? this.current : this.rows.at(-1)?.element.firstChild)
   }
 
   made(from, to) {
     const rows = []
     for (let number = from; number < to; number++) {
-      rows.push({ number, element: rowOf(this.kept.at(number)) })
+      const row = { number, ...rowOf(this.kept.at(number)) }
+      this.showTime(row)
+      this.showDay(row)
+      rows.push(row)
     }
     return rows
+  }
+
+  // Say where a day begins: above the first event of it, and above the first row.
+  showDay({ number, element, moment }, isFirst = false) {
+    const before = isFirst ? undefined : this.kept.at(number - 1)
+    const last = before && momentOf(before.id)
+    const isNew = moment !== null && (last == null || dateOf(moment) !== dateOf(last))
+    if (isNew) element.dataset.day = dayOf(moment)
+    else delete element.dataset.day
+  }
+
+  showTime({ element, moment, id }) {
+    if (moment === null) this.element.dataset.ids = 'any'
+    const show = { local: timeOf, ago: agoOf }[this.times]
+    write(element.firstChild.firstChild, moment === null || !show ? id : show(moment))
+  }
+
+  // Show times in another way; or again, as time goes by.
+  showTimes(times = this.times) {
+    this.times = this.element.dataset.times = times
+    for (const row of this.rows) this.showTime(row)
+  }
+
+  // Turn to the row of an event, by its number, or to the last; open it if that is wanted.
+  turnTo(number, opens) {
+    const row = this.rows.find((row) => row.number === number) ?? this.rows.at(-1)
+    const button = row.element.firstChild
+    if (opens && button.getAttribute('aria-expanded') === 'false') this.toggle(button)
+    this.letTabReach(button)
+    row.element.scrollIntoView({ block: opens ? 'center' : 'start' })
   }
 
   drop(rows) {
@@ -100,20 +146,26 @@ export class List {
   }
 
   press(event) {
-    const button = event.target.closest('.row')
-    if (!button) return
-    const row = button.parentElement
+    if (!event.target.closest('.row') || event.ctrlKey || event.metaKey || event.altKey) return
+    if (this.move(event.key)) event.preventDefault()
+  }
+
+  // Do what a key says: go to another row. Return whether it is such a key.
+  move(key) {
+    const row = this.current?.parentElement
     const next = {
-      ArrowUp: row.previousElementSibling,
-      ArrowDown: row.nextElementSibling,
+      ArrowUp: row?.previousElementSibling,
+      k: row?.previousElementSibling,
+      ArrowDown: row?.nextElementSibling,
+      j: row?.nextElementSibling,
       Home: this.element.firstElementChild,
       End: this.element.lastElementChild,
-    }[event.key]
-    if (!next) return
-    event.preventDefault()
+    }[key]
+    if (!next) return false
     this.onStop()
     this.letTabReach(next.firstChild)
     next.firstChild.focus()
+    return true
   }
 
   toggle(button) {
@@ -126,51 +178,29 @@ export class List {
       return
     }
     const index = this.rows.findIndex(({ element }) => element === button.parentElement)
-    button.after(detailOf(this.kept.at(this.from + index)))
+    const event = this.kept.at(this.from + index)
+    button.after(detailOf(event, event.channel ?? this.channel))
     button.nextElementSibling.scrollIntoView({ block: 'nearest' })
   }
 }
 
-function rowOf(event) {
-  const { id, type, data } = event
+function rowOf({ channel, id, type, data }) {
+  const preview = data.slice(0, MAX_PREVIEW).replaceAll('\n', ' ↵ ')
+  const moment = momentOf(id)
+  const title = moment === null ? id : `${id}\n${fullTimeOf(moment)}`
   const button = make(
     'button',
     { type: 'button', className: 'row', tabIndex: -1 },
-    make('span', { className: 'id', textContent: id }),
+    make('span', { className: 'id', title }),
     make('span', { className: 'type', textContent: type }),
     make('span', {
       className: 'text',
-      textContent: data.slice(0, MAX_PREVIEW).replaceAll('\n', ' ↵ '),
+      textContent: /^\s*[[{]/.test(data) ? decoded(preview) : preview,
     }),
   )
+  if (channel) {
+    button.children[1].prepend(make('span', { className: 'of', textContent: channel }), ' ')
+  }
   button.setAttribute('aria-expanded', false)
-  return make('li', {}, button)
-}
-
-function detailOf({ data, size }) {
-  const pretty = indented(data)
-  const text = make('pre', { tabIndex: 0 })
-  text.setAttribute('role', 'group')
-  text.setAttribute('aria-label', 'Data')
-  const show = (what) => {
-    text.textContent = what.slice(0, MAX_TEXT)
-    if (what.length > MAX_TEXT) text.append(' … the rest is not shown')
-  }
-  const tools = make('div', { className: 'detail-tools' })
-  if (pretty !== null) {
-    const toggle = make('button', { type: 'button', textContent: 'Pretty JSON' })
-    const press = (on) => {
-      toggle.setAttribute('aria-pressed', on)
-      show(on ? pretty : data)
-    }
-    toggle.onclick = () => press(toggle.getAttribute('aria-pressed') === 'false')
-    press(true)
-    tools.append(toggle)
-  } else {
-    show(data)
-  }
-  const button = make('button', { type: 'button', textContent: 'Copy data' })
-  button.onclick = () => copy(text, button)
-  tools.append(button, make('span', { className: 'quiet number', textContent: bytes(size) }))
-  return make('div', { className: 'detail' }, tools, text)
+  return { id, moment, element: make('li', {}, button) }
 }

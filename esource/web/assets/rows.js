@@ -6,7 +6,8 @@ const LF = 10
 const encoder = new TextEncoder()
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
 
-// Return the events of whole rows that begin at an offset. Other rows are skipped.
+// Return the events of whole rows that begin at an offset, if that is known, or null. Other rows are
+// skipped.
 export function eventsOf(bytes, offset) {
   const events = []
   for (let at = 0, next; at < bytes.length; at = next) {
@@ -20,7 +21,7 @@ export function eventsOf(bytes, offset) {
       type: row.slice(first + 1, second),
       data: unfold(row.slice(second + 1)),
       size: next - at,
-      start: offset + at,
+      start: offset === null ? null : offset + at,
     })
   }
   return events
@@ -35,10 +36,4 @@ function unfold(data) {
 // Return how many bytes the row of an event has.
 export function sizeOf({ id, event, data }) {
   return encoder.encode(id + event + data).length + 3
-}
-
-// Whether an event's row holds a text, in capitals or not, as `grep -iF` would find it.
-export function holds(event, text) {
-  if (!text) return true
-  return `${event.id}\t${event.type}\t${event.data}`.toLowerCase().includes(text)
 }

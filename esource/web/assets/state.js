@@ -4,8 +4,10 @@ import { make, write } from './dom.js'
 
 const WORDS = {
   connecting: 'Connecting',
-  open: 'Open',
+  open: 'Live',
   reconnecting: 'Reconnecting',
+  asleep: 'Asleep while this tab is hidden',
+  past: 'In the past',
   waiting: 'Closed by the hub',
   failed: 'Not connected',
 }

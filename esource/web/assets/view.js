@@ -2,17 +2,23 @@
 // up, and what is said around it. What there is to see, a reader has.
 
 import { Chart } from './chart.js'
-import { LINE_TAIL, followLine, publishLine, rangeLine } from './curl.js'
-import { $, bytes, make, number, rate, showLine, write } from './dom.js'
+import * as curl from './curl.js'
+import { $, bytes, make, number, rate, save, showLine, write } from './dom.js'
+import { fileOf, fileOfChannel } from './export.js'
 import { List } from './list.js'
 import { Reader } from './reader.js'
+import { Several } from './several.js'
 import { showState } from './state.js'
+import { agoOf, momentOf } from './time.js'
 
 const NEAR_PIXELS = 200
 const END_PIXELS = 8
+const LEAST_ROWS = 100 // that a search shows by itself further up
 
 export class View {
-  constructor() {
+  // `onNewest` is called when a person wants to go from where they are to the newest events.
+  constructor(onNewest) {
+    this.onNewest = onNewest
     this.scroller = $('events')
     this.chart = new Chart($('chart'))
     this.list = new List($('rows'), () => this.stop())
@@ -21,23 +27,35 @@ export class View {
     new ResizeObserver(() => this.reader?.following && this.toEnd()).observe(this.scroller)
     $('jump').onclick = () => this.toNewest()
     $('pause').onclick = () => (this.paused ? this.toNewest() : this.pause())
+    $('export').onchange = ({ target }) => {
+      this.export(target.value)
+      target.value = ''
+    }
+    $('stop').onclick = () => this.exporting?.abort()
+    document.addEventListener('visibilitychange', () => {
+      if (document.hidden) this.reader?.sleep()
+      else this.reader?.wake()
+    })
   }
 
   get channel() {
     return this.reader?.channel
   }
 
-  // Show a channel: events of a type, or of all if that is undefined, that hold a text.
-  open(channel, type, text) {
-    if (channel !== this.channel) this.types = new Set()
+  // Show channels: events of a type, or of all if that is undefined, that hold a text; from `at` on,
+  // as a reader takes it.
+  open(channels, type, text, at) {
+    if (channels.join() !== this.reader?.channels.join()) this.types = new Set()
     this.close()
-    this.reader = new Reader({ channel, type, text, types: this.types }, {
+    const isAsleep = document.hidden
+    const wanted = { channel: channels[0], channels, type, text, at, types: this.types, isAsleep }
+    this.reader = new (channels.length > 1 ? Several : Reader)(wanted, {
       onEvent: () => this.count(),
       onChange: () => this.paint(),
       onAnew: () => this.reopen(),
     })
     this.paused = false
-    this.list.clear(this.reader.kept)
+    this.list.clear(this.reader.kept, channels[0])
     this.chart.clear()
     for (const id of ['rate', 'peak']) write($(id), '–')
     this.paint()
@@ -45,11 +63,12 @@ export class View {
   }
 
   reopen() {
-    const { channel, type, text } = this.reader
-    this.open(channel, type, text)
+    const { channels, type, text, at } = this.reader
+    this.open(channels, type, text, at)
   }
 
   close() {
+    this.exporting?.abort()
     this.reader?.close()
     this.reader = undefined
   }
@@ -65,6 +84,11 @@ export class View {
     write($('rate'), rate(this.chart.tick()))
     write($('peak'), rate(this.chart.peak))
     showState($('state'), this.reader.state)
+    if (this.list.times === 'ago') this.list.showTimes()
+    const moment = momentOf(this.reader.kept.events.at(-1)?.id ?? '')
+    const isNewest = !this.reader.kept.missed && !this.reader.later
+    write($('newest'), moment === null || !isNewest ? '–' : agoOf(moment))
+    this.paint() // how far a search is
   }
 
   async measure() {
@@ -86,7 +110,8 @@ export class View {
       if (scrollTop < NEAR_PIXELS && !loading && !failure) this.earlier()
     } else if (!up && below < NEAR_PIXELS && !following) {
       const shown = this.keepPlace('lastElementChild', () => this.list.showLater())
-      if (!shown && this.list.isAtEnd && below <= END_PIXELS && !this.paused) this.toNewest()
+      if (!shown && this.reader.later && !loading && !failure) this.later()
+      else if (!shown && this.list.isAtEnd && below <= END_PIXELS && !this.paused) this.toNewest()
     }
   }
 
@@ -96,6 +121,14 @@ export class View {
     if (this.list.from === reader.kept.first) await reader.readEarlier()
     if (reader !== this.reader) return
     this.keepPlace('firstElementChild', () => this.list.showEarlier())
+    this.paint()
+  }
+
+  async later() {
+    const { reader } = this
+    await reader.readLater()
+    if (reader !== this.reader) return
+    this.keepPlace('lastElementChild', () => this.list.showLater())
     this.paint()
   }
 
@@ -122,10 +155,8 @@ export class View {
   }
 
   toNewest() {
-    if (this.reader.kept.missed) {
-      this.reopen()
-      return
-    }
+    if (this.reader.at && (this.reader.later || this.reader.kept.missed)) return this.onNewest()
+    if (this.reader.kept.missed) return this.reopen()
     this.paused = false
     this.reader.following = true
     this.paint()
@@ -148,20 +179,23 @@ export class View {
   painted() {
     const { reader, list } = this
     if (!reader) return
-    const { kept, following, loading, failure } = reader
+    const { kept, following, loading, failure, history } = reader
+    if (reader.at && list.from === list.to && !loading) this.begin()
     if (following) {
       list.showNewest()
       this.toEnd()
+    } else if (reader.searching && list.to - list.from < LEAST_ROWS) {
+      this.keepPlace('firstElementChild', () => list.showEarlier())
     }
     showState($('state'), reader.state)
     this.paintFile()
     this.paintAbove()
-    const isEmpty = kept.events.length === 0 && !loading && !reader.history.unread
+    const isEmpty = kept.events.length === 0 && !loading && (!history || history.isAll)
     $('no-events').hidden = !isEmpty || !!failure
     $('above').hidden = isEmpty && !failure
     $('above').classList.toggle('failed', !!failure)
     if (isEmpty) this.paintEmpty()
-    const newer = kept.end - list.to + kept.missed
+    const newer = reader.later ? 0 : kept.end - list.to + kept.missed
     if (following) this.leave($('jump'), 'lastElementChild')
     $('jump').hidden = following
     write($('jump'), newer ? `${number(newer)} newer ↓` : 'To the newest ↓')
@@ -170,16 +204,27 @@ export class View {
     this.scroller.setAttribute('aria-busy', loading)
   }
 
+  // After a jump: show what was read there, and turn to the event.
+  begin() {
+    const { kept } = this.reader
+    if (!kept.events.length) return
+    const first = kept.events.findIndex(({ start }) => start >= this.reader.from)
+    const number = first < 0 ? kept.end : kept.first + first
+    this.list.showFrom(number)
+    this.list.turnTo(number, kept.at(number)?.id === this.reader.at.id)
+    this.top = this.scroller.scrollTop
+  }
+
   paintFile() {
-    const { size, behind, type } = this.reader
+    const { size, behind, channels, type } = this.reader
     write($('size'), size === null ? '–' : bytes(size))
-    const unknown = type === undefined ? 'not known' : 'not known by type'
-    write($('behind'), size === null ? '–' : behind === null ? unknown : bytes(behind))
+    write($('behind'), behind === null ? '–' : bytes(behind))
   }
 
   paintAbove() {
     const place = $('above')
     const [text, name, action] = this.above()
+    this.paintProgress()
     write(place.firstChild ?? place.appendChild(make('span')), text)
     if (!place.children[1]) place.append(make('button', { type: 'button' }))
     const button = place.children[1]
@@ -194,42 +239,93 @@ export class View {
     if (document.activeElement === button) $('rows')[which]?.firstChild.focus()
   }
 
+  paintProgress() {
+    const { searching } = this.reader
+    const [part, all] = searching ? [searching.looked, searching.all] : (this.exported ?? [0, 0])
+    $('stop').hidden = !this.exporting
+    $('progress').hidden = !searching && !this.exporting
+    $('progress-bar').value = all ? part / all : 0
+    $('progress-bar').hidden = !all
+  }
+
   // Return what stands above the events: a text, and the name of a button and what that does.
   above() {
-    const { type, text, begun, kept, loading, failure, isRefused } = this.reader
-    const { unread } = this.reader.history
+    const { reader, list } = this
+    const { type, text, begun, kept, loading, failure, isRefused, history, searching } = reader
     const isEmpty = kept.events.length === 0
     const earlier = ['Earlier events', () => this.earlier()]
     const anew = () => this.reopen()
+    if (searching) {
+      const { looked, all, rate, found } = searching
+      const far = `${bytes(looked)} of ${bytes(all)} searched, ${bytes(rate)}/s`
+      return [`${far}; ${number(found)} found.`, 'Stop', () => reader.stopSearch()]
+    }
     if (loading) return isEmpty ? ['Reading …'] : ['Reading …', ...earlier]
     if (isRefused) return [failure]
-    if (failure) return [failure, 'Try again', unread === null ? anew : earlier[1]]
-    if (this.list.from > kept.first) return ['', ...earlier]
-    if (unread === null) return ['Earlier events are no longer in this page.', 'Read anew', anew]
-    if (unread === 0) return ['The channel begins here.']
-    if (!text && type === undefined) return ['', ...earlier]
-    const searched = bytes(Math.max(0, begun - unread))
-    const found = isEmpty ? 'Nothing' : 'No more'
-    return [`${found} in the last ${searched} of the file.`, 'Search on', earlier[1]]
+    const isLost = !history?.unread
+    if (failure) return [failure, 'Try again', isLost ? anew : earlier[1]]
+    if (list.from > kept.first) return ['', ...earlier]
+    if (!history) return [`The last ${reader.tail} events of each channel.`]
+    if (isLost) return ['Earlier events are no longer in this page.', 'Read anew', anew]
+    if (history.isAll) {
+      return [history.unread.offset > 3 ? 'Older events were removed.' : 'The channel begins here.']
+    }
+    if (!text) return ['', ...earlier]
+    const looked = bytes(Math.max(0, begun - history.unread.offset))
+    const rest = bytes(history.unread.offset - history.source.first)
+    const what = `${isEmpty ? 'Nothing' : 'No more'} in the last ${looked}.`
+    return [what, `Search all ${rest} before`, () => reader.search()]
   }
 
   paintEmpty() {
-    const { channel, type, text } = this.reader
-    const isFiltered = text || type !== undefined
+    const { channels, type, text } = this.reader
+    const isFiltered = text || type !== undefined || channels.length > 1
     const none = isFiltered ? 'No event like that.' : 'No event yet. This line makes the first:'
     write($('no-events-text'), none)
     $('first-curl').hidden = isFiltered
-    showLine($('first-curl'), publishLine(channel, '', '', 'one coffee'))
+    showLine($('first-curl'), curl.publishLine(channels[0], '', '', 'one coffee'))
   }
 
-  // The line for the shell: what comes, or the part of the file that is on the screen.
+  // The line for the shell: what comes, or the part of the channel that is on the screen.
   line() {
-    const { channel, type, text, kept, following, isExact } = this.reader
-    const { list } = this
+    const { reader, list } = this
+    const { channel, channels, type, text, kept, following, history, isExact, later } = reader
+    if (channels.length > 1) return curl.severalLine(channels, type, text, reader.tail)
+    const tail = !text ? curl.LINE_TAIL : history?.isAll ? null : reader.seen
     const [first, last] = [kept.at(list.from), kept.at(list.to - 1)]
-    if (following || !isExact || first?.start == null || last?.start == null) {
-      return followLine(channel, type, text || undefined, LINE_TAIL)
+    if (following || !first || !last) return curl.followLine(channel, type, text, tail)
+    const isRanged = history?.source.isRanged && isExact
+    if (isRanged && first.start != null && last.start != null) {
+      return curl.rangeLine(channel, text, first.start, last.start + last.size)
     }
-    return rangeLine(channel, type, text, first.start, last.start + last.size)
+    if (text) return curl.followLine(channel, type, text, tail)
+    const next = kept.at(list.to)?.id ?? later?.id
+    return curl.beforeLine(channel, type, next, list.to - list.from)
+  }
+
+  // -- taking it along -----------------------------------------------------------------------
+
+  // Give the person all events that this view would show, in a form, as a file.
+  async export(form) {
+    const { reader } = this
+    const name = `${reader.channels.join('+')}.${form}`
+    if (reader.channels.length > 1) return save(name, fileOf(reader.kept.events, form))
+    this.exporting?.abort()
+    const exporting = (this.exporting = new AbortController())
+    write($('exported'), 'Exporting …')
+    try {
+      const blob = await fileOfChannel(reader, form, exporting.signal, (part, all) => {
+        this.exported = [part, all]
+        const far = all ? `${bytes(part)} of ${bytes(all)}` : bytes(part)
+        write($('exported'), `Exporting: ${far} read.`)
+        this.paint()
+      })
+      save(name, blob)
+      write($('exported'), `Exported ${bytes(blob.size)}.`)
+    } catch (error) {
+      write($('exported'), exporting.signal.aborted ? 'Export stopped.' : error.message)
+    }
+    if (this.exporting === exporting) this.exporting = this.exported = null
+    this.paint()
   }
 }

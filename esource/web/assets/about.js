@@ -1,0 +1,16 @@
+// What the hub says of itself: its version, and whether it can store events.
+
+import { $, write } from './dom.js'
+import * as hub from './hub.js'
+
+export async function showHealth() {
+  const { problems = [], gaps = [] } = await hub.health()
+  const isWell = !problems.length
+  $('health').dataset.state = isWell ? 'good' : 'bad'
+  write($('health'), isWell ? (gaps.length ? 'Healthy, with gaps' : 'Healthy') : problems[0])
+  $('health').title = [...problems, ...gaps].join('\n')
+}
+
+export async function showVersion() {
+  write($('version'), `esource ${await hub.version()}`)
+}
