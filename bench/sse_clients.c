@@ -295,7 +295,9 @@ static void open_stream(struct stream *s, int port, const char *request, FILE *f
     if (file && !fgets(line, sizeof line, file))
         fail("the file has too few lines");
     line[strcspn(line, "\n")] = 0;
-    snprintf(whole, sizeof whole, "%s%s%s\r\n", request, line, file ? "\r\n" : "");
+    int size = snprintf(whole, sizeof whole, "%s%s%s\r\n", request, line, file ? "\r\n" : "");
+    if (size < 0 || (size_t)size >= sizeof whole)
+        fail("the request is too long");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     s->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -303,7 +305,7 @@ static void open_stream(struct stream *s, int port, const char *request, FILE *f
         fail("socket: %s", strerror(errno));
     if (connect(s->fd, (struct sockaddr *)&address, sizeof address))
         fail("connect: %s", strerror(errno));
-    if (write(s->fd, whole, strlen(whole)) != (ssize_t)strlen(whole))
+    if (write(s->fd, whole, (size_t)size) != size)
         fail("the request could not be sent: %s", strerror(errno));
     fcntl(s->fd, F_SETFL, O_NONBLOCK);
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = s};
