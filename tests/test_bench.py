@@ -231,15 +231,20 @@ def test_each_subscriber_has_a_header_of_its_own(program: Path, tmp_path: Path) 
 
         thread = threading.Thread(target=serve)
         thread.start()
-        said = subprocess.run(
+        with subprocess.Popen(
             [program, "-p", str(server.getsockname()[1]), "-u", "/some", "-n", "2", "-F", each],
-            input=b"ended\n", stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS, check=True,
-        ).stdout  # fmt: skip
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as run:  # fmt: skip
+            assert run.stdin
+            assert run.stdout
+            run.stdin.write(b"ended\n")
+            run.stdin.flush()  # and open: at its end the program does not wait for the streams
+            said = [run.stdout.readline(), run.stdout.readline()]
         thread.join()
     assert [f"\r\nX-Own: {n}\r\n\r\n".encode() in text for n, text in enumerate(asked, 1)] == [
         True
     ] * 2
-    result = json.loads(said.splitlines()[-1])
+    result = json.loads(said[-1])
     assert (result["ended"], result["retries"]) == (2, 2)
 
 
