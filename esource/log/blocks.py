@@ -582,14 +582,16 @@ def _gathered(blocks: Sequence[bytes]) -> "Iterator[bytes | memoryview[int]]":
     A batch may be tens of megabytes, of which each copy counts.
     """
     few: list[bytes] = []
+    size = 0  # of these
     for rows in blocks:
-        if few and sum(map(len, few)) + len(rows) > BLOCK_BYTES:
+        if few and size + len(rows) > BLOCK_BYTES:
             yield b"".join(few)
-            few = []
+            few, size = [], 0
         if len(rows) > BLOCK_BYTES:
             yield from (memoryview(rows)[start:stop] for start, stop in _cuts(rows))
         else:
             few.append(rows)
+            size += len(rows)
     if few:
         yield few[0] if len(few) == 1 else b"".join(few)
 

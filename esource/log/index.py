@@ -247,7 +247,8 @@ class Index(Generic[R]):
             for size, some in zip(self._store.hashed, found, strict=False):
                 known.ids |= {Part(size, start): _count(line) for start, line in some}
             if with_zones:
-                self._keep(known, last.start, list(_zones_of(found[-1], ZONE_BYTES)))
+                zones = list(_zones_of(found[-1], ZONE_BYTES))
+                self._keep(_recent_key(known, last.start), zones)
             self._known = known
         return known
 
@@ -264,15 +265,15 @@ class Index(Generic[R]):
 
     def _zones(self, rows: R, known: _Known, run: int) -> list[Zone]:
         """Return the zones of the run that starts at an offset."""
-        zones = _recent.get(_recent_key(known, run))
+        key = _recent_key(known, run)  # before they are read: others may be stored meanwhile
+        zones = _recent.get(key)
         if zones is None:
             zones = list(self._stored(rows, ZONE_BYTES, run, run + run_bytes()))
-        self._keep(known, run, zones)
+        self._keep(key, zones)
         return zones
 
-    def _keep(self, known: _Known, run: int, zones: list[Zone]) -> None:
+    def _keep(self, key: tuple[_Known, int, int], zones: list[Zone]) -> None:
         """Keep the zones of a run in memory, as those that were looked at last."""
-        key = _recent_key(known, run)
         _recent[key] = zones
         with suppress(KeyError):  # in another thread it was let go
             _recent.move_to_end(key)

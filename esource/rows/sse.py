@@ -13,7 +13,10 @@ from esource.rows import tsv
 
 # A comment line without a blank line after it: a blank line is a phantom event to some clients.
 HEARTBEAT = b":\n"
-_PLAIN_FRAME = re.compile(rb"(?:event: ([^\n]+)\n)?(?:id: ([^\n]+)\n)?data: ([^\n]*)\n\n")
+# Looked for at the beginning of a line alone: anywhere in it, a line would take its length squared.
+_PLAIN_FRAME = re.compile(
+    rb"^(?:event: ([^\n]+)\n)?(?:id: ([^\n]+)\n)?data: ([^\n]*)\n\n", re.MULTILINE
+)
 
 
 def retry(milliseconds: int) -> bytes:

@@ -364,6 +364,7 @@ HEAVY = {
     "an id of a line": ("ndjson", b'{"data":"","id":"%b"}\n' % (b"\\u00e4" * 500_000)),
     "an id of a frame": ("sse", b"id: %b\ndata: x\n\n" % ("ä" * 3_000_000).encode()),
 }
+FIELDS = [b"event: ", b"id: ", b"data: ", b"event: id: data: ", b"event: id\nid: "]
 
 
 @pytest.mark.parametrize("name", HEAVY)
@@ -373,6 +374,15 @@ def test_what_is_too_long_is_not_looked_at_for_long(name: str) -> None:
     began = time.process_time()
     assert decoded(format, pieces, limit=1 << 20).kind
     assert time.process_time() - began < 0.4  # quadratic, or by objects: seconds
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_line_that_is_full_of_beginnings_is_looked_at_once(field: bytes) -> None:
+    frame = b"data: x\n\n"
+    body = frame + field * (60_000 // len(field)) + b"\n\n" + frame
+    began = time.process_time()
+    decoded("sse", [frame, body], limit=1 << 20)
+    assert time.process_time() - began < 0.4  # from each of the beginnings to the end: seconds
 
 
 # -- properties --------------------------------------------------------------------------------
