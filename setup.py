@@ -22,7 +22,10 @@ SETUP = configparser.ConfigParser()
 SETUP.read(HERE / "setup.cfg", encoding="utf-8")
 SOURCE = SETUP["metadata"]["url"]
 # What stands before the address of a link or an image, in Markdown and in HTML.
-LINK = re.compile(r'(!\[[^\]]*\]\(|\]\(|^\[[^\]]+\]: |\bsrc="|\bhref=")(?![a-z]+:)([^\s)"]+)', re.M)
+LINK = re.compile(
+    r'(!\[[^\]]*\]\(|\]\(|^\[[^\]]+\]: |\bsrc(?:set)?="|\bhref=")(?![a-z]+:)([^\s)"]+)',
+    re.MULTILINE,
+)
 
 
 def absolute(markdown: str) -> str:

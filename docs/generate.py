@@ -14,27 +14,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from esource import __main__ as main
+from esource.command.settings import default
 from esource.config import Config, variable
 
 FOLDER = Path(__file__).parent
 MADE = re.compile(r"(?<=^<!-- made: )(\w+)( -->\n).*?(?=^<!-- end -->$)", re.MULTILINE | re.DOTALL)
 
 
-def shown(value: object) -> str:
-    """Return a default as one would set it."""
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, frozenset):
-        return " ".join(sorted(value))
-    return f"{value:g}" if isinstance(value, float) else str(value or "")
-
-
 def settings() -> str:
     """Return the table of settings."""
     lines = ["| Variable | Default | Meaning |", "| --- | --- | --- |"]
     for setting in fields(Config):
-        default = shown(setting.default)
-        cell = f"`{default}`" if default else ""
+        text = default(setting.default)
+        cell = f"`{text}`" if text else ""
         lines.append(f"| `{variable(setting.name)}` | {cell} | {setting.metadata['meaning']} |")
     return "\n".join(lines)
 

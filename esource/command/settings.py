@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -132,11 +131,8 @@ def _of_process(pid: int) -> Place:
     arguments = list(map(os.fsdecode, words))
     at = next((n for n, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     options = [*shlex.split(environ.get("GUNICORN_CMD_ARGS", "")), *arguments[at:]]
-    return Place(environ, _sources(environ, pid), folder, options)
-
-
-def _sources(environ: Mapping[str, str], pid: int) -> dict[str, str]:
-    return dict.fromkeys(environ, f"environment of process {pid}")
+    sources = dict.fromkeys(environ, f"environment of process {pid}")
+    return Place(environ, sources, folder, options)
 
 
 def deploy() -> Path:

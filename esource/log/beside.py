@@ -172,6 +172,8 @@ def _head(path: Path) -> _Head:
 class Beside:
     """The index of one file (see `index.Store`). Without a path it is in memory."""
 
+    is_remote = False
+
     def __init__(
         self, path: Path | None, size: int | None = None, heads: Heads | None = None
     ) -> None:
@@ -186,8 +188,6 @@ class Beside:
         self._ids: Ids | None = None
         self._written = 0, 0  # of an index that grows: its inode, and how long it is
         self._zones: tuple[int, int] | None = None  # of a closed file: where they are, and how many
-
-    is_remote = False
 
     @property
     def hashed(self) -> tuple[int, ...]:

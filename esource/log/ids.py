@@ -94,14 +94,15 @@ def numbers(
                        in zip(left, spans, strict=True)]  # fmt: skip
         pieces = read(places)
         again = []
+        numbered: Sequence[bytes | None] = pieces[len(left) :] if together else [None] * len(left)
         for part, (start, stop), piece, own in zip(
-            left, spans, pieces[: len(left)], pieces[len(left) :] or left, strict=True
+            left, spans, pieces[: len(left)], numbered, strict=True
         ):
             some = array("I", piece)
             _check(some)
             first, end = bisect_left(some, wanted), bisect_right(some, wanted)
             if (first or not start) and (end < len(some) or stop == counts[part]):
-                if isinstance(own, bytes):
+                if own is not None:
                     told[part] = own[first:end]
                 elif first < end:
                     some_of.append((part, 4 * counts[part] + start + first, end - first))

@@ -128,7 +128,7 @@ def links(markdown: str) -> Iterator[str]:
     text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", markdown, flags=re.MULTILINE | re.DOTALL)
     yield from re.findall(r"\]\(([^)\s]+)", text)
     yield from re.findall(r"^\[[^\]]+\]: (\S+)", text, re.MULTILINE)
-    yield from re.findall(r'(?:src|href)="([^"]+)"', text)
+    yield from re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
 
 
 def test_no_link_of_the_long_description_is_relative(about: email.message.Message) -> None:

@@ -6,7 +6,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +337,44 @@ def test_whatever_part_of_an_index_is_lost_nothing_is_hidden(
         for kind, part in everything:
             if kind == "zone" and part.size == 50 and part.start > later.begin:
                 assert each.kept[kind, part] == everything[kind, part]
+
+
+class Interrupted(Held):
+    """One of which, right after lines were read, more is learned: as in another thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.then: dict[int, Callable[[], None]] = {}  # by the number of the read
+
+    def lines(self, rows: Rows, *spans: Span) -> list[list[tuple[int, bytes]]]:
+        found = super().lines(rows, *spans)
+        self.reads += 1
+        self.then.pop(self.reads, lambda: None)()
+        return found
+
+
+@pytest.mark.parametrize("steps", range(1, 60, 2))
+@pytest.mark.parametrize("read", range(1, 4))
+def test_what_is_learned_while_another_reads_hides_nothing(read: int, steps: int) -> None:
+    rows, store = Bytes(MIXED, 0), Interrupted()
+    stop = len(rows.all)
+    for _ in Index(store).learn(rows, 330):
+        pass
+    both = Index(store)
+    learning = both.learn(rows, stop)
+
+    def learn_some() -> None:
+        for _ in islice(learning, steps):
+            pass
+
+    store.reads, store.then = 0, {read: learn_some}
+    list(both.places(rows, Wanted(id=b"000"), 0, stop))
+    for _ in learning:
+        pass
+    for row, offset in zip(MIXED, accumulate(map(len, MIXED)), strict=True):
+        found = list(both.places(rows, Wanted(id=row[:3]), 0, stop))
+        assert any(start < offset <= end for start, end in found), row
 
 
 # -- closed files --------------------------------------------------------------------------
