@@ -4,6 +4,7 @@ import hashlib
 import os
 import resource
 import shutil
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, islice
@@ -16,7 +17,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from esource.event import default_id
-from esource.log import Log, index, segments
+from esource.log import Log, ids, index, segments
 from esource.log.beside import ClosedIndex
 from esource.log.folder import Folder
 from esource.log.index import Index, Kind, Part, Rows, Span
@@ -375,6 +376,18 @@ def test_what_is_learned_while_another_reads_hides_nothing(read: int, steps: int
     for row, offset in zip(MIXED, accumulate(map(len, MIXED)), strict=True):
         found = list(both.places(rows, Wanted(id=row[:3]), 0, stop))
         assert any(start < offset <= end for start, end in found), row
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_number_that_is_lost_names_no_zone(together: bool) -> None:
+    kept = array("I", [5, 9]).tobytes() + bytes([1, 0])  # and zeros where the file system lost one
+
+    def read(wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        return [kept[at : at + size] for _, at, size in wanted]
+
+    assert ids.numbers({"part": 2}, 5, read, together) == {"part": bytes([0])}
+    with pytest.raises(ValueError, match="range"):
+        ids.numbers({"part": 2}, 9, read, together)
 
 
 # -- closed files --------------------------------------------------------------------------
