@@ -370,6 +370,7 @@ class _Connection(psycopg.Connection[Any]):
     """A connection of which each call ends in time."""
 
     server: "_Server"
+    breaks = 0  # how often one had failed when it was made
     deadline = 0.0  # of the call, by the monotonic clock
     warning = ""  # that the server has sent with an answer
 
@@ -423,7 +424,7 @@ class PostgreSQL(WithoutFiles):
         if self._why and deadline - time.monotonic() < min(2, self._seconds / 2):
             raise psycopg.OperationalError(self._why)  # an attempt may take two seconds
         failure: psycopg.Error | None = None
-        servers = self._servers
+        servers, breaks = self._servers, self._breaks
         for server in servers:  # one that hangs leaves time for the others
             seconds = max(2, int((deadline - time.monotonic()) / (len(servers) + 1)))
             parameters = {**self._parameters, **server, "connect_timeout": seconds}
@@ -432,7 +433,7 @@ class PostgreSQL(WithoutFiles):
             except psycopg.OperationalError as error:
                 failure = error
                 continue
-            connection.server = server
+            connection.server, connection.breaks = server, breaks
             self._servers = sorted(servers, key=lambda each: each is not server)
             connection.add_notice_handler(partial(_heed, connection))
             return connection
@@ -440,9 +441,15 @@ class PostgreSQL(WithoutFiles):
         self._why = _said(failure)
         raise failure
 
-    def _broken(self, server: _Server) -> None:
-        """Let go of all connections that may have failed as well; ask this server last."""
-        self._servers = sorted(self._servers, key=lambda each: each is server)
+    def _broken(self, connection: _Connection) -> None:
+        """Let go of all connections that may have failed as well; ask this one's server last.
+
+        Also of those that are at work: a server that stood still, and that others have taken over
+        from, may still answer, from what it has. (Of one that is let go already nothing is new.)
+        """
+        if connection.breaks != self._breaks:
+            return
+        self._servers = sorted(self._servers, key=lambda each: each is connection.server)
         self._breaks += 1
         with suppress(IndexError):
             while True:
@@ -461,9 +468,9 @@ class PostgreSQL(WithoutFiles):
         except BaseException as error:
             connection.close()
             if isinstance(error, AWAY) and not isinstance(error, errors.DiskFull | _Warned):
-                self._broken(connection.server)
+                self._broken(connection)
             raise
-        if len(self._idle) < IDLE:
+        if len(self._idle) < IDLE and connection.breaks == self._breaks:
             self._idle.append(connection)
         else:
             connection.close()
@@ -490,6 +497,8 @@ class PostgreSQL(WithoutFiles):
                 rows = connection.execute(statement, arguments, binary=True).fetchall()
                 if connection.warning:  # such as of a standby that was not waited for
                     raise _Warned(connection.warning)
+                if connection.breaks != self._breaks:
+                    raise psycopg.OperationalError("another connection has failed meanwhile")
                 return rows
         except errors.DiskFull as error:
             if error.diag.severity_nonlocalized != "ERROR":  # the log of the server: what was

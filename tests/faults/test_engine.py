@@ -4,12 +4,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 
 from esource.event import DEFAULT_ID
+from esource.log.postgresql import PostgreSQL
 from tests.harness import Follower, Hub, Publisher, Stream, eventually, numbers, size
 from tests.harness.engine import data_of, engine_hubs, rows_at
 from tests.harness.postgres import pair, postgres
@@ -19,6 +21,7 @@ from tests.harness.waiting import together
 WRITERS = 4
 SECONDS = size(1, 5)  # of load before a fault
 PADDING = b"x" * 4000
+OTHERS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'esource'"
 BEATS = {"ESOURCE_HEARTBEAT_SECONDS": "1"}
 
 
@@ -322,6 +325,20 @@ def test_a_server_that_stands_still_for_long_refuses_in_time_and_nothing_else_wa
             assert data[1:] in ([], [b"x"], [b"after"], [b"x", b"after"])
             assert n % 3 == 0 or data == [b"before"]
         assert "Traceback" not in here.log
+
+
+def test_what_was_asked_before_another_connection_failed_is_asked_again() -> None:
+    """As of a primary that stood still, from which a standby has taken over."""
+    with postgres() as database, psycopg.connect(database.url(), autocommit=True) as admin:
+        engine = PostgreSQL(database.url(), 20)
+        admin.execute("CREATE SEQUENCE tries")
+        with ThreadPoolExecutor(1) as pool, closing(engine):
+            asked = pool.submit(engine._call, "SELECT nextval('tries'), pg_sleep(1)", ())
+            eventually(lambda: admin.execute(f"{OTHERS} AND state = 'active'").fetchall())
+            engine._call("SELECT 1", ())  # on a connection of its own, which is kept
+            admin.execute(f"SELECT pg_terminate_backend(pid) FROM ({OTHERS} AND state = 'idle') o")
+            engine._call("SELECT 1", ())
+            assert asked.result()[0][0] == 2
 
 
 def test_a_primary_that_stands_still_is_left_for_the_standby_that_took_over(

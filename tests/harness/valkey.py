@@ -260,8 +260,12 @@ class Cluster:
 
 
 def _is_followed(server: Server) -> bool:
+    """Return whether its replica has said that it has all: `online` says that it was sent."""
     info: dict[str, Any] = server.do("INFO", "replication")
-    return bool(info["connected_slaves"] == 1 and info["slave0"]["state"] == "online")
+    replica = info.get("slave0", {"state": "none"})
+    return bool(
+        replica["state"] == "online" and replica["offset"] == info["master_repl_offset"] > 0
+    )
 
 
 def _cluster_port() -> int:
