@@ -3,6 +3,7 @@
 `tests.harness.walk` says how a page is written for that.
 """
 
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +28,16 @@ PROGRAMS = {
     "docs/tutorial.md": ("node",),
     "docs/recipes.md": ("sqlite3",),
 }
+# And what the programs import that one saves.
+MODULES = {"docs/clients.md": ("httpx", "httpx_sse")}
 WALKED = [path for path in pages() if Document(path).commands()]
 
 
 @pytest.fixture
 def hub(tmp_path: Path, page: str, keep: str) -> Iterator[Checkout]:
     needs(*PROGRAMS.get(page, ()))
+    for module in MODULES.get(page, ()):
+        importlib.import_module(module)
     # Heartbeats depend on how long the walk takes.
     settings = {"ESOURCE_HEARTBEAT_SECONDS": "3600", "ESOURCE_KEEP": keep}
     hub = Checkout(tmp_path, **{**settings, **SETTINGS.get(page, {})})
