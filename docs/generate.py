@@ -1,7 +1,8 @@
 """Write what is made from the code into its pages: `python docs/generate.py`.
 
 In a page it stands between two comments, `<!-- made: NAME -->` and `<!-- end -->`. What is around
-them is written by hand. `tests/docs/test_generated.py` says when a page is not in step.
+them is written by hand. The man page and the completions, in `deploy/`, are made as a whole.
+`tests/docs/test_generated.py` says when one is not in step.
 """
 
 import argparse
@@ -11,13 +12,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import completions
+import manual
 
 from esource import __main__ as main
 from esource.command.settings import default
 from esource.config import Config, variable
 
 FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
 MADE = re.compile(r"(?<=^<!-- made: )(\w+)( -->\n).*?(?=^<!-- end -->$)", re.MULTILINE | re.DOTALL)
 
 
@@ -56,9 +62,7 @@ def _of(command: main.clients.Command) -> Iterator[str]:
 
 def _row(action: argparse.Action) -> tuple[str, str]:
     """Return how an argument is written, and what it means."""
-    value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
-    takes = f" {value}" if value and action.nargs != 0 else ""
-    name = ", ".join(action.option_strings) + takes if action.option_strings else str(value)
+    name = manual.written(action)
     meaning = action.help or "the channel's name" * (name == "CHANNEL")
     return name.replace("|", "\\|"), meaning.replace("|", "\\|")
 
@@ -66,6 +70,11 @@ def _row(action: argparse.Action) -> tuple[str, str]:
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings, "overview": overview, "commands": commands,
 }  # fmt: skip
+FILES: dict[str, Callable[[], str]] = {
+    "deploy/man/esource.1": manual.page,
+    "deploy/completions/esource.bash": completions.bash,
+    "deploy/completions/_esource": completions.zsh,
+}
 
 
 def in_step(text: str) -> str:
@@ -73,9 +82,17 @@ def in_step(text: str) -> str:
     return MADE.sub(lambda match: f"{match[1]}{match[2]}\n{PARTS[match[1]]()}\n\n", text)
 
 
-if __name__ == "__main__":
+def made() -> Iterator[tuple[Path, str]]:
+    """Yield each file of which something is made, and its text as it is now."""
     for path in sorted(FOLDER.glob("*.md")):
-        before = path.read_text()
-        if (after := in_step(before)) != before:
-            path.write_text(after)
-            print(path.name)
+        yield path, in_step(path.read_text())
+    for name, make in FILES.items():
+        yield ROOT / name, make()
+
+
+if __name__ == "__main__":
+    for path, text in made():
+        if not path.exists() or path.read_text() != text:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+            print(path.relative_to(ROOT))

@@ -107,7 +107,12 @@ def test_the_wheel_has_the_package_and_what_is_deployed(built: Built) -> None:
             if path.is_file():
                 name = f"esource/deploy/{path.relative_to(ROOT / 'deploy')}"
                 assert wheel.read(name) == path.read_bytes()
-    assert {name.partition("/")[0] for name in names} == {"esource"}
+    beside = {name.partition("/data/")[2] for name in names if ".data/" in name}
+    assert beside == {
+        "share/man/man1/esource.1", "share/bash-completion/completions/esource.bash",
+        "share/zsh/site-functions/_esource",
+    }  # fmt: skip
+    assert {name.partition("/")[0] for name in names if ".data/" not in name} == {"esource"}
     for path in (ROOT / "esource").rglob("*"):
         if path.is_file() and path.suffix != ".pyc":
             assert str(path.relative_to(ROOT)) in names

@@ -1,4 +1,4 @@
-"""What is made from the code stands in its pages as the code is now."""
+"""What is made from the code stands in its pages, the man page and the completions as it is now."""
 
 import importlib.util
 import re
@@ -27,6 +27,12 @@ def generate() -> ModuleType:
 def test_a_page_is_in_step_with_the_code(path: str) -> None:
     page = Document(path)
     assert generate().in_step(page.text) == page.text, "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("path", generate().FILES)
+def test_a_file_that_is_made_is_in_step_with_the_code(path: str) -> None:
+    made = generate().FILES[path]()
+    assert (ROOT / path).read_text() == made, "run: python docs/generate.py"
 
 
 def test_each_part_is_in_a_page() -> None:
