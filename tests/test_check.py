@@ -64,7 +64,7 @@ def test_what_is_wrong_is_found_and_named(folder: Path, rows: bytes, line: int, 
 
 def test_a_good_folder_is_good_and_nothing_is_written(folder: Path) -> None:
     done = esource("check", str(folder))
-    assert (done.returncode, done.stdout) == (0, "1 files, 0 of them with something wrong\n")
+    assert (done.returncode, done.stdout) == (0, "1 file, 0 of them with something wrong\n")
     assert [path.name for path in folder.iterdir()] == ["good.tsv"]
     assert esource("repair", str(folder)).returncode == 0
     assert left(folder) == {"good.tsv"}
@@ -148,7 +148,7 @@ def test_only_the_file_that_grows_is_repaired(tmp_path: Path) -> None:
     for path in paths:
         path.write_bytes(path.read_bytes() + b"half")
     done = esource("repair", str(tmp_path))
-    assert done.stdout.endswith("1 files, 1 repaired\n")
+    assert done.stdout.endswith("1 file, 1 repaired\n")
     assert [path.read_bytes() for path in paths] == [FIRST + b"half", SECOND + THIRD]
 
 
@@ -207,7 +207,7 @@ def test_a_file_that_no_hub_would_open_is_none_of_its_business(
     (folder / name).write_bytes(b"torn")
     done = esource(command, str(folder))
     assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith("1 files, 0 ")
+    assert done.stdout.startswith("1 file, 0 ")
     assert left(folder) == {"good.tsv", name}
     assert (folder / name).read_bytes() == b"torn"
 
@@ -302,7 +302,7 @@ def test_a_terminal_is_told_how_far_a_large_file_has_been_read(tmp_path: Path) -
         finally:
             os.close(theirs)
         shown = terminal.read(1 << 16).decode()
-    assert (done.returncode, done.stdout) == (0, b"1 files, 0 of them with something wrong\n")
+    assert (done.returncode, done.stdout) == (0, b"1 file, 0 of them with something wrong\n")
     percents = [int(percent) for percent in re.findall(r"\rlarge.tsv (\d+) %", shown)]
     assert len(percents) > 50
     assert percents == sorted(set(percents))

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,8 +88,8 @@ def _check(options: argparse.Namespace) -> int:
 
         with engines.engine() as logs:
             for channel in logs.names():
-                report.add(channel, 1, engines.check(logs.open(channel)))
-        return report.end("channels")
+                report.add(channel, [channel], engines.check(logs.open(channel)))
+        return report.end("channel")
     folder = folder_of(options)
     progress = _Progress()
     channels = check.channels(folder)
@@ -100,8 +100,9 @@ def _check(options: argparse.Namespace) -> int:
         found = check.check(folder, channel, progress, known)
         if hub:
             found = chain(found, compare(folder, channel, hub, progress, known))
-        report.add(channel, len(segments.files(folder, channel, known)), found)
-    return report.end("files")
+        names = [path.name for _, path in segments.files(folder, channel, known)]
+        report.add(channel, names, found)
+    return report.end("file")
 
 
 class _Report:
@@ -109,16 +110,19 @@ class _Report:
 
     def __init__(self, is_json: bool) -> None:
         self._is_json = is_json
-        self._count = 0
+        self._names: set[str] = set()
+        self._wholes: set[str] = set()  # channels of which something is wrong that is no file's
         self._findings: list[Finding] = []
 
-    def add(self, channel: str, count: int, found: Iterable["Finding"]) -> None:
-        """Take what is wrong with a channel, which has so many files."""
-        self._count += count
+    def add(self, channel: str, names: Collection[str], found: Iterable["Finding"]) -> None:
+        """Take what is wrong with a channel, which has these files."""
+        self._names.update(names)
         shown = 0
         for finding in found:
             shown += 1
             self._findings.append(finding)
+            if finding.file not in names:
+                self._wholes.add(channel)
             if shown <= SHOWN and not self._is_json:
                 line = f", line {finding.line}" if finding.line else ""
                 say(f"{finding.file}{line}: {finding.text}")
@@ -129,11 +133,18 @@ class _Report:
         """Print the sum of all; return the exit code."""
         if self._is_json:
             findings = [finding._asdict() for finding in self._findings]
-            print(json.dumps({what: self._count, "findings": findings}, indent=1))
+            print(json.dumps({f"{what}s": len(self._names), "findings": findings}, indent=1))
         else:
-            wrong = len({finding.file for finding in self._findings})
-            print(f"{self._count} {what}, {wrong} of them with something wrong")
+            wrong = len(self._names & {finding.file for finding in self._findings})
+            counted = f"{_number(len(self._names), what)}, {wrong} of them with something wrong"
+            if self._wholes:
+                counted += f"; and {_number(len(self._wholes), 'channel')} as a whole"
+            print(counted)
         return 1 if self._findings else 0
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 class _Progress:
@@ -170,7 +181,7 @@ def _repair(options: argparse.Namespace) -> int:
         if copy:
             repaired += 1
             say(f"{path.name}: cut off a torn row; as it was before, it is in {copy.name}")
-    print(f"{len(paths)} files, {repaired} repaired")
+    print(f"{_number(len(paths), 'file')}, {repaired} repaired")
     return 1 if failed else 0
 
 

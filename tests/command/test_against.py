@@ -112,6 +112,23 @@ def test_it_is_named_from_which_byte_on(source: Hub, copy: Path) -> None:
     assert [(each["kind"], each["file"]) for each in report["findings"]] == [("differs", name)]
 
 
+def test_what_is_not_there_is_counted_as_a_channel_and_not_as_a_file(
+    source: Hub, copy: Path
+) -> None:
+    """A channel that is missing has no file, and a link is none; and one file is `1 file`."""
+    part(copy, "parts", 0).unlink()
+    (copy / "plain.tsv").unlink()
+    changed(part(copy, "parts", 0))
+    done = check(copy, "--against", source.url)
+    last = done.stdout.splitlines()[-1]
+    assert last == "4 files, 1 of them with something wrong; and 2 channels as a whole"
+    shutil.rmtree(copy)
+    copy.mkdir()
+    (copy / "plain.tsv").write_bytes(b"0\t\tevent 0\n")
+    last = check(copy, "--against", source.url).stdout.splitlines()[-1]
+    assert last == "1 file, 1 of them with something wrong; and 2 channels as a whole"
+
+
 def test_a_copy_that_has_what_the_hub_has_removed_is_whole(source: Hub, copy: Path) -> None:
     start = part(copy, "trimmed", 0).stat().st_size
     (copy / f"trimmed.{0:020}.tsv").write_bytes(b"0\t\tevent 0\n")
