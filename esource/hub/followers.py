@@ -89,7 +89,7 @@ class Followers:
         self._cohorts: list[_Cohort] = []
         # Log that was replaced -> where followers go on that have read all of it.
         self._moved: WeakKeyDictionary[Log, tuple[Log, int]] = WeakKeyDictionary()
-        self._waker: gevent.Greenlet | None = None
+        self.waker: gevent.Greenlet | None = None  # while followers are being told of something
         self._shown: View | None = None  # of a commit of which a cohort may not have heard
         self._must_look = False  # something else has changed, that every follower must look at
 
@@ -134,12 +134,12 @@ class Followers:
 
     def be_quiet(self) -> None:
         """When nothing is being written: what is in memory is in the log, too."""
-        if self._waker is None:  # or it is still being shown
+        if self.waker is None:  # or it is still being shown
             self._tail.forget()
 
     def _begin(self) -> None:
-        if self._waker is None:
-            self._waker = gevent.spawn(self._wake)
+        if self.waker is None:
+            self.waker = gevent.spawn(self._wake)
 
     def _wake(self) -> None:
         """Be the waker greenlet: ten thousand followers in slices, not in one long breath."""
@@ -152,7 +152,7 @@ class Followers:
                 else:
                     cohort.wake()
                 give_way()
-        self._waker = None  # at once: what is new from here on needs another
+        self.waker = None  # at once: what is new from here on needs another
 
     def place(self, follower: "Follower") -> _Cohort:
         """Return a cohort with room for a follower, which is in it from now on."""

@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import gevent
+
 from esource.config import Config
 from esource.errors import BadInput, StartError
 from esource.hub.channel import Channel
@@ -194,6 +196,11 @@ class Hub:
         self.clients.end_bodies()
         for channel in list(self._channels.values()):
             channel.drain()
+
+    def wait_for_turns(self, seconds: float) -> None:
+        """Block until each stream has had its turn to end since `drain`; for `seconds` at most."""
+        wakers = [channel.followers.waker for channel in list(self._channels.values())]
+        gevent.joinall([waker for waker in wakers if waker], seconds)
 
     def cut_off(self) -> None:
         """Shut the connections of streams that have not ended since `drain`."""

@@ -5,7 +5,8 @@ end. This stands around that: plain publishes go the fast path before gunicorn r
 what gunicorn cannot parse is refused in the hub's own form, and on a stop every connection is
 let go of as soon as may be:
 
-    at once      streams get their last line; from now on every answer is its connection's last
+    at once      streams get their last line, each in its turn, and the times below begin when all
+                 have had it; from now on every answer is its connection's last
     after 0.5 s  streams that could not take it are cut off, and so are downloads, and reads
                  whose client went
     after 1 s    connections between two requests are closed: a client that is busy has sent its
@@ -39,11 +40,14 @@ from esource.server.body import LINGER_SECONDS, RequestBody, linger
 from esource.server.fastpath import FastPath
 from esource.server.gunicorn import DEFAULTS, Address, Request, Worker, explained, make_requests
 
-DRAIN_SECONDS = 0.5  # for a stream to take its last line; then its connection is shut
+TURNS_SECONDS = 10.0  # for ten thousand streams and more, which end one after the other
+DRAIN_SECONDS = 0.5  # after that, for a stream to take its last line; then its connection is shut
 IDLE_SECONDS = 0.5  # after that, for the next request of a connection
 UPLOAD_SECONDS = 1.0  # after that, for a body to arrive
 # Or the master kills the worker, which then ends nothing properly.
-assert DEFAULTS.graceful_timeout > DRAIN_SECONDS + IDLE_SECONDS + UPLOAD_SECONDS + LINGER_SECONDS
+assert DEFAULTS.graceful_timeout > (
+    TURNS_SECONDS + DRAIN_SECONDS + IDLE_SECONDS + UPLOAD_SECONDS + LINGER_SECONDS
+)
 
 
 class Connections:
@@ -155,6 +159,8 @@ class Connections:
         if self._fast_path:
             self._fast_path.keepalive = 1
         self.hub.drain()
+        # Or the last of a crowd would be cut off before it could be told when to come back.
+        self.hub.wait_for_turns(TURNS_SECONDS)
         gevent.sleep(DRAIN_SECONDS)
         self.hub.cut_off()
         # A client that closed its sending side may still be there, and wait for an answer that may

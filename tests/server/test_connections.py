@@ -18,6 +18,7 @@ from gunicorn import http
 from gunicorn.config import Config as GunicornConfig
 
 from esource.config import Config
+from esource.hub.followers import COHORT
 from esource.hub.hub import Hub as Channels
 from esource.rows import ndjson
 from esource.server.body import RequestBody
@@ -304,6 +305,28 @@ def test_direct_readers_and_one_who_selects_each_get_exactly_their_events_at_onc
         selected = ndjson.encode(b"".join([row + b"\n" for row in rows]), [])
         assert selects.read_up_to(selected[-40:]) == selected
         selects.close()
+
+
+# What draws the time after which a client comes back, last of all, holds the loop meanwhile.
+SLOW_ENDS = """
+import random, time
+def slow(*bounds, draw=random.randint, sleep=time.sleep):
+    sleep(0.01)
+    return draw(*bounds)
+random.randint = slow
+"""
+
+
+def test_a_stop_cuts_no_stream_off_before_it_had_its_turn_to_end(tmp_path: Path) -> None:
+    with running_hub(tmp_path, **customized(tmp_path, SLOW_ENDS)) as hub:
+        streams = [Stream(hub, "/crowd") for _ in range(COHORT + 10)]
+        try:
+            assert hub.stop() == 0
+            ends = [stream.read_to_end() for stream in streams]
+        finally:
+            for stream in streams:
+                stream.close()
+    assert all(re.search(rb"retry: \d+\n\Z", end) for end in ends)
 
 
 @pytest.mark.parametrize("channel", ["followed", "never-seen"])
