@@ -5,9 +5,10 @@ local requests, turn = {}, 0
 function init(arguments)
     local path, channels, size = arguments[1], tonumber(arguments[2]), tonumber(arguments[3])
     local body = string.rep("x", size)
+    wrk.headers["Content-Type"] = "text/plain"
     for n = 1, channels do
         local name = channels == 1 and path or path .. n
-        requests[n] = wrk.format("POST", name, { ["Content-Type"] = "text/plain" }, body)
+        requests[n] = wrk.format("POST", name, nil, body)
     end
 end
 

@@ -73,9 +73,17 @@ def ab(server: Server, path: str, body: Path, requests: int, connections: int) -
 
 
 def wrk(
-    server: Server, path: str, connections: int, seconds: float, size: int, channels: int = 1
+    server: Server,
+    path: str,
+    connections: int,
+    seconds: float,
+    size: int,
+    channels: int = 1,
+    headers: tuple[str, ...] = (),
 ) -> Sent:
     """Run `wrk` with POSTs of `size` bytes, to one channel or to many in turn.
+
+    `headers` go with each request, as in `curl -H`.
 
     It counts from when it begins to connect, so a thousand connections get more time. If nothing at
     all was answered, as on a machine that does much else, it is run again for twice as long.
@@ -83,7 +91,8 @@ def wrk(
     asked, seconds = seconds, seconds * (1 + 1.5 * connections / 1000)
     said = _run(
         "wrk", "--latency", "-t", "1", "-c", str(connections), "-d", "60s",
-        "--timeout", "30s", "-s", str(SCRIPT), server.url(path),
+        "--timeout", "30s", "-s", str(SCRIPT), *(f"-H{header}" for header in headers),
+        server.url(path),
         "--", path, str(channels), str(size), seconds=seconds,
     )  # fmt: skip
     fields: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
@@ -92,7 +101,7 @@ def wrk(
     if not fields["requests"]:
         if seconds > TIMEOUT_SECONDS:
             raise RuntimeError(f"wrk: {server.name} answered nothing within {seconds} s")
-        return wrk(server, path, connections, 2 * asked, size, channels)
+        return wrk(server, path, connections, 2 * asked, size, channels, headers)
     return Sent(fields["requests"], fields["seconds"], fields["p99_ms"])
 
 

@@ -27,7 +27,7 @@ class Scale:
     files: tuple[int, ...]  # in the folder at the start
     channels: tuple[int, ...]  # written at once
     beside: tuple[int, int]  # busy channels, and bytes of a batch, beside a lone publisher
-    behind: int  # connections of publishers to nginx
+    behind: tuple[int, ...]  # connections of publishers to nginx
     counting: tuple[int, int]  # publishers, and subscribers, with and without counters
     upload: tuple[int, ...]  # megabytes of one chunked body
     ingest: tuple[int, ...]  # bytes of an event
@@ -58,7 +58,7 @@ FULL = Scale(
     files=(100, 1000, 10_000),
     channels=(1, 100, 1000, 10_000),
     beside=(1000, 62 << 20),
-    behind=100,
+    behind=(1, 10, 100),
     counting=(100, 1000),
     upload=(100, 1000),
     ingest=(100, 1000),
@@ -88,7 +88,7 @@ QUICK = Scale(
     files=(1000,),
     channels=(1, 1000),
     beside=(1000, 62 << 20),
-    behind=100,
+    behind=(1, 10, 100),
     counting=(100, 1000),
     upload=(100,),
     ingest=(100,),
@@ -119,7 +119,7 @@ TINY = Scale(
     files=(20,),
     channels=(10,),
     beside=(10, 1 << 20),
-    behind=5,
+    behind=(5,),
     counting=(5, 5),
     upload=(2,),
     ingest=(100,),

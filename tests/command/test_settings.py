@@ -83,7 +83,7 @@ def test_each_file_for_systemd_is_printed_for_this_installation(name: str) -> No
 
 def test_without_a_name_it_is_the_service_and_another_is_refused(hub: Hub) -> None:
     assert run("systemd").stdout == run("systemd", "esource.service").stdout
-    done = run("systemd", "../nginx/esource.conf")
+    done = run("systemd", "../nginx/basic.conf")
     assert (done.returncode, done.stdout) == (1, "")
     assert "esource.socket" in done.stderr
 

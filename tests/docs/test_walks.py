@@ -6,12 +6,14 @@
 import importlib
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.harness import needs, started
 from tests.harness.document import Document, Saved, pages
+from tests.harness.own_etc import own_etc
 from tests.harness.walk import Checkout, Walk
 
 # Settings of the hub, which a page tells its reader to set.
@@ -30,6 +32,8 @@ PROGRAMS = {
 }
 # And what the programs import that one saves.
 MODULES = {"docs/clients.md": ("httpx", "httpx_sse")}
+# What they say is typed by root, on a machine that has nginx.
+AS_ROOT = {"docs/nginx.md"}
 WALKED = [path for path in pages() if Document(path).commands()]
 
 
@@ -40,8 +44,13 @@ def hub(tmp_path: Path, page: str, keep: str) -> Iterator[Checkout]:
         importlib.import_module(module)
     # Heartbeats depend on how long the walk takes.
     settings = {"ESOURCE_HEARTBEAT_SECONDS": "3600", "ESOURCE_KEEP": keep}
-    hub = Checkout(tmp_path, **{**settings, **SETTINGS.get(page, {})})
-    with started(hub):
+    settings |= SETTINGS.get(page, {})
+    with ExitStack() as stack:
+        if page in AS_ROOT:
+            hub: Checkout = stack.enter_context(own_etc(tmp_path, **settings))
+        else:
+            hub = Checkout(tmp_path, **settings)
+        stack.enter_context(started(hub))
         yield hub
 
 

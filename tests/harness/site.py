@@ -1,29 +1,35 @@
-"""`deploy/nginx/esource.conf`: exactly this file in a real nginx, a hub, and a service of rights.
+"""The sites of `deploy/nginx`: exactly these files in a real nginx, in front of a hub.
 
-Only the lines that are marked `# yours` differ: addresses, the certificate, the archive's folder.
+Only the lines that are marked `# yours` differ: addresses, the certificate, logs, the
+archive's folder.
+
+The sites know the same people: by a file of passwords, by tokens, or by a service of rights.
 """
 
 import re
+import shutil
 import socket
 import ssl
 import subprocess
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from tests.harness.hub import Answer, Hub, answer_on, running_hub
-from tests.harness.machine import ROOT, free_port, needs
+from tests.harness.machine import ROOT, command, free_port, needs
 from tests.harness.nginx import Nginx, running_nginx
 from tests.harness.waiting import PATIENCE_SECONDS
 
-SITE = (ROOT / "deploy" / "nginx" / "esource.conf").read_text()
+SITES = ("basic", "tokens", "auth_request")
+FOLDER = "esource"  # of the sites, beside nginx.conf
 HOST = "hub.example.org"
 STRANGER = "127.0.0.2"  # this machine, too, but nginx is told that it is not
 RIGHTS = {"rita:r": {"read"}, "wanda:w": {"read", "write"}}
+TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"  # may read
 SECRET = ("/secrets", "/archive/secrets.tsv")  # nobody may
 
 
@@ -62,11 +68,14 @@ class Service(ThreadingHTTPServer):
 class Site:
     """The site, and its ways in."""
 
-    def __init__(self, hub: Hub, nginx: Nginx, port: int, plain_port: int, home: Path) -> None:
+    def __init__(
+        self, name: str, hub: Hub, nginx: Nginx, ports: tuple[int, int], home: Path
+    ) -> None:
+        self.name = name
         self.hub = hub
         self.nginx = nginx
-        self.port = port
-        self.plain_port = plain_port
+        self.port, self.plain_port = ports
+        self.home = home
         self.archive = home / "archive"
         self.certificate = home / "hub.pem"
 
@@ -92,6 +101,11 @@ class Site:
         silent = ("-o", "/dev/null", "-w", "%{http_code}")
         return int(self.curl(path, *silent, *options, user=user, body=body).stdout)
 
+    @property
+    def accesses(self) -> str:
+        """What is in its log of accesses."""
+        return (self.home / "access.log").read_text()
+
     def connect(self, source: str = "127.0.0.1") -> ssl.SSLSocket:
         """Open a connection with TLS, from an address of this machine."""
         context = ssl.create_default_context(cafile=str(self.certificate))
@@ -106,8 +120,20 @@ class Site:
         return answer_on(self.connect(), method, path, body, Host=HOST, Authorization=basic)
 
 
-def ours(site: str, hub_port: int, auth_port: int, port: int, plain_port: int, home: Path) -> str:
-    """Return the site with the lines marked `# yours` made ours, and nothing else changed."""
+def lay_out(
+    home: Path,
+    site: str,
+    hub_port: int,
+    ports: tuple[int, int],
+    auth_port: int = 0,
+    changes: Mapping[str, str] | None = None,
+) -> str:
+    """Lay out the sites in a folder at home; return the line of nginx.conf that includes one.
+
+    The lines marked `# yours` are made ours, and nothing else is changed, but for what `changes`
+    says. The certificate, and the files of those who may, are made. `ports`: with TLS, without.
+    """
+    port, plain_port = ports
     values = {
         "server 127.0.0.1:9000;": f"server 127.0.0.1:{hub_port};",
         "server 127.0.0.1:9001;": f"server 127.0.0.1:{auth_port};",
@@ -119,32 +145,53 @@ def ours(site: str, hub_port: int, auth_port: int, port: int, plain_port: int, h
         f"server_name {HOST};": f"server_name {HOST};",
         f"ssl_certificate /etc/ssl/certs/{HOST}.pem;": f"ssl_certificate {home}/hub.pem;",
         f"ssl_certificate_key /etc/ssl/private/{HOST}.key;": f"ssl_certificate_key {home}/hub.key;",
+        "access_log /var/log/nginx/access.log esource;": f"access_log {home}/access.log esource;",
+        "error_log /var/log/nginx/error.log crit;": f"error_log {home}/error.log crit;",
         "alias /var/lib/esource/archive/;": f"alias {home}/archive/;",
+        "wanda 1;": "wanda 1;",
     }
 
     def line(match: re.Match[str]) -> str:
         return match[1] + values[match[2]]
 
-    return re.sub(r"^( *)(\S.*;)  # yours.*$", line, site, flags=re.MULTILINE)
+    folder = home / FOLDER
+    shutil.copytree(ROOT / "deploy" / "nginx", folder)
+    for path in folder.rglob("*.conf"):
+        text = re.sub(r"^( *)(\S.*;)  # yours.*$", line, path.read_text(), flags=re.MULTILINE)
+        for theirs, own in (changes or {}).items():
+            text = text.replace(theirs, own)
+        path.write_text(text)
+    [openssl] = needs("openssl")
+    command(
+        openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST},IP:127.0.0.1",
+        "-keyout", home / "hub.key", "-out", home / "hub.pem",
+    )  # fmt: skip
+    with open(folder / "htpasswd", "w") as passwords, open(folder / "tokens", "w") as tokens:
+        for person, rights in RIGHTS.items():
+            name, _, password = person.partition(":")
+            passwords.write(f"{name}:{command(openssl, 'passwd', '-apr1', password)}")
+            tokens.write(f"{name} {'write' if 'write' in rights else 'read'};  # a short token\n")
+        tokens.write(f"{TOKEN} read;\n")
+    return f"include {FOLDER}/{site}.conf;"
 
 
 @contextmanager
-def running_site(home: Path, **settings: str) -> Iterator[Site]:
-    """The site in front of a hub with these settings."""
-    [openssl] = needs("openssl")
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}",
-         "-keyout", str(home / "hub.key"), "-out", str(home / "hub.pem")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    (home / "archive").mkdir()
+def running_site(
+    home: Path,
+    site: str = "auth_request",
+    changes: Mapping[str, str] | None = None,
+    **settings: str,
+) -> Iterator[Site]:
+    """A site, with these changes, in front of a hub with these settings."""
+    own = home / "nginx"  # a folder `esource` where a hub is started would be taken for its package
+    (own / "archive").mkdir(parents=True)
     rights = Service(("127.0.0.1", 0), Rights)
     threading.Thread(target=rights.serve_forever, daemon=True).start()
-    port, plain_port = free_port(), free_port()
+    ports = free_port(), free_port()
     with running_hub(home, **settings) as hub:
-        text = ours(SITE, hub.port, rights.server_address[1], port, plain_port, home)
-        with running_nginx(home, text, port) as nginx:
-            yield Site(hub, nginx, port, plain_port, home)
+        text = lay_out(own, site, hub.port, ports, rights.server_address[1], changes)
+        with running_nginx(own, text, ports[0]) as nginx:
+            yield Site(site, hub, nginx, ports, own)
     rights.shutdown()
     rights.server_close()

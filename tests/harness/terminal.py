@@ -14,7 +14,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.harness.waiting import PATIENCE_SECONDS
@@ -27,14 +27,15 @@ INTERRUPT = "\x03"
 class Terminal:
     """A terminal with `bash` in it, in a folder."""
 
-    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environ: dict[str, str], enter: Sequence[str] = ()) -> None:
+        """Start the shell; `enter` are words before its own, which bring it to where it is."""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         attributes = termios.tcgetattr(slave)
         attributes[3] &= ~termios.ECHO
         termios.tcsetattr(slave, termios.TCSANOW, attributes)
         self._shell = subprocess.Popen(
-            ["setsid", "--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"],
+            [*enter, "setsid", "--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"],
             cwd=folder, stdin=slave, stdout=slave, stderr=slave,
             env={**environ, "PS1": PROMPT, "PS2": "", "TERM": "dumb", "HISTFILE": ""},
         )  # fmt: skip

@@ -22,7 +22,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ VARYING = [
 class Checkout(Hub):
     """Plain `gunicorn` in the repository, in a terminal of its own."""
 
+    enter: Sequence[str] = ()  # words before that of a shell, which bring it to where the hub is
+
     def command(self) -> list[str]:
         """Return what the set-up says."""
         return [sys.executable, "-m", "gunicorn"]
@@ -74,10 +76,10 @@ class Checkout(Hub):
 class Walk:
     """Somebody with a hub, a terminal for commands, and one for each follower."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Checkout) -> None:
         self.hub = hub
         self._real_ids: dict[str, str] = {}
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{hub.home}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if "ESOURCE" not in name}
         self._environ = {**kept, "PATH": path, "LC_ALL": "C.UTF-8"}
         self._terminal = self._open()
@@ -98,7 +100,7 @@ class Walk:
                 terminal.close()
 
     def _open(self) -> Terminal:
-        return Terminal(self.hub.home, self._environ)
+        return Terminal(self.hub.home, self._environ, self.hub.enter)
 
     def _save(self, file: Saved) -> None:
         (self.hub.home / file.name).write_text(self._ours(file.text))
@@ -107,7 +109,6 @@ class Walk:
         command = self._ours(step.command)
         lines = step.shown.count("\n")
         if step.command == SERVE:
-            assert isinstance(self.hub, Checkout)
             self.hub.interrupt()
             self.hub.start()
             shown = ""
