@@ -69,6 +69,8 @@ def haproxy(home: Path, hub: Hub, more: str = "") -> Iterator[Proxy]:
     [program] = needs("haproxy")
     port, path = free_port(), home / "haproxy.cfg"
     text = config("haproxy", hub, port).replace("defaults\n", f"defaults\n{more}")
+    text = text.replace("/etc/haproxy/", f"{home}/")
+    (home / "come-back.http").write_text(config("http", hub, port))
     path.write_text(text)
     with running(home, port, program, "-db", "-f", path):
         yield Proxy(hub, port)

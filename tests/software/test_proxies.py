@@ -31,6 +31,7 @@ PROXIES: dict[str, Make] = {
     "varnish": varnish,
     "varnish-by-itself": lambda home, hub: varnish(home, hub, with_page=False),
 }
+COME_BACK = ["haproxy", "haproxy-compressing", "caddy", "varnish"]
 FAULT_SECONDS = 1.0  # an event that takes this long was held back
 
 
@@ -146,6 +147,25 @@ def test_followers_come_through_a_restart_of_the_hub_and_are_missed_when_they_le
     ids = [f"{part}{number}" for part in "ab" for number in range(10)]
     assert {name: each.ids for name, each in followers.items() if each.ids != ids} == {}
     eventually(lambda: subscribers(hub) == 0)
+
+
+def test_while_the_hub_is_away_a_stream_is_told_when_to_come_back(
+    proxies: dict[str, Proxy],
+) -> None:
+    """And nothing else is: an empty `200` would be no error to it."""
+    hub = next(iter(proxies.values())).hub
+    hub.stop()
+    try:
+        for name in COME_BACK:
+            proxy = proxies[name]
+            stream = ask(proxy, "GET", "/away", Accept="text/event-stream")
+            assert (stream.status, stream.headers["Content-Type"]) == (200, "text/event-stream")
+            assert re.fullmatch(r"retry: [1-4]\d{3}\n", stream.text), name
+            assert "no-store" in stream.headers["Cache-Control"]
+            for method, accept in (("POST", "text/event-stream"), ("GET", "*/*")):
+                assert ask(proxy, method, "/away", Accept=accept).status in (502, 503), name
+    finally:
+        hub.start()
 
 
 def subscribers(hub: Hub) -> float:
