@@ -49,6 +49,11 @@ class EsourceError(Exception):
         return type(self)(text, *self.args[1:])
 
 
+def again(error: Exception) -> Exception:
+    """Return what one of several greenlets is to raise for an error of a call that they share."""
+    return error.again() if isinstance(error, EsourceError) else error
+
+
 class BadInput(EsourceError):
     """The request cannot be stored or served as it is; nothing was changed."""
 

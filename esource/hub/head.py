@@ -15,11 +15,11 @@ from contextlib import suppress
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from esource.errors import EsourceError, StorageError
+from esource.errors import StorageError
 from esource.hub.digest import Digest
 from esource.hub.followers import Followers
 from esource.hub.known import Known
-from esource.hub.loop import commits, in_thread, reads, unswitched
+from esource.hub.loop import Together, commits, in_thread, reads, unswitched
 from esource.hub.search import Search
 from esource.hub.tail import TAIL_BYTES
 from esource.hub.view import View
@@ -46,6 +46,7 @@ class Head:
         self._followers = followers
         self._known = known
         self._waiting = 0  # reads that want the lock
+        self._look = Together()  # at what others did: a crowd that comes back asks at once
         self._view: View | None = None
         self._search: Search | None = None  # in the newest view's log
         self._digest: Digest | None = None  # of it, if there was one asked for
@@ -95,24 +96,20 @@ class Head:
 
         An append that is in progress is not waited for. Raises `StorageError`.
         """
-        view = self.view
-        if not in_thread(reads(), view.log.is_current) or view.log.end != self.view.end:
-            error = gevent.spawn(self._refresh).get()
-            if error:
-                raise error.again() from error
+        self._look(self._refresh)
         return self.view
 
-    def _refresh(self) -> EsourceError | None:
-        """Be the greenlet that takes in what others did, which goes on though a reader is ended."""
+    def _refresh(self) -> None:
+        """Take in what others did, in a greenlet that goes on though a reader is ended."""
+        view = self.view
+        if in_thread(reads(), view.log.is_current) and view.log.end == self.view.end:
+            return
         self._waiting += 1
         try:
             with self.lock:
                 self.take_in()
-        except EsourceError as error:
-            return error
         finally:
             self._waiting -= 1
-        return None
 
     def heed(self, goes_on: Callable[[Log], bool]) -> None:
         """Let the log go on as others tell, or else take in what is there. Blocks.
@@ -193,7 +190,7 @@ class Head:
         else:
             end, end_mark = new.log.begin, None
             if old.end:
-                end, _ = search.after(new, old.newest_id, Urgent())
+                end, _ = search.look_after(new, old.newest_id, Urgent())
         if old.end and end_mark != old.mark:
             logger.error(
                 "%s: a log with %d acknowledged bytes (newest id %r) is gone from this name",

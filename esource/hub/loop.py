@@ -20,6 +20,8 @@ from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from greenlet import settrace
 
+from esource.errors import again
+
 T = TypeVar("T")
 Failure: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 LAG_SECONDS = 0.5
@@ -66,6 +68,34 @@ def _caught(
         return function(*args), None
     except Exception as error:
         return None, error
+
+
+class Together:
+    """A call that many make at once. Those that come while one is under way share the next one.
+
+    So what each of them is told was looked for after it had asked.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none under way."""
+        self._turn = BoundedSemaphore(1)
+        self._next: gevent.Greenlet | None = None
+
+    def __call__(self, call: Callable[[], None]) -> None:
+        """Have `call` made, in a greenlet of its own, which goes on though who asked is ended.
+
+        It is always the same one. Blocks; raises what the call raises.
+        """
+        if self._next is None:
+            self._next = gevent.spawn(self._be, call)
+        error: Exception | None = self._next.get()
+        if error:
+            raise again(error)
+
+    def _be(self, call: Callable[[], None]) -> Exception | None:
+        with self._turn:
+            self._next = None
+            return _caught(call, ())[1]
 
 
 def watch_lag(note: Callable[[float], None]) -> None:

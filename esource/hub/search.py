@@ -16,6 +16,7 @@ from gevent.lock import BoundedSemaphore
 
 from esource.errors import StorageError
 from esource.event import time_of
+from esource.hub.found import Found
 from esource.hub.tail import READ_BYTES, READ_ROWS
 from esource.hub.view import View, last_event
 from esource.hub.work import STEP_SECONDS, Work
@@ -43,6 +44,7 @@ class Search:
     def __init__(self, log: Log) -> None:
         """Begin with nothing learned."""
         self.log = log
+        self._found = Found()
         self._grown = -BUSY_SECONDS  # when it was published to last, by the monotonic clock
         self._learned = 0  # up to where, but for less than a zone
         self._end = 0  # up to where it is to be learned
@@ -66,8 +68,12 @@ class Search:
         `EXACT`: after the first event with this id, or at this place. `TIME`: the id is not there
         but is a time, as the newest is: at the first event of a later time. `START`: any other.
         `TRIMMED`: the same as either, at the first event that is kept, where there were others.
+        Those who ask for the same id share the search.
         """
-        work = work or Work()
+        return self._found.after(view, id, work or Work(), self.look_after)
+
+    def look_after(self, view: View, id: bytes, work: Work) -> tuple[int, Verdict]:
+        """Return the same, by a search of one's own."""
         place = work.do(view.offset_of, id) if id.startswith(b"@") else None
         offset = self._after_id(view, id, work) if place is None else place
         if offset is not None:

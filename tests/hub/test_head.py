@@ -68,6 +68,23 @@ def test_a_read_does_not_wait_for_a_commit_that_is_at_the_disk(
     assert channel.refresh().newest_id == b"2"
 
 
+def test_a_crowd_looks_once_at_what_others_did(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(ROWS)
+    channel = channel_of(path)
+    looks, look = [], FileLog.is_current
+
+    def counted(log: FileLog) -> bool:
+        looks.append(log)
+        return look(log)
+
+    monkeypatch.setattr(FileLog, "is_current", counted)
+    append_by_hand(path, b"3\t\tby hand\n")
+    crowd = [gevent.spawn(channel.refresh) for _ in range(100)]
+    gevent.joinall(crowd, raise_error=True)
+    assert {each.value.newest_id for each in crowd} == {b"3"}
+    assert len(looks) == 1
+
+
 def test_a_view_that_could_not_be_made_is_made_at_the_next_look(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event as Signal
 
-from esource.hub.loop import give_way, turn, unswitched
+from esource.errors import StorageError
+from esource.hub.loop import Together, give_way, turn, unswitched
 from tests.harness import Hub, Publishers, Stream, eventually, running_hub
 from tests.harness.load import load_on
 
@@ -40,6 +42,42 @@ def test_three_parties_that_never_block_take_turns() -> None:
 
     gevent.joinall([gevent.spawn(take, number) for number in range(3)], raise_error=True)
     assert max(turns) < 2 * min(turns), turns
+
+
+def test_calls_at_once_are_one_and_those_that_come_meanwhile_share_the_next() -> None:
+    together, seen, now, go_on = Together(), [], 0, Signal()
+
+    def look() -> None:
+        seen.append(now)
+        go_on.wait()
+
+    def ask() -> None:
+        asked = now
+        together(look)
+        assert max(seen) >= asked, "what was there when it asked was not looked at"
+
+    crowd = [gevent.spawn(ask) for _ in range(100)]
+    gevent.sleep(0.001)  # the first look is under way
+    now = 1
+    for _ in range(2):
+        crowd += [gevent.spawn(ask) for _ in range(100)]
+        gevent.sleep(0.001)
+    crowd[0].kill()
+    go_on.set()
+    gevent.joinall(crowd, raise_error=True)
+    assert seen == [0, 1]
+
+
+def test_each_that_shares_a_call_is_told_of_its_failure() -> None:
+    together = Together()
+
+    def fail() -> None:
+        raise StorageError("cannot look")
+
+    crowd = [gevent.spawn(together, fail) for _ in range(3)]
+    gevent.joinall(crowd)
+    assert {str(each.exception) for each in crowd} == {"cannot look"}
+    assert len({id(each.exception) for each in crowd}) == 3
 
 
 @pytest.mark.parametrize("switch", [True, False])
