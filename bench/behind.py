@@ -35,9 +35,9 @@ def behind(bench: Bench) -> Cases:
 
     def send(connections: int, server: Server) -> Sample:
         path = fresh("behind")
-        fields = (f"Authorization: {WRITER}",)
+        fields = (f"Authorization: {WRITER}",) if server.scheme == "https" else ()
         return timed(
-            server, partial(wrk, server, path, connections, scale.seconds, SIZE, 1, fields)
+            server, partial(wrk, server, path, connections, scale.seconds, SIZE, headers=fields)
         )
 
     def through(connections: int, front: Server, server: Server) -> Sample:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PATIENCE_SECONDS, eventually
+from tests.harness import PATIENCE_SECONDS, eventually, needs
 from tests.harness.client import running as following
 from tests.harness.load import load_on
 from tests.harness.site import HOST, SITES, STRANGER, TOKEN, Site, running_site
@@ -35,6 +35,15 @@ def site(
 
 
 of_a_service = pytest.mark.parametrize("site", ["auth_request"], indirect=True)
+
+
+def test_nginx_has_nothing_to_say_about_it(site: Site) -> None:
+    [nginx] = needs("nginx")
+    told = subprocess.run(
+        [nginx, "-t", "-p", site.home, "-c", site.home / "nginx.conf", "-e", "/dev/null"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [line.rpartition(" ")[2] for line in told.stderr.splitlines()] == ["ok", "successful"]
 
 
 # -- rights ------------------------------------------------------------------------------------
@@ -310,7 +319,7 @@ def test_a_stream_is_told_when_to_come_back_and_all_else_that_it_has_to(site: Si
             answer = site.curl(*options, "-i", user="wanda:w").stdout.decode()
             assert re.match("HTTP/2 503 ", answer), options
             assert "\r\nretry-after: 2\r\n" in answer
-            assert answer.count("x-content-type-options: nosniff") < 2
+            assert answer.count("x-content-type-options: nosniff") == 1
         for user in ("", "eve:e"):
             assert site.status("/away", *STREAM, user=user) == 401
     finally:
