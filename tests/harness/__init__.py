@@ -4,10 +4,10 @@ Nothing here stands in for the server, the file or the client: `Hub` is the inst
 `esource` on a free port, requests go through sockets, and the file is read with `open`.
 One room for each noun: `hub`, `stream`, `follower`, `publisher`, `upload`, `wire`, `pipeline`; what
 the `machine` has and how long is `waiting`; `rows` and `measures`; and for some tests `load`,
-`nginx`, the shipped `site`, an `encrypted` hub, `network`, `shims` and the `faults` that publishers
-meet with them, what is `killed` between two calls or loses its `power`, and the `attacks` on a hub
-with what they cost the others (`hostile`), and the hooks of schemathesis (`coherent`). What most
-tests use is named here.
+`nginx`, the shipped `site`s, `own_etc` for what root types, an `encrypted` hub, `network`, `shims`
+and the `faults` that publishers meet with them, what is `killed` between two calls or loses its
+`power`, and the `attacks` on a hub with what they cost the others (`hostile`), and the hooks of
+schemathesis (`coherent`). What most tests use is named here.
 """
 
 from tests.harness.follower import Follower
