@@ -6,6 +6,7 @@ open), and one worker (one process writes a channel's file). Options on the comm
 """
 
 from esource.server import (  # noqa: F401
+    backlog,
     bind,
     control_socket_disable,
     forwarder_headers,

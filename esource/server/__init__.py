@@ -57,6 +57,10 @@ worker_class = "gevent"
 workers = 1
 # A follower is a connection, so this is how many there may be; the descriptors are the limit.
 worker_connections = 65536
+# Connections that wait to be accepted: with more than this a client's attempt is dropped, and tried
+# again a second later. After a restart ten thousand come at once. The system caps it
+# (net.core.somaxconn, 4096 unless it is raised).
+backlog = 8192
 # Longer than the 60 s for which nginx keeps an idle connection, so that it is not the hub that
 # closes one just as nginx sends a POST into it.
 keepalive = 75

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import resource
 import runpy
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -415,6 +417,28 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(
     eventually(lambda: own_hub.log.count("channels in") == 2)
     ids.append(own_hub.publish("/replaced", "10"))
     assert [row.split(b"\t")[0].decode() for row in own_hub.rows("replaced")] == ids
+
+
+def test_a_crowd_that_comes_at_once_waits_to_be_accepted(tmp_path: Path) -> None:
+    crowd = 2500  # more than gunicorn's own 2048
+    most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    if most <= crowd:
+        pytest.skip(f"net.core.somaxconn is {most}")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 2 * crowd:
+        pytest.skip(f"a process may have {before[1]} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2 * crowd), before[1]))
+    try:
+        with running_hub(tmp_path) as hub, ExitStack() as stack:
+            worker = hub.worker
+            os.kill(worker, signal.SIGSTOP)
+            stack.callback(os.kill, worker, signal.SIGCONT)
+            for _ in range(crowd):
+                client = stack.enter_context(socket.socket())
+                client.settimeout(AT_ONCE_SECONDS)
+                client.connect(("127.0.0.1", hub.port))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_plain_gunicorn_is_given_all_that_esource_is() -> None:
