@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PATIENCE_SECONDS, ROOT, do_without, eventually, needs
+from tests.harness import PATIENCE_SECONDS, ROOT, Hub, do_without, eventually, needs
 from tests.harness.hub import children
 
 SCRIPT = Path(__file__).parent / "machine.sh"
@@ -67,6 +67,22 @@ class Machine:
     def console(self) -> str:
         """What its systemd has said."""
         return b"".join(self._console).decode(errors="replace")
+
+
+class SystemdHub(Hub):
+    """The hub of a machine that has systemd."""
+
+    def __init__(self, machine: Machine, home: Path) -> None:
+        super().__init__(home)
+        self.machine = machine
+
+    def rows(self, channel: str) -> list[bytes]:
+        text = self.machine.run(f"cat /var/lib/esource/events/{channel}.tsv")
+        return text.encode().split(b"\n")[:-1]
+
+    def property(self, name: str) -> str:
+        """Return what systemd knows of the service."""
+        return self.machine.run(f"systemctl show --value --property={name} esource").strip()
 
 
 def _prepare(home: Path) -> None:

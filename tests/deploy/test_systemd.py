@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from esource.config import Config, variable
-from tests.deploy.machine import Machine, booted
+from tests.deploy.machine import SystemdHub, booted
 from tests.harness import (
     PATIENCE_SECONDS,
     ROOT,
@@ -30,27 +30,11 @@ from tests.harness import (
 from tests.harness.load import load_on
 
 UNITS = ROOT / "deploy" / "systemd"
-README = (ROOT / "deploy" / "README.md").read_text()
+README = (ROOT / "deploy" / "README.md").read_text().partition("\n## systemd\n")[2]
 INSTALL = re.findall(r"^```sh\n(.*?)```$", README, re.MULTILINE | re.DOTALL)[0].splitlines()
 
 
 # -- under systemd -----------------------------------------------------------------------------
-
-
-class SystemdHub(Hub):
-    """The hub of a machine that has systemd."""
-
-    def __init__(self, machine: Machine, home: Path) -> None:
-        super().__init__(home)
-        self.machine = machine
-
-    def rows(self, channel: str) -> list[bytes]:
-        text = self.machine.run(f"cat /var/lib/esource/events/{channel}.tsv")
-        return text.encode().split(b"\n")[:-1]
-
-    def property(self, name: str) -> str:
-        """Return what systemd knows of the service."""
-        return self.machine.run(f"systemctl show --value --property={name} esource").strip()
 
 
 @pytest.fixture(scope="module")
