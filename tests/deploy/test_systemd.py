@@ -88,6 +88,46 @@ def test_a_timer_closes_and_trims_beside_the_hub(systemd_hub: SystemdHub) -> Non
     assert machine.run("systemd-analyze verify /etc/systemd/system/esource-trim@.timer") == ""
 
 
+def followed(hub: SystemdHub, name: str) -> list[str]:
+    """Return what `esource-follow@NAME` has done with until now."""
+    there = hub.machine.run(f"cat /var/lib/esource-follow/{name}/done", check=False)
+    return there.splitlines() if "No such file" not in there else []
+
+
+def follower(hub: SystemdHub, name: str, work: str) -> str:
+    """Start `esource-follow@NAME`, as its file says; return the name of the unit."""
+    machine = hub.machine
+    # It may write nowhere else.
+    line = f'{work}cat >> "$STATE_DIRECTORY/done"; echo >> "$STATE_DIRECTORY/done"'
+    settings = f"URL={hub.url}/{name}\nEXEC={line}\nOPTIONS=--tries 3 --dead {name}-dead\n"
+    machine.run("mkdir -p /etc/esource/follow")
+    machine.run(f"cat > /etc/esource/follow/{name}.env <<'END'\n{settings}END")
+    machine.run("cp /checkout/deploy/systemd/esource-follow@.service /etc/systemd/system/")
+    machine.run("systemctl daemon-reload")
+    unit = f"esource-follow@{name}.service"
+    assert machine.run(f"systemd-analyze verify {unit}") == ""
+    machine.run(f"systemctl start {unit}")
+    return unit
+
+
+def test_a_stop_of_a_unit_that_follows_ends_it_after_the_event_at_work(
+    systemd_hub: SystemdHub,
+) -> None:
+    machine = systemd_hub.machine
+    begun = "/var/lib/esource-follow/slow/begun"
+    unit = follower(systemd_hub, "slow", 'touch "$STATE_DIRECTORY/begun"; sleep 1; ')
+    for data in ("one", "two"):
+        systemd_hub.publish("/slow", data)
+    eventually(lambda: "No such" not in machine.run(f"ls {begun}", check=False))
+    machine.run(f"systemctl stop {unit}")
+    assert followed(systemd_hub, "slow") == ["one"]
+    shown = machine.run(f"systemctl show --property=Result,ExecMainStatus {unit}")
+    assert sorted(shown.split()) == ["ExecMainStatus=0", "Result=success"]
+    machine.run(f"systemctl start {unit}")
+    eventually(lambda: followed(systemd_hub, "slow") == ["one", "two"])
+    machine.run(f"systemctl stop {unit}")
+
+
 def test_under_load_a_restart_refuses_nobody_and_loses_nothing(systemd_hub: SystemdHub) -> None:
     with load_on(systemd_hub, "restart") as load:
         before = systemd_hub.property("MainPID")
@@ -155,6 +195,30 @@ def test_the_address_and_the_folder_are_changed_as_the_readme_says(
     machine.run("systemctl restart esource")
 
 
+def test_several_hubs_on_a_machine_have_each_an_address_a_folder_and_settings(
+    systemd_hub: SystemdHub,
+) -> None:
+    machine = systemd_hub.machine
+    machine.run("cp /checkout/deploy/systemd/esource@.* /etc/systemd/system/")
+    machine.run("systemctl daemon-reload")
+    for name, size in (("one", 100), ("two", 200)):
+        machine.run(f"echo ESOURCE_MAX_EVENT_BYTES={size} > /etc/esource/{name}.env")
+        units = f"esource@{name}.socket esource@{name}.service"
+        machine.run(f"systemctl enable --now {units} 2>&1")
+        for unit in units.split():
+            assert machine.run(f"systemd-analyze verify {unit} 2>&1") == ""
+    status = "-s -o /dev/null -w '%{http_code} '"
+    for name, wanted in (("one", "201 413 413"), ("two", "201 201 413")):
+        curl = f"curl --unix-socket /run/esource/{name}.sock http://localhost/orders {status}"
+        sizes = [machine.run(f"{curl} -d {'x' * size}") for size in (90, 190, 290)]
+        assert "".join(sizes).split() == wanted.split()
+    lines = machine.run("wc -l /var/lib/esource-hubs/*/events/orders.tsv").split()
+    assert lines[::2] == ["1", "2", "3"]
+    machine.run("systemctl disable --now esource@one.socket esource@one.service 2>&1")
+    assert machine.run("systemctl is-active esource@two.service") == "active\n"
+    machine.run("systemctl disable --now esource@two.socket esource@two.service 2>&1")
+
+
 def test_the_sandbox_holds(systemd_hub: SystemdHub) -> None:
     """What a hub that was taken over could do: read no one's home, call nobody, write nowhere."""
     pid = systemd_hub.property("MainPID")
@@ -185,6 +249,23 @@ def test_systemd_scores_the_sandbox_at_2_or_better() -> None:
     score = re.search(r"exposure level for esource.service: ([\d.]+)", done.stdout)
     assert score
     assert float(score[1]) <= 2.0
+
+
+def test_a_hub_of_several_has_the_same_sandbox() -> None:
+    """All that differs is what is its own."""
+    one = (UNITS / "esource.service").read_text()
+    own = [
+        ("Description=EventSource hub", "Description=EventSource hub %i"),
+        ("esource.socket", "esource@%i.socket"),
+        ("/var/lib/esource", "/var/lib/esource-hubs/%i"),
+        ("/etc/esource/esource.env", "/etc/esource/%i.env"),
+        ("StateDirectory=esource\n", "StateDirectory=esource-hubs/%i\n"),
+    ]
+    for before, after in own:
+        assert before in one
+        one = one.replace(before, after)
+    several = (UNITS / "esource@.service").read_text()
+    assert one.partition("\n[Unit]\n")[2] == several.partition("\n[Unit]\n")[2]
 
 
 def test_the_environment_file_has_every_setting_with_its_default() -> None:
