@@ -18,11 +18,12 @@ from socket import socket
 from esource.hub.clients import Clients
 from esource.hub.commit import PLAIN, Receipt, Wish
 from esource.hub.committer import Committer
-from esource.hub.followers import Follower, Followers
+from esource.hub.followers import Follower, Followers, Stream
 from esource.hub.head import Head
 from esource.hub.known import Known
 from esource.hub.loop import in_thread, reads
 from esource.hub.malformed import Malformed
+from esource.hub.parking import Parked, Parking
 from esource.hub.stats import Stats
 from esource.hub.tail import Push, Stretch, Tail, read_stretch
 from esource.hub.view import Place, View
@@ -39,14 +40,17 @@ PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 class Silence:
     """Since when a follower has heard nothing, and until when that may be. In seconds."""
 
-    __slots__ = ("_began", "_deadline", "_heartbeat", "_probe")
+    __slots__ = ("_deadline", "_heartbeat", "_probe", "began")
 
-    def __init__(self, heartbeat: float, timeout: float | None) -> None:
-        """Begin now: of at most `heartbeat`, and with a `timeout` not for longer than that."""
+    def __init__(self, heartbeat: float, timeout: float | None, began: float = 0.0) -> None:
+        """Begin now: of at most `heartbeat`, and with a `timeout` not for longer than that.
+
+        Or it has begun already, by the monotonic clock.
+        """
         self._heartbeat = heartbeat
         self._probe = 0.0  # until the next proof of life; 0 while the client is quiet
-        self._began = time.monotonic()
-        self._deadline = None if timeout is None else self._began + timeout
+        self.began = began or time.monotonic()
+        self._deadline = None if timeout is None else self.began + timeout
 
     def left(self, heard: float = 0.0) -> float | None:
         """Return for how long it may go on, 0 or less if it has; None once all time is over.
@@ -54,8 +58,8 @@ class Silence:
         `heard` is when the client last heard of something in another way, by the monotonic clock.
         """
         now = time.monotonic()
-        self._began = max(self._began, heard)
-        seconds = self._began + min(self._probe or self._heartbeat, self._heartbeat) - now
+        self.began = max(self.began, heard)
+        seconds = self.began + min(self._probe or self._heartbeat, self._heartbeat) - now
         if self._deadline is None:
             return seconds
         return None if self._deadline <= now else min(seconds, self._deadline - now)
@@ -69,7 +73,7 @@ class Silence:
 
     def end(self) -> None:
         """Begin anew: the client hears of something now."""
-        self._began = time.monotonic()
+        self.began = time.monotonic()
 
 
 class Channel:
@@ -82,7 +86,7 @@ class Channel:
     def __init__(
         self, name: str, open_log: Callable[[], Log], dedup_events: int = 10_000,
         stats: Stats | None = None, clients: Clients | None = None,
-        committer: Committer | None = None,
+        committer: Committer | None = None, parking: Parking[Follower] | None = None,
     ) -> None:  # fmt: skip
         """Name a channel. Nothing is opened yet: `open_log` blocks, and raises `StorageError`.
 
@@ -94,7 +98,7 @@ class Channel:
         self.clients = clients or Clients()
         self._malformed = Malformed(self.stats)
         self._tail = Tail(self._malformed)
-        self.followers = Followers(self.clients, self.stats, self._tail)
+        self.followers = Followers(self.clients, self.stats, self._tail, parking)
         known = Known(dedup_events)
         self._head = Head(open_log, self.followers, known)
         committer = committer or Committer()
@@ -236,10 +240,22 @@ class Channel:
         `types`, rows of others are passed over as far as they are not in memory: raises
         `ClientLeft` if that takes long, and the client has.
         """
-        work = Work(client)
-        silence = Silence(heartbeat, timeout)
-        with Follower(self.followers, log, offset, client, push) as follower:
-            del log  # which may be replaced while this goes on for days
+        follower = Follower(self.followers, log, offset, client, push)
+        return self.go_on(follower, heartbeat, timeout, types)
+
+    def go_on(
+        self, follower: Follower, heartbeat: float, timeout: float | None = None,
+        types: frozenset[bytes] = EVERY, stream: Stream | None = None,
+    ) -> Iterator[Stretch | Place]:  # fmt: skip
+        """Yield what `follow` does, for a follower that is new, or was parked.
+
+        With a `stream`, it is parked wherever it can be: raises `Parked`, and the stream goes on
+        with it.
+        """
+        work = Work(follower.client)
+        silence = Silence(heartbeat, timeout, follower.pushed_at)
+        with follower:
+            follower.send_rest()
             while not self.draining:
                 view = self.view
                 if follower.is_passed:
@@ -256,12 +272,15 @@ class Channel:
                     del stretch  # if the log was cut, there may be another file by now
                     continue
                 if types:
-                    work = Work(client)  # what comes next is searched in a new one
+                    work = Work(follower.client)  # what comes next is searched in a new one
                 seconds = silence.left(follower.pushed_at)
                 if seconds is None:
                     yield Place(follower.log, follower.offset)
                     return
                 assert self.view is view, "a commit that came meanwhile would be missed"
+                if seconds > 0 and stream and follower.can_be_parked:
+                    follower.park(silence.began, stream)
+                    raise Parked
                 if seconds > 0 and follower.wait(seconds) is not None:
                     continue
                 silence.probe(is_first=seconds > 0)

@@ -4,6 +4,7 @@ Knows TCP: the options of a connection, whether its peer is still there, and how
 what is sent.
 """
 
+import _socket
 import os
 import select
 import socket
@@ -13,8 +14,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeAlias, cast
 
 import gevent
+import gevent.socket
 from gevent import monkey
 
 from esource.hub.loop import give_way
@@ -33,24 +36,28 @@ TCP_RTO_MAX_MS = 44
 RTO_MAX_MS = 2000
 
 
+# A socket, or what `detached` makes of one.
+Client: TypeAlias = _socket.socket
+
+
 class Clients:
     """The clients of a hub whose connections may last."""
 
     def __init__(self) -> None:
-        self._watched: set[socket.socket] = set()
-        self._sent_to: set[socket.socket] = set()
+        self._watched: set[Client] = set()
+        self._sent_to: set[Client] = set()
         self._received_from: set[socket.socket] = set()
-        self._unanswered: dict[socket.socket, float] = {}  # since when nothing comes back
+        self._unanswered: dict[Client, float] = {}  # since when nothing comes back
         self._watchman: gevent.Greenlet | None = None
 
     # -- which they are ------------------------------------------------------------------
 
-    def join(self, client: socket.socket) -> None:
+    def join(self, client: Client) -> None:
         """Have a client looked after that something is sent to: it may vanish without a FIN."""
         self._sent_to.add(client)
         self._watch(client)
 
-    def leave(self, client: socket.socket | None) -> None:
+    def leave(self, client: Client | None) -> None:
         """Forget a client."""
         if client is not None:
             self._sent_to.discard(client)
@@ -102,7 +109,7 @@ class Clients:
 
     # -- are they there? -----------------------------------------------------------------
 
-    def _watch(self, client: socket.socket) -> None:
+    def _watch(self, client: Client) -> None:
         self._watched.add(client)
         if self._watchman is None and hasattr(socket, "TCP_INFO"):
             self._watchman = gevent.spawn(self._look)
@@ -118,7 +125,7 @@ class Clients:
                     shut(client, socket.SHUT_RDWR)
         self._watchman = None
 
-    def _has_vanished(self, client: socket.socket) -> bool:
+    def _has_vanished(self, client: Client) -> bool:
         """Return whether nothing came back for `ANSWER_SECONDS` though something must have.
 
         TCP_USER_TIMEOUT does not tell a client that is gone from one that answers that its window
@@ -166,24 +173,48 @@ def takes_plain_bytes(client: socket.socket) -> bool:
     return not isinstance(client, ssl.SSLSocket)
 
 
-def is_gone(client: socket.socket) -> bool:
+def is_gone(client: Client) -> bool:
     """Return whether a client has closed its sending side: what can be known without sending."""
     return _is_ready(client, select.POLLRDHUP)
 
 
-def is_full(client: socket.socket) -> bool:
+def has_said_something(client: Client) -> bool:
+    """Return whether a client has sent something that was not received, or closed its sending side.
+
+    Or it has gone altogether.
+    """
+    return _is_ready(client, select.POLLIN | select.POLLRDHUP)
+
+
+def detached(client: Client) -> Client:
+    """Take a socket's connection away from it; return a smaller socket, which cannot be waited for.
+
+    No greenlet may be waiting for the other one, which is as good as closed.
+    """
+    family, kind, protocol = client.family, client.type, client.proto
+    return _socket.socket(family, kind, protocol, client.detach())
+
+
+def attached(client: Client) -> socket.socket:
+    """Take a connection away from a socket that `detached` made; return one to be waited for."""
+    family, kind, protocol = client.family, client.type, client.proto
+    ours = gevent.socket.socket(family, kind, protocol, client.detach())
+    return cast(socket.socket, ours)
+
+
+def is_full(client: Client) -> bool:
     """Return whether a client's socket takes nothing now, since the client takes nothing."""
     return not _is_ready(client, select.POLLOUT)
 
 
-def _is_ready(client: socket.socket, events: int) -> bool:
+def _is_ready(client: Client, events: int) -> bool:
     poll = monkey.get_original("select", "poll")()  # gevent's own waits, and knows no RDHUP
     with suppress(ValueError):  # closed
         poll.register(client.fileno(), events)
     return bool(poll.poll(0))
 
 
-def shut(client: socket.socket, how: int) -> None:
+def shut(client: Client, how: int) -> None:
     """Shut a connection as its peer would: a greenlet that reads or writes on it finds it ended.
 
     On a second descriptor: on the first one gevent would fail that greenlet, and noisily.

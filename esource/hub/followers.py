@@ -10,22 +10,28 @@ events, encoded once for all, to the client's socket, and the follower's greenle
 socket does not take at once is the follower's own business: it is woken, sends the rest, and reads
 on from its offset. So are those that wait in any other way.
 
+Where the server can do without it, there is no greenlet that sleeps: the follower is parked (see
+`parking`). It is pushed to in the same way, and to wake it is to begin a greenlet that goes on.
+
 Followers wait in cohorts of up to `COHORT`; between two cohorts others get a turn. A commit that
 comes meanwhile starts another round, after which every follower has seen it.
 """
 
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from socket import socket
-from typing import Protocol
+from typing import Protocol, cast
 from weakref import WeakKeyDictionary
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
 
-from esource.hub.clients import Clients
+from esource.hub.clients import Client, Clients, attached, detached, has_said_something
 from esource.hub.loop import give_way
+from esource.hub.parking import Parking
 from esource.hub.stats import Stats
 from esource.hub.tail import Push, Tail
 from esource.hub.view import View
@@ -42,36 +48,68 @@ class _Watcher(Protocol):
     def close(self) -> None: ...
 
 
+class Stream(Protocol):
+    """What a follower's client is sent, as the one knows who makes it."""
+
+    def go_on(self, follower: "Follower") -> Iterator[bytes]:
+        """Yield the rest of a stream whose follower was parked. Raises `Parked` if it is again."""
+
+
+class State(Enum):
+    """Who has a follower: its client's socket is written to by nobody else."""
+
+    READING = "its greenlet"
+    WAITING = "the waker; its greenlet sleeps"
+    PARKED = "the waker; it has no greenlet"
+
+
+READING, WAITING, PARKED = State
+
+
 class _Cohort:
     """Up to `COHORT` followers. Either all are pushed to or none is.
 
     Those that are not have to be woken for every commit, and the others must not be, with them.
     """
 
-    __slots__ = ("followers", "has_push", "pushable", "signal", "waiting")
+    __slots__ = ("due", "followers", "has_push", "parked", "pushable", "signal", "waiting")
 
     def __init__(self, has_push: bool) -> None:
         self.has_push = has_push
         self.followers = 0
         self.waiting = 0
         self.pushable: set[Follower] = set()  # of those that wait
+        self.parked: set[Follower] = set()
+        self.due = math.inf  # when the first of these is to hear something; or later than that
         self.signal = Signal()
 
     def tell(self, tail: Tail, view: View) -> None:
         """Let the followers that wait have what is new: it is sent to them, or they are woken."""
         served = 0
-        if self.pushable:
-            now = time.monotonic()
-            for follower in self.pushable:
-                served += follower.take(tail, view, now)
+        now = time.monotonic()
+        for follower in self.pushable:
+            served += follower.take(tail, view, now)
         if served < self.waiting:
-            self.wake()
+            self._wake_waiting()
+        for follower in [each for each in self.parked if not each.take(tail, view, now)]:
+            follower.wake()
 
     def wake(self) -> None:
         """Wake the followers that wait."""
+        self._wake_waiting()
+        for follower in list(self.parked):
+            follower.wake()
+
+    def _wake_waiting(self) -> None:
         # A fresh signal first: a follower that is woken and waits again waits for the next commit.
         signal, self.signal = self.signal, Signal()
         signal.set()
+
+    def beat(self, now: float) -> None:
+        """Send the parked ones the heartbeats that are due, and note when the next are."""
+        for follower in [f for f in self.parked if f.due <= now and not f.beat(now)]:
+            follower.wake()
+        self.due = min((follower.due for follower in self.parked), default=math.inf)
 
 
 class _Readable(BaseException):
@@ -81,9 +119,13 @@ class _Readable(BaseException):
 class Followers:
     """All that follow one channel, and the tail in memory that they share."""
 
-    def __init__(self, clients: Clients, stats: Stats, tail: Tail) -> None:
+    def __init__(
+        self, clients: Clients, stats: Stats, tail: Tail,
+        parking: "Parking[Follower] | None" = None,
+    ) -> None:  # fmt: skip
         """Begin with none."""
         self.clients = clients
+        self.parking: Parking[Follower] = Parking() if parking is None else parking
         self.stats = stats
         self._tail = tail
         self._cohorts: list[_Cohort] = []
@@ -178,19 +220,25 @@ _NO_REST = memoryview(b"")
 
 
 class Follower:
-    """An offset into a log that moves on, as a context: among the others while it is entered."""
+    """An offset into a log that moves on, as a context: among the others while it is entered.
+
+    A parked one stays among them when it is left; it is entered again by the greenlet that goes on.
+    """
 
     __slots__ = (
         "_client",
         "_followers",
+        "_is_watched",
         "_readable",
         "_rest",
-        "_waits",
+        "_state",
+        "closes",
         "cohort",
         "log",
         "offset",
         "push",
         "pushed_at",
+        "stream",
     )  # fmt: skip
 
     def __init__(
@@ -203,35 +251,152 @@ class Follower:
         self.log, self.offset = log, offset
         self.push = push if client is not None else None
         self.pushed_at = 0.0  # when the waker last did so, by the monotonic clock
+        self.stream: Stream | None = None  # once it has been parked: what goes on with it
+        self.closes = True  # whether its connection ends with the stream, as the head has said
         self._followers = followers
-        self._client = client
+        self._client: Client | None = client
         self.cohort: _Cohort | None = None
+        self._is_watched = client is not None  # until it says something
         self._readable: _Watcher | None = None
         self._rest = _NO_REST  # of what the waker could not send all of
-        self._waits = False
+        self._state = READING
 
     def __enter__(self) -> "Follower":
+        assert self._state is READING
         if self._client is not None:
-            self._readable = gevent.get_hub().loop.io(self._client.fileno(), 1)
             self._followers.clients.join(self._client)
-        self.cohort = self._followers.place(self)
+        if self.cohort is None:
+            self.cohort = self._followers.place(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._state is PARKED:
+            return
         self._forget_client()
         self._followers.clients.leave(self._client)
         assert self.cohort
         self._followers.leave(self.cohort)
+        self.cohort = None
 
     @property
     def is_passed(self) -> bool:
         """Whether its next rows have been removed: it ends, and is told so when it is back."""
         return self.offset < self.log.start
 
+    @property
+    def client(self) -> socket | None:
+        """The client's socket, if there is one, while a greenlet has the follower."""
+        assert self._state is not PARKED
+        return cast(socket | None, self._client)
+
+    @property
+    def descriptor(self) -> int:
+        """The client's."""
+        assert self._client is not None
+        return self._client.fileno()
+
     def _forget_client(self) -> None:
+        self._is_watched = False
+        self._close_watcher()
+
+    def _close_watcher(self) -> None:
         if self._readable:
             self._readable.close()
             self._readable = None
+
+    # -- parked --------------------------------------------------------------------------
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it has no greenlet."""
+        return self._state is PARKED
+
+    @property
+    def can_be_parked(self) -> bool:
+        """Whether it can do without its greenlet while it waits at the tail.
+
+        Not once its client has said something, or closed its sending side: that would be seen
+        again at once, and there is no more to see.
+        """
+        return (
+            self.push is not None
+            and self._is_watched
+            and self._client is not None
+            and self._followers.parking.is_open
+            and not has_said_something(self._client)
+        )
+
+    def park(self, since: float, stream: Stream) -> None:
+        """Leave it to the waker alone, as it waits at the tail; its client was silent `since` then.
+
+        The client's socket, as its greenlet knows it, is detached. The caller raises `Parked`.
+        `stream` goes on with it, once that is needed.
+        """
+        assert self._state is READING
+        assert not self._rest
+        assert self._client is not None
+        assert self.cohort
+        self._close_watcher()
+        clients = self._followers.clients
+        clients.leave(self._client)
+        self._client = detached(self._client)
+        clients.join(self._client)
+        self._state = PARKED
+        self.stream = stream
+        self.pushed_at = since
+        self._followers.parking.add(self)
+        cohort = self.cohort
+        cohort.parked.add(self)
+        if self.due < cohort.due:
+            cohort.due = self.due
+            self._followers.parking.beat(cohort)
+
+    def wake(self) -> None:
+        """Begin a greenlet that goes on with a parked follower; return at once."""
+        assert self._state is PARKED
+        assert self.cohort
+        self._state = READING
+        self.cohort.parked.discard(self)
+        self._followers.parking.go_on(self)
+
+    def attach(self) -> socket:
+        """Return the client's socket, for the greenlet that goes on: it can be waited for again."""
+        assert self._state is READING
+        assert self._client is not None
+        clients = self._followers.clients
+        clients.leave(self._client)
+        client = self._client = attached(self._client)
+        clients.join(client)
+        return client
+
+    @property
+    def due(self) -> float:
+        """When its client has to hear something, by the monotonic clock."""
+        assert self.push
+        return self.pushed_at + self.push.silence
+
+    # -- pushed --------------------------------------------------------------------------
+
+    def beat(self, now: float) -> bool:
+        """Send a parked one a heartbeat; return whether it need not be woken."""
+        assert self.push
+        assert self._state is PARKED
+        try:
+            return self._send(self.push.beat, now)
+        except OSError:  # its own greenlet will meet the same
+            return False
+
+    def _send(self, data: bytes, now: float) -> bool:
+        """Write to the client, from the waker; keep what it does not take, and return if it did.
+
+        Raises `OSError` if it takes nothing.
+        """
+        assert not self._rest
+        sent = os.write(self.descriptor, data)
+        self.pushed_at = now
+        if sent < len(data):
+            self._rest = memoryview(data)[sent:]  # of what others are sent as well
+        return sent == len(data)
 
     def take(self, tail: Tail, view: View, now: float) -> bool:
         """Send all that is new, from the waker; return whether the follower need not be woken.
@@ -239,24 +404,21 @@ class Follower:
         It must be waiting, so that nobody else writes to its socket, and the last write has ended
         with a whole frame unless there is a rest of it.
         """
-        assert self._client is not None
         assert self.push
-        assert self._waits
+        assert self._state is not READING
         while not self._rest:
             try:
                 news = tail.news(view, self.log, self.offset, self.push)
                 if news.end == self.offset:
                     return news.is_all
-                sent = os.write(self._client.fileno(), news.data) if news.data else 0
+                if news.data:
+                    self._send(news.data, now)
             except Exception:
                 # The socket takes nothing now, or never again; or the rows cannot be encoded.
                 # The follower's own greenlet will meet the same, and say so.
                 return False
             self.offset = news.end
-            self.pushed_at = now
             self._followers.stats.delivered += news.events
-            if sent < len(news.data):
-                self._rest = memoryview(news.data)[sent:]  # of what others are sent as well
             if news.is_all:
                 break
         return not self._rest
@@ -276,11 +438,13 @@ class Follower:
         cohort.waiting += 1
         for each in also:
             each.waiting += 1
-        self._waits = True
+        self._state = WAITING
         if self.push:
             cohort.pushable.add(self)
         try:
-            if self._readable:
+            if self._is_watched:
+                if self._readable is None:
+                    self._readable = gevent.get_hub().loop.io(self.descriptor, 1)
                 # As gevent's Timeout does with a timer.
                 self._readable.start(gevent.getcurrent().throw, _Readable)
             woken: bool | None
@@ -296,12 +460,16 @@ class Follower:
             cohort.waiting -= 1
             for each in also:
                 each.waiting -= 1
-            self._waits = False
+            self._state = READING
             cohort.pushable.discard(self)
             if self._readable:
                 self._readable.stop()
+        self.send_rest()
+        return woken
+
+    def send_rest(self) -> None:
+        """Send what the waker could not: before anything else. Blocks; raises `OSError`."""
         if self._rest:
             rest, self._rest = self._rest, _NO_REST
-            assert self._client is not None
-            self._client.sendall(rest)
-        return woken
+            assert self.client is not None
+            self.client.sendall(rest)

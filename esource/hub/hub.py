@@ -21,10 +21,12 @@ from esource.errors import BadInput, StartError
 from esource.hub.channel import Channel
 from esource.hub.clients import Clients
 from esource.hub.committer import Committer
+from esource.hub.followers import Follower
 from esource.hub.limits import Limit
 from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
 from esource.hub.news import News
+from esource.hub.parking import Parking
 from esource.hub.retention import Retention
 from esource.hub.stats import Stats
 from esource.hub.usage import Meter
@@ -82,6 +84,7 @@ class Hub:
         self._committer = Committer(self.logs.sync_all, grown)
         self.meter = Meter(self.logs, config.metrics_channels)
         self.clients = Clients()
+        self.parking: Parking[Follower] = Parking()
         # Plain publishes have a part of their own: what is large keeps none of them out.
         self.plain_bodies = BodyMemory(config.max_body_memory // 4)
         self.bodies = BodyMemory(config.max_body_memory - self.plain_bodies.limit)
@@ -131,7 +134,7 @@ class Hub:
                 self.open()
             channel = Channel(
                 name, partial(self.logs.open, name), self.config.dedup_events, self.stats,
-                self.clients, self._committer,
+                self.clients, self._committer, self.parking,
             )  # fmt: skip
             self._channels[name] = channel
             channel.draining = self.draining

@@ -9,6 +9,7 @@ last commits are kept; with the first gap, or once it is quiet, they are forgott
 is in the log.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -85,6 +86,9 @@ class Push(NamedTuple):
 
     encode: Encode
     frame: Callable[[bytes], bytes]  # for the protocol that the response is sent with
+    last: bytes = b""  # after everything
+    beat: bytes = b""  # what is sent after a silence, framed; empty if nothing is
+    silence: float = math.inf  # in seconds
 
 
 class News(NamedTuple):

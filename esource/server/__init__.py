@@ -197,6 +197,7 @@ def post_worker_init(worker: Worker) -> None:
     report_crashes(crash_report(log))
     fast = fast_path(worker, extensions["esource.post"], hub.plain_bodies)
     connections = Connections(worker, hub, fast)
+    connections.streams.open()
     # In a round of the loop: a flood of connections takes turns, too.
     BaseServer.max_accept = property(lambda _: fast.newcomers if fast else 1)
     worker.handle = connections.handle

@@ -44,19 +44,24 @@ class CutOff(OSError):
 
 
 class RequestBody:
-    """A request's body: a `post.Body` to the hub, and a file without content to gunicorn."""
+    """A request's body: a `post.Body` to the hub, and a file without content to gunicorn.
 
-    __slots__ = ("_chunks", "_clients", "_request", "_size_left", "client", "size")
+    And its connection, as a stream knows it: a `post.Connection`.
+    """
 
-    def __init__(self, request: Request, clients: Clients) -> None:
+    __slots__ = ("_chunks", "_clients", "_may_park", "_request", "_size_left", "client", "size")
+
+    def __init__(self, request: Request, clients: Clients, may_park: bool = False) -> None:
         """Take the place of the body that gunicorn made, before anything was read of it.
 
-        A client that is waited for is looked after in `clients`.
+        A client that is waited for is looked after in `clients`. `may_park` says whether this
+        server lets streams go on without their request.
         """
         self.client: socket.socket = request.unreader.sock
         self.size = request.declared_size()
         self._request = request
         self._clients = clients
+        self._may_park = may_park
         self._size_left = self.size or 0
         self._chunks = Chunks(request.check_trailers) if self.size is None else None
 
@@ -64,6 +69,18 @@ class RequestBody:
     def is_at_end(self) -> bool:
         """Whether all of it has been read, so that the next request comes next."""
         return self._chunks.is_at_end if self._chunks else not self._size_left
+
+    @property
+    def may_park(self) -> bool:
+        """As `post.Connection` says."""
+        data = self._request.unreader.take_buffered()
+        self._request.unreader.unread(data)
+        return not data and self._may_park
+
+    @property
+    def closes(self) -> bool:
+        """As `post.Connection` says."""
+        return self._request.should_close()
 
     def close_afterwards(self) -> None:
         """End the connection after the answer, also if this body was read to its end."""

@@ -39,6 +39,7 @@ from esource.hub.loop import Failure, give_way
 from esource.server.body import LINGER_SECONDS, RequestBody, linger
 from esource.server.fastpath import FastPath
 from esource.server.gunicorn import DEFAULTS, Address, Request, Worker, explained, make_requests
+from esource.server.streams import Streams
 
 TURNS_SECONDS = 10.0  # for ten thousand streams and more, which end one after the other
 DRAIN_SECONDS = 0.5  # after that, for a stream to take its last line; then its connection is shut
@@ -66,9 +67,15 @@ class Connections:
         self._serve = worker.handle
         self._explain = worker.handle_error
         make_requests(lambda: worker.alive, self._received)
+        self.streams = Streams(worker, hub.parking, self._read_by, self._serve_next)
 
     def handle(self, listener: socket.socket, client: socket.socket, address: Address) -> None:
         """Serve one connection (gunicorn's `Worker.handle`)."""
+        self.streams.wait_for_room(lambda: len(self._open))
+        self._serve_next(client, address)
+
+    def _serve_next(self, client: socket.socket, address: Address) -> None:
+        """Serve what comes next on a connection, to its end."""
         self._open.add(client)
         try:
             if not self._shakes_hands(client):
@@ -89,6 +96,16 @@ class Connections:
             self._idle.discard(client)
             self._received.pop(client, None)
 
+    def _read_by(self, client: socket.socket, write: Callable[[], bool]) -> bool:
+        """Have the rest of a stream written, as an answer to a GET that a stop can end."""
+        self._open.add(client)
+        self._reading[client] = gevent.getcurrent()
+        try:
+            return write()
+        finally:
+            self._open.discard(client)
+            self._reading.pop(client, None)
+
     def _shakes_hands(self, client: socket.socket) -> bool:
         """Return whether a connection can be used; one with TLS, if its handshake ends in time."""
         if isinstance(client, ssl.SSLSocket):
@@ -104,13 +121,15 @@ class Connections:
         self._idle.discard(client)
         if request.method in ("GET", "HEAD"):
             self._reading[client] = gevent.getcurrent()
-        request.body = RequestBody(request, self.hub.clients)
+        request.body = RequestBody(request, self.hub.clients, self.streams.may_park)
 
     def end_request(self, request: Request) -> None:
         """After gunicorn's response: the connection is idle, or closed, as the response said."""
         client = request.unreader.sock
         self._reading.pop(client, None)
-        if request.should_close():
+        if client.fileno() < 0:  # detached, since its follower is parked
+            request.body = None  # or it would be there until garbage is looked for
+        elif request.should_close():
             linger(client)
         else:
             self._idle.add(client)

@@ -74,6 +74,7 @@ class Settings(Protocol):
     statsd_host: tuple[str, int] | None
     uid: int
     worker_class_str: str
+    worker_connections: int
     workers: int
     wsgi_app: str
 
@@ -89,6 +90,7 @@ class Log(Protocol):
 
     def warning(self, text: str, *args: object) -> None: ...  # noqa: D102
     def error(self, text: str, *args: object) -> None: ...  # noqa: D102
+    def exception(self, text: str, *args: object) -> None: ...  # noqa: D102
 
 
 class Arbiter(Protocol):
@@ -109,7 +111,7 @@ Explain: TypeAlias = "Callable[[Request | None, socket.socket, Address, BaseExce
 class Worker(Protocol):
     """The worker of class `gevent`.
 
-    It looks its own `handle` and `handle_error` up when it needs them, so that they can be
+    It looks its own `run`, `handle` and `handle_error` up when it needs them, so that they can be
     replaced before it serves: that is not checked.
     """
 
@@ -119,6 +121,7 @@ class Worker(Protocol):
     handle: Callable[[socket.socket, socket.socket, Address], None]
     handle_error: Explain
     log: Log
+    run: Callable[[], None]
     tmp: object
 
     def notify(self) -> None:

@@ -38,6 +38,7 @@ class Gauges(NamedTuple):
     """What is so now, and is not counted."""
 
     subscribers: int
+    parked_subscribers: int
     open_channels: int
     refusing_channels: int
     subscribers_by_channel: dict[str, int]  # none, unless there are series for each channel
@@ -99,6 +100,11 @@ class _Everything:
             yield _histogram(f"esource_{name}", meaning, histogram)
         now = (
             ("subscribers", "Clients that follow now", gauges.subscribers),
+            (
+                "parked_subscribers",
+                "Of these, clients that wait for the next event and cost next to nothing",
+                gauges.parked_subscribers,
+            ),
             ("open_channels", "Channels that are open now", gauges.open_channels),
             (
                 "refusing_channels",

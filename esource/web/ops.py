@@ -115,7 +115,10 @@ def prometheus(hub: Hub, environ: Environ) -> Response:
             subscribers[channel.name] = len(channel.followers)
     usage = hub.meter.usage()
     store = hub.logs.shared.counts if hub.logs.shared else None
-    gauges = Gauges(hub.subscribers, opened, refusing, subscribers, hub.body_bytes, usage, store)
+    gauges = Gauges(
+        hub.subscribers, len(hub.parking), opened, refusing, subscribers, hub.body_bytes, usage,
+        store,
+    )  # fmt: skip
     accept = environ.get("HTTP_ACCEPT", "")
     work = Work(client_of(environ))
     content, content_type = work.do(metrics.text, hub.stats, gauges, accept)

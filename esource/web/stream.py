@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 from socket import socket
+from typing import NamedTuple
 
 from flask import Response
 from werkzeug.datastructures import Headers
@@ -11,6 +12,7 @@ from werkzeug.datastructures import Headers
 from esource.errors import Busy, EsourceError, StorageError
 from esource.hub.channel import Channel
 from esource.hub.clients import is_gone, takes_plain_bytes, tune
+from esource.hub.followers import Follower
 from esource.hub.hub import Hub
 from esource.hub.loop import in_thread, reads
 from esource.hub.tail import Push, Stretch
@@ -20,7 +22,7 @@ from esource.rows import sse, tsv
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web import answers
 from esource.web.encoder import Encoder
-from esource.web.post import Environ, client_of
+from esource.web.post import Connection, Environ, client_of, connection_of
 from esource.web.query import Selection
 
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
@@ -122,28 +124,61 @@ def follow(
     headers: Headers, environ: Environ,
 ) -> Response:  # fmt: skip
     """Answer with the events from an offset into a view on. Raises `Busy`: see `refused`."""
-    client = client_of(environ)
     if refusal := refused(hub, 1, format, headers):
         return refusal
-    is_primed = must_prime(wanted, format, environ)
     beat = format.heartbeat if wanted.heartbeat or format in EVENT_STREAMS else b""
-    stretches = channel.follow(
-        view.log, offset, wanted.heartbeat or hub.config.heartbeat_seconds, client, wanted.timeout,
-        _push(wanted, format, environ), wanted.types,
-    )  # fmt: skip
-
+    silence = wanted.heartbeat or hub.config.heartbeat_seconds
+    push = _push(wanted, format, beat, silence, environ)
+    is_primed = must_prime(wanted, format, environ)
+    stream = _Stream(hub, channel, wanted, format, beat, silence, is_primed)
+    follower = Follower(channel.followers, view.log, offset, client_of(environ), push)
     first = format.head + (sse.prime(Place(view.log, offset).id) if is_primed else b"")
+    content = stream.begin(follower, first, connection_of(environ))
+    return Response(content, 200, headers, direct_passthrough=True)
 
-    def content() -> Iterator[bytes]:
-        # Ten thousand of these stand still: no more generators and contexts than needed, since
+
+class _Stream(NamedTuple):
+    """What a client is sent that follows: of parked followers this remains."""
+
+    hub: Hub
+    channel: Channel
+    wanted: Selection
+    format: Format
+    beat: bytes  # what is sent after a silence; empty if nothing is
+    silence: float  # in seconds
+    is_primed: bool
+
+    def begin(
+        self, follower: Follower, first: bytes, connection: Connection
+    ) -> Iterator[bytes]:  # fmt: skip
+        """Yield all that the client is sent; `first` with the head. Raises `Parked`."""
+        return self._content(follower, first, connection)
+
+    def go_on(self, follower: Follower) -> Iterator[bytes]:
+        return self._content(follower, b"", None)
+
+    def _content(
+        self, follower: Follower, first: bytes, connection: Connection | None
+    ) -> Iterator[bytes]:
+        # Thousands of these may stand still: no more generators and contexts than needed, since
         # each that is entered is C stack to keep.
-        if client is not None:
-            tune(client)
-        encode = Encoder(channel, wanted, format, follows=True)
-        told = offset  # where the client knows that it stands, about
-        hub.subscribers += 1
+        hub, channel, wanted, format, beat, silence, is_primed = self
+        parks = wanted.timeout is None
+        if connection is not None:
+            hub.subscribers += 1
         try:
-            yield first  # the headers leave, too
+            if connection is not None:
+                if follower.client is not None:
+                    tune(follower.client)
+                yield first  # the headers leave, too
+                follower.closes = connection.closes
+                parks = parks and connection.may_park
+                del connection
+            encode = Encoder(channel, wanted, format, follows=True)
+            told = follower.offset  # where the client knows that it stands, about
+            stretches = channel.go_on(
+                follower, silence, wanted.timeout, wanted.types, self if parks else None
+            )
             for each in stretches if not encode.is_done else ():
                 if isinstance(each, Stretch):
                     piece, end = encode(each), each.end
@@ -159,15 +194,14 @@ def follow(
                     place, told = sse.prime(each.id) if is_behind else b"", each.offset
                     del each
                     yield place + beat
-                elif client is not None and is_gone(client):
+                elif follower.client is not None and is_gone(follower.client):
                     return
             yield format.end
             if format in EVENT_STREAMS and channel.draining:
                 yield sse.retry(random.randint(*RETRY_MS))
         finally:
-            hub.subscribers -= 1
-
-    return Response(content(), 200, headers, direct_passthrough=True)
+            if not follower.is_parked:
+                hub.subscribers -= 1
 
 
 def must_prime(wanted: Selection, format: Format, environ: Environ) -> bool:
@@ -182,14 +216,17 @@ def must_prime(wanted: Selection, format: Format, environ: Environ) -> bool:
     return (accept.strip().lower(), pragma.strip().lower()) == ("text/event-stream", "no-cache")
 
 
-def _push(wanted: Selection, format: Format, environ: Environ) -> Push | None:
+def _push(
+    wanted: Selection, format: Format, beat: bytes, silence: float, environ: Environ
+) -> Push | None:
     """Return how the client is written to past the server; None if that must not be.
 
     Where every client gets the same bytes, and the connection is the response's alone. The server
     sends a response without length in chunks, but to HTTP/1.0.
     """
     client = client_of(environ)
-    frame = {"HTTP/1.0": _as_it_is, "HTTP/1.1": _chunk}.get(environ["SERVER_PROTOCOL"])
+    framing = {"HTTP/1.0": (_as_it_is, b""), "HTTP/1.1": (_chunk, _chunk(b""))}
+    frame, last = framing.get(environ["SERVER_PROTOCOL"], (None, b""))
     if (
         not wanted.is_whole
         or format.separator
@@ -198,10 +235,12 @@ def _push(wanted: Selection, format: Format, environ: Environ) -> Push | None:
         or frame is None
     ):
         return None
-    return _same_push(format.encode, frame)
+    if not beat:
+        return _same_push(format.encode, frame, last)
+    return _same_push(format.encode, frame, last, frame(beat), silence)
 
 
-_same_push = cache(Push)  # for ten thousand followers one
+_same_push = lru_cache(256)(Push)  # for ten thousand followers one
 
 
 def _as_it_is(data: bytes) -> bytes:
@@ -209,5 +248,5 @@ def _as_it_is(data: bytes) -> bytes:
 
 
 def _chunk(data: bytes) -> bytes:
-    """Return the data as a chunk of its own (RFC 9112, 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    """Return the data as a chunk of its own (RFC 9112, 7.1), as the server writes it."""
+    return b"%X\r\n%b\r\n" % (len(data), data)

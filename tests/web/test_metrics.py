@@ -14,6 +14,7 @@ from tests.harness import needs
 
 GAUGES = Gauges(
     subscribers=7,
+    parked_subscribers=5,
     open_channels=3,
     refusing_channels=1,
     subscribers_by_channel={},
