@@ -65,6 +65,8 @@ WORKLOADS: dict[str, Workload] = {
     "resume": reading.resume,
     "history": history.history,
     "engine": engine.engine,
+    "engine-hubs": engine.engine_hubs,
+    "engine-places": engine.engine_places,
     "counting": counting.counting,
     "tricks": tricks.tricks,
     "start": growing.start,
@@ -79,7 +81,7 @@ def catalogue(names: list[str]) -> str:
     paragraphs = []
     for name in names:
         lines = [line for line in (inspect.getdoc(WORKLOADS[name]) or "").splitlines() if line]
-        paragraphs.append("\n".join(f"{'' if n else name:10}{x}" for n, x in enumerate(lines)))
+        paragraphs.append("\n".join(f"{'' if n else name:14}{x}" for n, x in enumerate(lines)))
     return "\n".join(paragraphs)
 
 

@@ -1,4 +1,4 @@
-"""Workload: hubs on an engine, next to one with a folder.
+"""Workloads: hubs on an engine, next to one with a folder.
 
     files        a hub, and its folder
     PostgreSQL   hub A ──┐
@@ -89,20 +89,34 @@ def server_of(hub: Hub) -> Server:
 
 
 def engine(bench: Bench) -> Cases:
-    """Publish, read and follow with a folder, on PostgreSQL and on Valkey, side by side.
+    """Publish and follow with a folder, on PostgreSQL and on Valkey, side by side; one hub each.
 
     `publish`: events of 128 bytes over so many connections, each waiting for its 201; nobody
-    listens. `batch`: bodies of 4 MiB, one after the other, with events of 100 bytes. `replay`: all
-    of a channel as NDJSON, by a hub that has just started. `live`: milliseconds from before a
-    publish at hub A until the event is at a follower of hub B (with a folder, of A), and how long
-    that publish took. `fan-out`: to so many followers of one hub, as `fan-out` does it. `hubs`: 100
-    connections, spread over so many hubs, to one channel and to many. A place: milliseconds to the
-    first byte, by the id of an event in the middle, and by one that is `not there`, as the first
-    request of a hub that has just started; another one has made the index.
+    listens. `batch`: bodies of 4 MiB, one after the other, with events of 100 bytes. `fan-out`: to
+    so many followers, as `fan-out` does it.
     """
     with stores(bench) as all:
         yield from _with_one_hub(bench, all)
+
+
+def engine_hubs(bench: Bench) -> Cases:
+    """Do the same with several hubs on each engine.
+
+    `live`: milliseconds from before a publish at hub A until the event is at a follower of hub B
+    (with a folder, of A), and how long that publish took. `hubs`: 100 connections, spread over so
+    many hubs, to one channel and to many.
+    """
+    with stores(bench) as all:
         yield from _with_several(bench, all)
+
+
+def engine_places(bench: Bench) -> Cases:
+    """Read from a folder, PostgreSQL and Valkey, as the first request of a hub that has started.
+
+    `replay`: all of a channel as NDJSON. A place: milliseconds to the first byte, by the id of an
+    event in the middle, and by one that is `not there`; another hub has made the index.
+    """
+    with stores(bench) as all:
         yield from _of_a_hub_that_starts(bench, all)
 
 

@@ -35,6 +35,8 @@ SECOND = (
     "resume",
     "history",
     "engine",
+    "engine-hubs",
+    "engine-places",
     "start",
     "upload",
     "ingest",
