@@ -4,7 +4,7 @@ WORKDIR /opt/docker
 COPY setup.py setup.cfg README.md LICENSE ./
 COPY esource esource/
 COPY deploy deploy/
-RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir .
+RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir '.[postgresql,redis]'
 
 FROM python:3.13-slim-trixie
 WORKDIR /opt/docker

@@ -110,6 +110,31 @@ def follower(hub: SystemdHub, name: str, work: str) -> str:
     return unit
 
 
+def test_a_unit_follows_and_goes_on_after_restarts_of_the_hub_and_of_itself(
+    systemd_hub: SystemdHub,
+) -> None:
+    machine = systemd_hub.machine
+    systemd_hub.publish("/hooks", "1")  # a follower begins with the first event
+    unit = follower(systemd_hub, "hooks", "")
+    eventually(lambda: followed(systemd_hub, "hooks") == ["1"])
+    machine.run("systemctl restart esource")
+    systemd_hub.publish("/hooks", "2")
+    eventually(lambda: followed(systemd_hub, "hooks") == ["1", "2"])
+    machine.run(f"systemctl stop {unit}")
+    systemd_hub.publish("/hooks", "3")
+    machine.run(f"systemctl start {unit}")
+    eventually(lambda: followed(systemd_hub, "hooks") == ["1", "2", "3"])
+    owner = machine.run("stat -c %U:%a /var/lib/esource-follow/hooks/cursor")
+    assert owner.startswith("esource:")
+    # After what kills it systemd starts it again: in a minute, here in a second.
+    soon = "mkdir -p /etc/systemd/system/{0}.d && printf '[Service]\\nRestartSec=1\\n' > {1}"
+    machine.run(soon.format(unit, f"/etc/systemd/system/{unit}.d/soon.conf"))
+    machine.run(f"systemctl daemon-reload; systemctl kill --signal=KILL {unit}")
+    systemd_hub.publish("/hooks", "4")
+    eventually(lambda: followed(systemd_hub, "hooks") == ["1", "2", "3", "4"])
+    machine.run(f"systemctl stop {unit}")
+
+
 def test_a_stop_of_a_unit_that_follows_ends_it_after_the_event_at_work(
     systemd_hub: SystemdHub,
 ) -> None:
