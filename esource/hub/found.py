@@ -15,11 +15,10 @@ import gevent
 
 from esource.errors import again
 from esource.hub.view import View
-from esource.hub.work import LOOK_SECONDS, ClientLeft, Work
+from esource.hub.work import ClientLeft, Work, look_seconds
 from esource.rows.find import Verdict
 
 PLACES = 128  # that are remembered of a log
-LOOKS = 16  # at clients, in the time between two looks at one alone
 
 Place: TypeAlias = tuple[int, Verdict]  # an offset, and how it was found
 Look: TypeAlias = Callable[[View, bytes, Work], Place]
@@ -54,8 +53,7 @@ class _Shared(Work):
         self.clients += 1
         try:
             while not self.greenlet.ready():
-                # Of a thousand clients each look at all would take a good part of the loop.
-                self.greenlet.join(LOOK_SECONDS * (1 + self.clients // LOOKS))
+                self.greenlet.join(look_seconds(self.clients))
                 work.check()
         finally:
             self.clients -= 1

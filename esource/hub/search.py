@@ -19,7 +19,7 @@ from esource.event import time_of
 from esource.hub.found import Found
 from esource.hub.tail import READ_BYTES, READ_ROWS
 from esource.hub.view import View, last_event
-from esource.hub.work import STEP_SECONDS, Work
+from esource.hub.work import STEP_SECONDS, Learning, Work
 from esource.log import Log
 from esource.rows import find, tsv
 from esource.rows.find import ZONE_BYTES, Verdict, Wanted
@@ -255,7 +255,7 @@ class Search:
             self._is_learning = False
 
     def _learn_up_to(self, end: int) -> None:
-        work, steps = Work(), self.log.learn(end)
+        work, steps = Learning(), self.log.learn(end)
 
         def step(deadline: float) -> bool:
             """Return whether there is more to learn."""

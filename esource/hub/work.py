@@ -30,9 +30,12 @@ T = TypeVar("T")
 FIRST_SECONDS = 0.001  # for a first step, and
 STEP_SECONDS = 0.004  # for each later one
 GRACE_SECONDS = 0.1  # for which a client that has closed its sending side is worked for
-LOOK_SECONDS = 0.05  # between two looks at a client that waits for a turn
+# Between two looks at a client that waits for a turn. It is so much for each `LOOKS` that wait: a
+# thousand of them, looked at every time, would take all of the loop.
+LOOK_SECONDS, LOOKS = 0.05, 16
 # A work that waits is passed by so many steps for each that it has had itself, up to a number.
 PASSED, MOST_PASSED = 128, 1024
+CROWD = 16  # of works that wait: with more, to learn of the log comes first
 
 
 class ClientLeft(EsourceError, BrokenPipeError):
@@ -82,9 +85,20 @@ class Work:
         Blocks. Raises `ClientLeft`, and what the function raises.
         """
         self.check()
-        with _queue.turn(min(PASSED * self._steps, MOST_PASSED), self.check):
+        with _queue.turn(self._passed(), self.check):
             self._steps += 1
             return in_thread(_thread(), function, *args)
+
+    def _passed(self) -> int:
+        """Return how many steps of others go before the next one, though they come later."""
+        return min(PASSED * self._steps, MOST_PASSED)
+
+
+class Learning(Work):
+    """Work that nobody waits for, but for a crowd: what is learned ends the searches of all."""
+
+    def _passed(self) -> int:
+        return -MOST_PASSED if len(_queue) >= CROWD else super()._passed()
 
 
 class Urgent(Work):
@@ -116,7 +130,7 @@ class _Queue:
             entry = self._steps + passed, next(self._number), Signal()
             heappush(self._waiting, entry)
             try:
-                while not entry[2].wait(LOOK_SECONDS):
+                while not entry[2].wait(look_seconds()):
                     check()
             except BaseException:
                 if entry in self._waiting:
@@ -138,5 +152,13 @@ class _Queue:
         else:
             self._is_taken = False
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
 
 _queue = _Queue()
+
+
+def look_seconds(clients: int = 1) -> float:
+    """Return how long to wait between two looks at a client, if so many wait with it."""
+    return LOOK_SECONDS * (1 + max(clients, len(_queue)) // LOOKS)

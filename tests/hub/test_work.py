@@ -10,7 +10,15 @@ from functools import partial
 import gevent
 import pytest
 
-from esource.hub.work import GRACE_SECONDS, ClientLeft, Work
+from esource.hub.work import (
+    CROWD,
+    GRACE_SECONDS,
+    LOOK_SECONDS,
+    ClientLeft,
+    Learning,
+    Work,
+    look_seconds,
+)
 from tests.harness import Hub, eventually
 from tests.harness.measures import bytes_read
 
@@ -157,3 +165,22 @@ def test_a_half_closed_client_is_answered_unless_its_search_is_long(large: Hub) 
         request = f"GET /large?{query} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
         assert large.raw(request, half_close=True).split(b" ")[1] == status
     eventually(lambda: large.get("/large?tail=1").status == 200)
+
+
+def test_what_is_learned_goes_before_a_crowd_of_searches_and_not_before_few() -> None:
+    for crowd, is_first in ((CROWD * 2, True), (CROWD // 2, False)):
+        done: list[int] = []
+        with long_works(crowd, done):
+            learning = Learning()
+            for _ in range(5):  # so that it has had steps, for which it lets others pass
+                learning.step(lambda deadline: None)
+            before = len(done)
+            learning.step(lambda deadline: None)
+            assert (len(done) - before < 5) is is_first
+
+
+def test_the_more_clients_wait_the_more_rarely_each_is_looked_at() -> None:
+    assert look_seconds(1000) > 10 * look_seconds()
+    with long_works(200, []):
+        assert look_seconds() > 5 * LOOK_SECONDS
+    assert look_seconds() == LOOK_SECONDS
