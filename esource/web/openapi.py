@@ -119,8 +119,11 @@ def _errors(raised: Iterable[type[EsourceError]]) -> dict[int, Schema]:
 # -- operations ----------------------------------------------------------------------------
 
 
-def document(config: Config, paths: Mapping[str, Schema]) -> Schema:
-    """Return all of it, with what `GET` of these paths does beside what a channel does."""
+def document(config: Config, paths: Mapping[str, Schema], documentation: str | None) -> Schema:
+    """Return all of it, with what `GET` of these paths does beside what a channel does.
+
+    `documentation` is the address of what is there to read, if that is known.
+    """
     name = {**STRING, "pattern": f"^{NAME.pattern}$"}
     channel = {
         "parameters": [{"name": "channel", "in": "path", "required": True, "schema": name}],
@@ -137,6 +140,7 @@ def document(config: Config, paths: Mapping[str, Schema]) -> Schema:
             "version": __version__,
             "license": {"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"},
         },
+        **({"externalDocs": {"url": documentation}} if documentation else {}),
         "paths": {"/{channel}": channel, **{path: {"get": get} for path, get in paths.items()}},
     }
 

@@ -6,6 +6,7 @@ Nothing of it is a channel: their names are longer. There is nothing to write, a
 read are as for channels.
 """
 
+import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -175,7 +176,16 @@ def description(hub: Hub, environ: Environ) -> Response:
 @cache
 def _description(config: Config) -> bytes:
     paths = {f"/-/{name}": view.description for name, view in VIEWS.items()}
-    return orjson.dumps(openapi.document(config, paths)) + b"\n"
+    return orjson.dumps(openapi.document(config, paths, _documentation())) + b"\n"
+
+
+def _documentation() -> str | None:
+    """Return where the documentation is, as the package that is installed says."""
+    try:
+        links = importlib.metadata.metadata("esource").get_all("Project-URL") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return dict(link.split(", ", 1) for link in links).get("Documentation")
 
 
 def _parameters(hub: Hub, environ: Environ, kinds: Mapping[str, Kind[Any]]) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Download
+from playwright.sync_api import Browser, BrowserContext, Download, Route
 
 from esource import __version__
 from tests.harness import Hub, eventually, running_hub
@@ -81,6 +83,140 @@ def test_what_json_escapes_is_found_and_shown_as_it_is_meant(person: Person) -> 
         person.page.locator("#text").fill(text)
         eventually(lambda found=found: len(person.data) == found)  # type: ignore[misc]
         eventually(lambda found=found: len(printed(person.line("view-curl"))) == found)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_finds_what_a_look_at_each_row_finds(person: Person, seed: int) -> None:
+    chance = random.Random(seed)
+    words = ["Jörg", "JÖRG", "J\\u00f6rg", "j\\u00D6RG", "jorg", '\\"q\\"', '"Q"', "a" * 90, "🛩"]
+    rows = [
+        f"{n}\tt\t{' '.join(chance.choices(words, k=chance.randrange(6)))}\n" for n in range(3000)
+    ]
+    person.visit()
+    # As it arrives: in pieces that end anywhere, also within a row, and within a character.
+    script = """async ([text, what, sizes, most]) => {
+      const { blocksOf } = await import('/-/page/blocks.js')
+      const { found } = await import('/-/page/scan.js')
+      const { patternOf } = await import('/-/page/text.js')
+      const bytes = new TextEncoder().encode(text)
+      let at = 0
+      const stream = new ReadableStream({ pull(to) {
+        if (at >= bytes.length) return to.close()
+        const size = sizes[at % sizes.length]
+        to.enqueue(bytes.slice(at, at += size))
+      } })
+      const ids = []
+      let [start, number] = [0, 0]
+      const decoder = new TextDecoder()
+      for await (const block of blocksOf(stream)) {
+        const part = found(block, patternOf(what), most)
+        for (const row of part.rows) {
+          const begin = start + row.start
+          const end = bytes.indexOf(10, begin)
+          if (decoder.decode(bytes.subarray(begin, end)) !== row.text) ids.push('not there')
+          ids.push([row.text.split('\\t')[0], number + row.number])
+        }
+        start += block.length
+        number += part.count
+      }
+      return [ids, start, number]
+    }"""
+    sizes = [chance.choice((1, 7, 100, 5000, 65536)) for _ in range(50)]
+    for what in ("jörg", "Jorg", '"q"', "🛩", "zzz", "1\tT", "aaaa"):
+        plain = what.lower()
+        forms = {plain, plain.replace('"', '\\"')}
+        forms |= {plain.replace("ö", form) for form in ("\\u00f6", "\\u00d6")}
+        wanted = [
+            [row.split("\t")[0], n]
+            for n, row in enumerate(rows)
+            if any(form in row.lower() for form in forms)
+        ]
+        text = "".join(rows)
+        found = person.page.evaluate(script, [text, what, sizes, 10**6])
+        assert found == [wanted, len(text.encode()), len(rows)]
+    [ids, _, _] = person.page.evaluate(script, ["".join(rows), "t", [10**9], 5])
+    assert [id for id, _ in ids] == ["2995", "2996", "2997", "2998", "2999"]  # the last ones
+
+
+@pytest.fixture(params=["whole", "trimmed", "typed"])
+def haystack(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Hub, str, list[tuple[str, str]]]]:
+    """A hub with the channel `haystack`, whose ids repeat; which view; and its events."""
+    with running_hub(tmp_path, ESOURCE_KEEP="haystack/segment=1M") as hub:
+        events = []
+        for first in range(0, 4800, 400):
+            some = [(f"{n % 9}", f"event {n} {'x' * 700}") for n in range(first, first + 400)]
+            rows = "".join(f"{id}\tt\t{data}\n{id}\tother\t-\n" for id, data in some)
+            answer = hub.post("/haystack", rows, Content_Type="text/tab-separated-values")
+            assert answer.status == 201
+            events += some
+        if request.param == "trimmed":
+            oldest = sorted(hub.folder.glob("haystack.*.tsv"))[0]
+            gone = oldest.read_bytes().count(b"\tt\t")
+            assert gone > 0
+            hub.stop()
+            oldest.unlink()
+            hub.start()
+            del events[:gone]
+        yield hub, "&type=t" if request.param == "typed" else "", events
+
+
+@pytest.mark.files("segments")
+def test_a_search_finds_all_though_ids_repeat_and_more_match_than_are_shown_at_once(
+    haystack: tuple[Hub, str, list[tuple[str, str]]], context: BrowserContext
+) -> None:
+    hub, type, events = haystack
+    person = Person(context, hub)
+    wanted = [data[:400] for _, data in events]
+    person.visit(f"?channel=haystack{type}&text=EVENT")
+    eventually(lambda: person.data)
+    person.page.locator("#events").hover()
+
+    def has_all() -> bool:
+        person.page.mouse.wheel(0, -100_000)
+        above = person.text("#above")
+        return "begins here" in above or "Older events were removed" in above
+
+    eventually(has_all, seconds=60)  # 24 steps of 200 rows
+    shown = person.data
+    assert shown == wanted[: len(shown)]
+    person.leave()
+
+
+def test_a_search_says_how_far_it_is_and_stops_when_it_is_told_to(person: Person) -> None:
+    hay = rows_of(45_000, padding=" " + "x" * 1000)
+    person.hub.put("stopped", "first\t\ta Needle\n" + hay + "last\t\tneedles\n")
+    page = person.page
+    person.visit("?channel=stopped&text=needle")
+    more = page.get_by_role("button", name=re.compile("Search all .* before"))
+    more.wait_for()
+    before = person.text("#above")
+    held: list[Route] = []
+    page.context.route("**/stopped", lambda route: held.append(route))
+    more.click()
+    stop = page.get_by_role("button", name="Stop")
+    stop.wait_for()
+    assert "0 found" in person.text("#above")
+    bar = page.get_by_role("progressbar", name="How much is read")
+    assert bar.is_visible()
+
+    def asked() -> list[Route]:
+        page.wait_for_timeout(50)
+        return [route for route in held if route.request.method == "GET"]
+
+    eventually(asked)
+    assert bar.evaluate("bar => bar.value") == 0
+    asked()[-1].continue_()  # and the next part is held
+    eventually(lambda: len(asked()) == 2 and 0 < bar.evaluate("bar => bar.value") < 1)
+    stop.click()
+    more.wait_for()
+    assert not bar.is_visible()
+    assert person.text("#above") != before  # what was looked through is not looked through again
+    page.context.unroute_all(behavior="ignoreErrors")
+    person.sees("needles")
+    more.click()
+    person.sees("a Needle", "needles")
 
 
 # -- jump ----------------------------------------------------------------------------------------
@@ -337,6 +473,10 @@ def test_the_hub_says_its_version_and_health_and_a_history_its_segments(
     person.visit("?channel=history")
     eventually(lambda: person.text("#health") == "Healthy")
     eventually(lambda: person.text("#version") == f"esource {__version__}")
+    link = person.page.get_by_role("link", name="Documentation")
+    links = metadata("esource").get_all("Project-URL") or []
+    assert f"Documentation, {link.get_attribute('href')}" in links
+    assert link.get_attribute("rel") == "noreferrer"
     files = sorted(hub.folder.glob("history.[0-9]*.tsv"))
     eventually(lambda: person.text("#segments") == str(len(files)))
     kept = sum(file.stat().st_size for file in files)

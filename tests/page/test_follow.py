@@ -118,6 +118,61 @@ def test_ids_that_come_twice_are_not_shown_twice(person: Person) -> None:
     assert sum("sse-json" in url for url in streams) == 1, "it was read anew to see that"
 
 
+def test_ids_that_repeat_throughout_a_channel_are_read_once(own_person: Person) -> None:
+    hub = own_person.hub
+    rows = [f"{n % 7}\t\tevent {n}\n" for n in range(20_000)]
+    hub.put("repeated", "".join(rows))
+    own_person.visit("?channel=repeated")
+    eventually(lambda: own_person.data)
+
+    def are_the_last() -> bool:
+        data = own_person.data
+        return data == [row.split("\t")[2][:-1] for row in rows[-len(data) :]]
+
+    assert are_the_last()
+    for n in range(20_000, 20_003):
+        rows.append(f"{n % 7}\t\tevent {n}\n")
+        hub.publish(f"/repeated?id={n % 7}", f"event {n}")
+    eventually(lambda: own_person.data[-1] == "event 20002")
+    assert are_the_last()
+    hub.kill()
+    own_person.wait_for_state("reconnecting")
+    hub.start()
+    own_person.wait_for_state("open")
+    eventually(lambda: own_person.data)
+    rows.append("7\t\tlast\n")
+    hub.publish("/repeated?id=7", "last")
+    eventually(lambda: own_person.data[-1] == "last")
+    assert are_the_last()
+
+
+def test_a_busy_channel_is_not_taken_for_one_that_was_moved_away(person: Person) -> None:
+    def measure(route: Route) -> None:
+        if route.request.method != "HEAD":
+            return route.fallback()
+        response = route.fetch()
+        seen = len(person.data)
+        person.hub.publish("/busy", "more")  # while the answer is on its way
+        eventually(lambda: len(person.data) > seen)
+        measured.append(route.request.url)
+        route.fulfill(response=response)
+        return None
+
+    measured: list[str] = []
+    streams: list[str] = []
+    person.hub.publish("/busy", "one")
+    person.visit("?channel=busy")
+    person.page.on("request", lambda asked: streams.append(asked.url))
+    person.page.route(re.compile("/busy"), measure)
+    for _ in range(3000):
+        person.page.wait_for_timeout(10)
+        if len(measured) > 4:
+            break
+    assert len(measured) > 4
+    person.page.unroute(re.compile("/busy"))
+    assert not [url for url in streams if "sse-json" in url]
+
+
 def test_a_channel_without_any_ids_is_shown_too(person: Person) -> None:
     person.hub.put("nameless", "\t\t1\n\t\t2\nno event\n")
     person.visit("?channel=nameless")
@@ -211,15 +266,40 @@ def test_events_of_a_megabyte_are_read_too(person: Person) -> None:
 def test_the_line_for_the_shell_prints_what_is_on_the_screen(person: Person) -> None:
     fill(person.hub, "shell", 3000, padding=" " + "x" * 40)
     person.visit("?channel=shell")
+    eventually(lambda: person.rows)
+
+    def shown() -> list[bytes]:
+        return [id.encode() for id, _, _ in person.rows]
+
     line = person.line("view-curl")
-    assert line == f"curl -sN '{person.hub.url}/shell?tail=100&follow=1'"
-    assert printed(line) == person.hub.rows("shell")[-100:]
+    assert line == f"curl -sN '{person.hub.url}/shell?tail={len(shown())}&follow=1'"
+    assert [row.split(b"\t")[0] for row in printed(line)] == shown()
     publish_as_typed(person.hub, "shell", ("grün", "two\nlines"), ("", "🛩"), ("", ""))
     eventually(lambda: person.data[-1] == "")
+    eventually(lambda: f"tail={len(person.rows)}&" in person.line("view-curl"))
+    assert [row.split(b"\t")[0] for row in printed(person.line("view-curl"))] == shown()
     person.page.locator("#events").hover()
     person.page.mouse.wheel(0, -1000)
     eventually(lambda: " -r " in person.line("view-curl"))
     eventually(lambda: person.page.locator("#events").get_attribute("aria-busy") == "false")
+    assert [row.split(b"\t")[0] for row in printed(person.line("view-curl"))] == shown()
+
+
+def test_under_a_text_the_line_prints_what_is_on_the_screen_too(person: Person) -> None:
+    fill(person.hub, "lines", 3000)
+    for n in range(3):
+        fill(person.hub, "lines", 100)
+        person.hub.publish(f"/lines?id=n{n}", "a needle")
+    fill(person.hub, "lines", 2500)
+    person.visit("?channel=lines&text=needle")
+    person.sees(*3 * ["a needle"])
+    eventually(lambda: "begins here" in person.text("#above"))
+    found = [b"n0", b"n1", b"n2"]
+    assert [row.split(b"\t")[0] for row in printed(person.line("view-curl"))] == found
+    person.visit("?channel=lines&text=event+2")  # more than there is room for
+    eventually(lambda: len(person.rows) >= 200)
+    fill(person.hub, "lines", 3)
+    eventually(lambda: person.data[-1] == "event 2")
     shown = [id.encode() for id, _, _ in person.rows]
     assert [row.split(b"\t")[0] for row in printed(person.line("view-curl"))] == shown
 

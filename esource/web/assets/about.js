@@ -1,4 +1,5 @@
-// What the hub says of itself: its version, and whether it can store events.
+// What the hub says of itself: its version, where its documentation is, and whether it can store
+// events.
 
 import { $, write } from './dom.js'
 import * as hub from './hub.js'
@@ -12,5 +13,9 @@ export async function showHealth() {
 }
 
 export async function showVersion() {
-  write($('version'), `esource ${await hub.version()}`)
+  const { version, documentation } = await hub.about()
+  write($('version'), `esource ${version}`)
+  if (!/^https?:/.test(documentation)) return
+  $('documentation').href = documentation
+  $('documentation').hidden = false
 }

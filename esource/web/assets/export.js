@@ -1,10 +1,10 @@
 // What a view has, as a file: all events of a channel that it would show, in one of three forms.
 
+import { blocksOf } from './blocks.js'
 import * as hub from './hub.js'
 import { eventsOf } from './rows.js'
 import { holds, patternOf } from './text.js'
 
-const LF = 10
 const encoder = new TextEncoder()
 const FORMS = {
   tsv: { type: 'text/tab-separated-values', line: tsv },
@@ -42,29 +42,13 @@ export async function fileOfChannel({ channel, type, text }, form, signal, onPro
   const { line, head = '', type: mediaType } = FORMS[form]
   const { stream, length } = await hub.download(channel, type, signal)
   const parts = [head]
-  let rest = new Uint8Array()
   let read = 0
-  for (const reader = stream.getReader(); ; ) {
-    const { value, done } = await reader.read()
-    if (done) break
-    read += value.length
-    const end = value.lastIndexOf(LF) + 1
-    if (end) {
-      const rows = joined(rest, value.subarray(0, end))
-      const events = eventsOf(rows, null).filter((event) => holds(event, pattern))
-      parts.push(encoder.encode(events.map(line).join('')))
-    }
-    rest = joined(end ? new Uint8Array() : rest, value.subarray(end))
+  for await (const rows of blocksOf(stream)) {
+    read += rows.length
+    const events = eventsOf(rows, null).filter((event) => holds(event, pattern))
+    parts.push(encoder.encode(events.map(line).join('')))
     if (parts.length > 256) parts.splice(0, parts.length, new Blob(parts)) // kept by the browser
     onProgress(read, length)
   }
   return new Blob(parts, { type: mediaType })
-}
-
-function joined(first, second) {
-  if (!first.length) return second
-  const both = new Uint8Array(first.length + second.length)
-  both.set(first)
-  both.set(second, first.length)
-  return both
 }

@@ -7,40 +7,33 @@
 //     asleep -> connecting                     nobody looks: a browser has six connections to a hub,
 //                                              and a tab that is hidden must not take one
 //
-// The stream begins after an id. The hub goes on after the *first* event that has it, and ids
-// need not be unique; so what comes again then is counted here, and left out.
+// The stream begins at a place. A browser that comes back goes on after the id of the last event that
+// had one, and the hub after the *first* event with that id, since ids need not be unique. So what
+// comes again then is counted here, and left out. If the first one was before the stream, the hub
+// would begin there: then all is read anew.
 
-import { address } from './hub.js'
+import * as hub from './hub.js'
 
 const PATIENCE_SECONDS = 10
 const REMEMBERED_IDS = 10_000
 
 export class Follow {
-  // `onState` gets {name, since, until}, `onEvent` {id, event, data}. `onAnew` is called if the
-  // last events come again and nobody can tell which: none of them has an id.
+  // `onState` gets {name, since, until}, `onEvent` {id, event, data}. `onAnew` is called if events
+  // would come again and nobody can tell which.
   constructor(channel, type, { onEvent, onState, onAnew }) {
     Object.assign(this, { channel, type, onEvent, onState, onAnew })
-    this.lastId = ''
+    this.begin = null // the mark from which it follows, once it does
+    this.lastId = '' // of the last event that had one
     this.count = 0 // of the events of this stream, up to the last
     this.firsts = new Map() // id -> the count at its first event
     this.repeated = 0 // how many events are still to come again
+    this.held = null // events that came before it is known whether they come again
     this.isAsleep = false
-    this.tail = null // from where it follows without an id, once it does
   }
 
-  // Take note of an event that need not be streamed, since it is known already.
-  note(id, type) {
-    if (this.type === undefined || this.type === type) this.count++
-    if (!id) return
-    this.lastId = id
-    if (this.firsts.has(id)) return
-    this.firsts.set(id, this.count)
-    if (this.firsts.size > REMEMBERED_IDS) this.firsts.delete(this.firsts.keys().next().value)
-  }
-
-  // Follow: after the last id that was noted, or with the last `tail` events if there is none.
-  open(tail) {
-    this.tail = tail
+  // Follow from a mark that has a place.
+  open(begin) {
+    this.begin = begin
     if (this.isAsleep) this.state('asleep')
     else this.connect()
   }
@@ -49,27 +42,25 @@ export class Follow {
   sleep() {
     this.isAsleep = true
     this.end()
-    if (this.tail !== null) this.state('asleep')
+    if (this.begin) this.state('asleep')
   }
 
   wake() {
     this.isAsleep = false
-    if (this.tail !== null && !this.isClosed) this.connect()
+    if (this.begin && !this.isClosed) this.connect()
   }
 
   connect() {
-    const start = this.lastId ? ['after', this.lastId] : ['tail', this.tail]
-    const url = address(this.channel, [['format', 'sse-json'], ['event', this.type], start])
+    // Without places within the stream (`prime`) the browser goes on after an event, or from here.
+    const start = [['after', this.lastId || this.begin.place], ['prime', 0]]
+    const url = hub.address(this.channel, [['format', 'sse-json'], ['event', this.type], ...start])
     this.state('connecting')
-    this.source = new EventSource(url)
-    this.source.onopen = () => {
-      if (!this.lastId && this.count) return this.onAnew()
-      this.repeated = this.lastId ? this.count - (this.firsts.get(this.lastId) ?? this.count) : 0
-      this.state('open')
-    }
-    this.source.onmessage = ({ data }) => this.take(JSON.parse(data))
-    this.source.onerror = () => {
-      if (this.source.readyState !== EventSource.CLOSED) {
+    const source = (this.source = new EventSource(url))
+    source.onopen = () => this.opened(source)
+    source.onmessage = ({ data }) => this.come(JSON.parse(data))
+    source.onerror = () => {
+      this.checking = null
+      if (source.readyState !== EventSource.CLOSED) {
         if (this.name !== 'reconnecting') this.state('reconnecting')
         return
       }
@@ -78,13 +69,46 @@ export class Follow {
     }
   }
 
+  // Find out what comes again, if anything can.
+  async opened(source) {
+    this.repeated = this.count
+    this.held = null
+    if (this.lastId) {
+      const checking = (this.checking = {})
+      this.held = []
+      const after = await hub.place(this.channel, [['after', this.lastId]]).catch(() => null)
+      if (checking !== this.checking || source !== this.source || this.isClosed) return
+      const first = this.firsts.get(this.lastId)
+      if (!after || after.offset <= this.begin.offset || first === undefined) return this.onAnew()
+      this.repeated = this.count - first
+    }
+    this.state('open')
+    const held = this.held ?? []
+    this.held = null
+    for (const event of held) this.take(event)
+  }
+
+  come(event) {
+    if (this.held) this.held.push(event)
+    else this.take(event)
+  }
+
   take(event) {
     if (this.repeated > 0) {
       this.repeated--
       return
     }
-    this.note(event.id, event.event)
+    this.note(event.id)
     this.onEvent(event)
+  }
+
+  note(id) {
+    this.count++
+    if (!id) return
+    this.lastId = id
+    if (this.firsts.has(id)) return
+    this.firsts.set(id, this.count)
+    if (this.firsts.size > REMEMBERED_IDS) this.firsts.delete(this.firsts.keys().next().value)
   }
 
   state(name, seconds = 0) {
@@ -93,6 +117,7 @@ export class Follow {
   }
 
   end() {
+    this.checking = null
     clearTimeout(this.timer)
     this.source?.close()
   }

@@ -20,18 +20,14 @@ export class History {
     return this.unread !== null && this.unread.offset <= this.source.first
   }
 
-  // Return the last events before a mark, and with them one that has an id, so that a stream can go
-  // on after it; or none if there is no such event near the end. `start` is where they begin.
+  // Return some last events before a mark, and where they begin: none if there are none near it.
   async last(end) {
     let [events, start] = [[], end]
-    const isAnyNamed = () => events.some(({ id }) => id)
-    let count = FIRST_BYTES
-    while (start.offset > this.source.first && !isAnyNamed() && count <= LOOK_BYTES) {
-      ;[events, start] = await this.rows(end, count)
-      count *= 8
+    for (let size = FIRST_BYTES; !events.length && size <= LOOK_BYTES; size *= 8) {
+      if (start.offset <= this.source.first) break
+      ;[events, start] = await this.rows(start, size)
     }
-    const isNone = !events.length && start.offset <= this.source.first
-    return isAnyNamed() || isNone ? { events, start } : { events: [], start: null }
+    return { events, start }
   }
 
   // Read until `add` took enough events, or much was looked at. It gets events, and the mark at which

@@ -57,13 +57,23 @@ export async function end(channel) {
 // Return the bytes of a channel's file from an offset up to another.
 export async function range(channel, from, to) {
   if (from === to) return new Uint8Array()
-  const response = await ask(address(channel), { headers: { Range: `bytes=${from}-${to - 1}` } })
-  if (response.headers.get('Accept-Ranges') === 'none') {
-    response.body.cancel()
-    throw new Error('The oldest events were removed meanwhile.')
-  }
+  const response = await ranged(channel, from, to)
   const bytes = new Uint8Array(await response.arrayBuffer())
   return response.status === 206 ? bytes : bytes.subarray(from, to)
+}
+
+// Return the same as a stream.
+export async function rangeStream(channel, from, to) {
+  const response = await ranged(channel, from, to)
+  if (response.status === 206) return response.body
+  return new Blob([(await response.blob()).slice(from, to)]).stream() // something knows no ranges
+}
+
+async function ranged(channel, from, to) {
+  const response = await ask(address(channel), { headers: { Range: `bytes=${from}-${to - 1}` } })
+  if (response.headers.get('Accept-Ranges') !== 'none') return response
+  response.body.cancel()
+  throw new Error('The oldest events were removed meanwhile.')
 }
 
 // Return the place where a read begins: {place, offset}. Its events are not read.
@@ -78,9 +88,14 @@ export async function place(channel, parameters) {
 
 // Return the bytes of rows of a type, or of all if that is undefined.
 export async function rows(channel, type, parameters) {
+  const stream = await rowsStream(channel, type, parameters)
+  return new Uint8Array(await new Response(stream).arrayBuffer())
+}
+
+// Return the same as a stream.
+export async function rowsStream(channel, type, parameters) {
   const url = address(channel, [['format', 'tsv'], ['event', type], ...parameters])
-  const response = await ask(url, { signal: AbortSignal.timeout(SEARCH_SECONDS * 1000) })
-  return new Uint8Array(await response.arrayBuffer())
+  return (await ask(url, { signal: AbortSignal.timeout(SEARCH_SECONDS * 1000) })).body
 }
 
 // Return the whole of a channel, or of one type of its events, as a stream of bytes, and how many
@@ -97,8 +112,11 @@ export async function health() {
   return (await fetch(address('-/health'), options)).json()
 }
 
-export async function version() {
-  return (await (await ask(address('-/openapi.json'))).json()).info.version
+// Return what the hub says of itself: {version, documentation}, the address of the latter if it
+// knows that.
+export async function about() {
+  const { info, externalDocs } = await (await ask(address('-/openapi.json'))).json()
+  return { version: info.version, documentation: externalDocs?.url }
 }
 
 // Publish an event, and return its id.

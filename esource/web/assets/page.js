@@ -46,12 +46,14 @@ function showWelcome() {
 
 // -- the address -------------------------------------------------------------------------------
 
+// A jump is in all of one channel: without a type, and without a text.
 function parameters() {
   const query = new URLSearchParams(location.search)
   const [type, text] = ['type', 'text'].map((name) => query.get(name))
   const names = [...new Set(query.getAll('channel'))].slice(0, MOST_CHANNELS)
   const id = query.get('from') === 'start' ? '' : fragment()
-  return { names, type: type ?? undefined, text: text ?? '', at: id === null ? undefined : { id } }
+  if (id !== null && names.length === 1) return { names, type: undefined, text: '', at: { id } }
+  return { names, type: type ?? undefined, text: text ?? '', at: undefined }
 }
 
 function fragment() {
@@ -63,7 +65,7 @@ function fragment() {
   }
 }
 
-// Go to another view. A jump is in all of one channel: without a type, and without a text.
+// Go to another view.
 function go(change, replaces = false) {
   const { names, type, text, at } = { ...parameters(), ...change }
   const query = new URLSearchParams(names.map((name) => ['channel', name]))

@@ -3,9 +3,10 @@
 //     channel   [ ... not read | history, in parts | stream, by EventSource ... ]
 //                              ^ history.unread    ^ this.begun              ^ this.position
 //
-// History is whole rows up to an end, and the stream begins after the last id there, so nothing is
-// between them. Offsets of what is streamed are counted, so that more history can be read even after
-// the oldest events have made room; by type, only some events come, so not then.
+// History is whole rows up to a place, and the stream begins there, so nothing is between them.
+// Offsets of what is streamed are counted, so that more history can be read even after the oldest
+// events have made room; by type, only some events come, so not then. Rows are counted from
+// `begun` on, backwards below zero: a `curl` line says how many there are.
 //
 // A reader may begin elsewhere (`at`): then it reads on in both directions, and follows once it has
 // got to the end.
@@ -25,7 +26,6 @@ import { holds, patternOf } from './text.js'
 const NAME = /^[\w-]{4,64}$/
 const PAGE = 200 // events, at least
 const AT_ONCE = 2000 // and at most
-const TAIL = 1000 // where a stream begins in a channel without ids
 const PART_BYTES = 1 << 18 // read at once further down
 const LOOK_BYTES = 1 << 25 // looked through for a text without being asked
 const MOST_BEHIND = 1 << 23 // bytes: more that came while nobody looked is not streamed
@@ -60,7 +60,9 @@ export class Reader {
     this.isExact = true // whether what was counted are the offsets in the file
     this.shrunk = 0 // how often in a row the file ended before them
     this.later = null
-    this.seen = 0 // events that were looked at, whether or not they hold the text
+    this.come = 0 // events that came, whether or not they hold the text
+    this.unreadRow = 0 // the number of the row at which what was looked at begins
+    this.newestId = ''
     this.following = !at // the newest events are looked at, so the oldest may go
     this.loading = true
     this.searching = null
@@ -90,11 +92,10 @@ export class Reader {
   async begin({ end }) {
     const { events, start } = await this.history.last(end)
     this.begun = end.offset
-    this.position = start === null || this.type !== undefined ? null : end.offset
-    for (const event of events) this.follow.note(event.id, event.type)
-    this.seen = events.length
-    this.addEarlier(events, start) // without an id to go on from, all come with the stream
-    this.goLive()
+    this.position = this.type === undefined ? end.offset : null
+    this.newestId = events.at(-1)?.id ?? ''
+    this.addEarlier(events, start)
+    this.goLive(end)
     if (this.type !== undefined) this.learnTypes().catch(() => {}) // they are only offered
     if (this.pattern) this.search(LOOK_BYTES)
     else if (this.kept.events.length < PAGE) await this.readEarlier()
@@ -114,8 +115,8 @@ export class Reader {
     this.measure().catch(() => {})
   }
 
-  goLive() {
-    this.follow.open(TAIL)
+  goLive(mark) {
+    this.follow.open(mark)
     this.loading = false
     this.measure().catch(() => {}) // it is asked again
     this.onChange()
@@ -136,10 +137,10 @@ export class Reader {
 
   take({ id, event: type, data }) {
     const size = sizeOf({ id, event: type, data })
-    const event = { id, type, data, size, start: this.position }
+    const event = { id, type, data, size, start: this.position, row: this.come++ }
     if (this.position !== null) this.position += size
+    this.newestId = id
     this.types.add(type)
-    this.seen++
     this.onEvent()
     if (!holds(event, this.pattern)) return
     const { first } = this.kept
@@ -149,8 +150,9 @@ export class Reader {
 
   // After the oldest have made room: they can be read again, if it is known where they are.
   forgetOldest() {
-    const { start: offset } = this.kept.events[0]
+    const { start: offset, row } = this.kept.events[0]
     const isKnown = this.isExact && offset !== null
+    this.unreadRow = row
     this.history.unread = isKnown ? { offset, id: this.kept.dropped } : null
   }
 
@@ -168,17 +170,19 @@ export class Reader {
   // Ask how large the channel is.
   async measure() {
     if (this.begun === null) return
+    const { position } = this // more comes while the hub is asked
     const { end, kept, id, isOther } = await this.history.source.measure()
     if (this.isClosed) return
+    const isStill = position === this.position && end === this.end
     this.end = end
     this.size = kept
     if (isOther && this.history.source.isRanged) return this.onAnew() // its beginning is gone
-    if (this.position === null) return
-    if (id && id === this.follow.lastId && end > this.position) {
+    if (position === null) return
+    if (isStill && id && id === this.newestId && end > position) {
       this.position = end // rows that are no events do not come
       this.isExact = false
     }
-    this.shrunk = this.isExact && end < this.position ? this.shrunk + 1 : 0
+    this.shrunk = this.isExact && end < position ? this.shrunk + 1 : 0
     if (this.shrunk > 2) this.onAnew() // moved away, and begun anew
   }
 
@@ -203,14 +207,20 @@ export class Reader {
   }
 
   // Keep those of the events before the kept ones that are wanted, but not too many at once; return
-  // how many. `start` is the mark where the events begin.
-  addEarlier(events, start) {
-    for (const { type } of events) this.types.add(type)
+  // how many. `start` is the mark where the events begin, and `count` how many rows they are of; of
+  // some, each says how many are `behind` its beginning.
+  addEarlier(events, start, count = events.length) {
+    events.forEach((event, at) => {
+      this.types.add(event.type)
+      event.row = this.unreadRow - (event.behind ?? count - at)
+    })
     const wanted = events.filter((event) => this.isWanted(event))
     const isRanged = this.history.source.isRanged
     const last = isRanged ? wanted.slice(-AT_ONCE) : wanted
     this.kept.addEarlier(last)
-    this.history.unread = last.length < wanted.length ? { offset: last[0].start } : start
+    const isPart = last.length < wanted.length
+    this.history.unread = isPart ? { offset: last[0].start } : start
+    this.unreadRow = isPart ? last[0].row : this.unreadRow - count
     if (this.later && this.kept.missed) {
       this.kept.missed = 0
       this.later = this.endOfKept()
@@ -228,16 +238,14 @@ export class Reader {
     if (!this.history?.unread || this.history.isAll) return
     if (this.pattern) return this.search(LOOK_BYTES)
     await this.load(() =>
-      this.history.earlier(PAGE, (events, start) => {
-        this.seen += events.length
-        return this.addEarlier(events, start)
-      }),
+      this.history.earlier(PAGE, (events, start) => this.addEarlier(events, start)),
     )
   }
 
   // Read some more of what is behind, and follow at the end.
   async readLater() {
     if (!this.later) return
+    let last
     await this.load(async () => {
       const mark = this.later
       const { source } = this.history
@@ -248,18 +256,17 @@ export class Reader {
         if (part.end.isLast || part.bytes.length || size > LOOK_BYTES) break // else a long row
       }
       const events = eventsOf(part.bytes, mark.offset)
-      for (const event of events) {
-        this.types.add(event.type)
-        this.follow.note(event.id, event.type)
-      }
+      for (const event of events) this.types.add(event.type)
+      this.newestId = events.at(-1)?.id ?? this.newestId
       const { first } = this.kept
       this.kept.addLater(events)
       if (this.kept.first > first) this.forgetOldest()
       this.later = part.end.isLast ? null : part.end
+      last = part.end
     })
     if (this.later || this.failure || this.isClosed) return
-    this.position = this.kept.events.length ? this.endOfKept().offset : null
-    if (this.follow.lastId) this.goLive()
+    this.position = last.offset
+    this.goLive(last)
   }
 
   // Do what reads, unless something is read already.
@@ -277,18 +284,18 @@ export class Reader {
     this.onChange()
   }
 
-  // Look for the text further back: in so many bytes, or in all that there are.
+  // Look for the text further back: in so many bytes, or in all that there are. Return when that is
+  // over.
   search(least = Infinity) {
     const { source, unread } = this.history
-    if (this.loading || !unread || this.history.isAll) return
+    if (this.loading || !unread || this.history.isAll) return undefined
     this.loading = true
     this.failure = ''
     let expected = unread
     this.searching = new Search(source, unread, this.text, least, {
-      onPart: ({ events, start, rows }) => {
+      onPart: ({ events, start, count }) => {
         if (this.history.unread !== expected) return this.stopSearch() // the oldest made room
-        this.seen += rows
-        this.addEarlier(events, start)
+        this.addEarlier(events, start, count)
         expected = this.history.unread
         this.onChange()
       },
@@ -298,12 +305,14 @@ export class Reader {
       },
     })
     this.onChange()
+    return new Promise((over) => (this.searchIsOver = over))
   }
 
   stopSearch() {
     this.searching?.stop()
     this.searching = null
     this.loading = false
+    this.searchIsOver?.()
     this.onChange()
   }
 

@@ -13,7 +13,6 @@ import { agoOf, momentOf } from './time.js'
 
 const NEAR_PIXELS = 200
 const END_PIXELS = 8
-const LEAST_ROWS = 100 // that a search shows by itself further up
 
 export class View {
   // `onNewest` is called when a person wants to go from where they are to the newest events.
@@ -184,7 +183,8 @@ export class View {
     if (following) {
       list.showNewest()
       this.toEnd()
-    } else if (reader.searching && list.to - list.from < LEAST_ROWS) {
+    } else if (list.from > kept.first && this.scroller.scrollTop < NEAR_PIXELS) {
+      // Whoever is at the top already cannot scroll up to what a search has found since.
       this.keepPlace('firstElementChild', () => list.showEarlier())
     }
     showState($('state'), reader.state)
@@ -291,16 +291,25 @@ export class View {
     const { reader, list } = this
     const { channel, channels, type, text, kept, following, history, isExact, later } = reader
     if (channels.length > 1) return curl.severalLine(channels, type, text, reader.tail)
-    const tail = !text ? curl.LINE_TAIL : history?.isAll ? null : reader.seen
     const [first, last] = [kept.at(list.from), kept.at(list.to - 1)]
-    if (following || !first || !last) return curl.followLine(channel, type, text, tail)
+    const live = () => curl.followLine(channel, type, text, this.tail(first))
+    if (following || !first || !last) return live()
     const isRanged = history?.source.isRanged && isExact
     if (isRanged && first.start != null && last.start != null) {
       return curl.rangeLine(channel, text, first.start, last.start + last.size)
     }
-    if (text) return curl.followLine(channel, type, text, tail)
+    if (text) return live()
     const next = kept.at(list.to)?.id ?? later?.id
     return curl.beforeLine(channel, type, next, list.to - list.from)
+  }
+
+  // Return with how many of the last events the line begins, so that it prints those on the screen,
+  // of which `first` is the first; null: with all.
+  tail(first) {
+    const { text, history, kept, come, unreadRow } = this.reader
+    if (!text) return first ? this.list.to - this.list.from : curl.LINE_TAIL
+    if (history?.isAll && this.list.from === kept.first) return null
+    return come - (first?.row ?? unreadRow)
   }
 
   // -- taking it along -----------------------------------------------------------------------
