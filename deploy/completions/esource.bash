@@ -98,7 +98,7 @@ _esource() {
         ;;
     systemd)
         options="-h --help"
-        takes=([0]="esource-follow@.service esource-trim@.service esource-trim@.timer esource.env esource.service esource.socket esource@.service esource@.socket")
+        takes=([0]="engine.conf esource-follow@.service esource-trim@.service esource-trim@.timer esource.env esource.service esource.socket esource@.service esource@.socket")
         ;;
     *) return ;;
     esac

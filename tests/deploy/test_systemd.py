@@ -28,6 +28,7 @@ from tests.harness import (
     running_hub,
 )
 from tests.harness.load import load_on
+from tests.harness.valkey import shared_valkey
 
 UNITS = ROOT / "deploy" / "systemd"
 README = (ROOT / "deploy" / "README.md").read_text().partition("\n## systemd\n")[2]
@@ -242,6 +243,24 @@ def test_several_hubs_on_a_machine_have_each_an_address_a_folder_and_settings(
     machine.run("systemctl disable --now esource@one.socket esource@one.service 2>&1")
     assert machine.run("systemctl is-active esource@two.service") == "active\n"
     machine.run("systemctl disable --now esource@two.socket esource@two.service 2>&1")
+
+
+def test_several_hubs_serve_the_same_channels_from_one_engine(systemd_hub: SystemdHub) -> None:
+    machine = systemd_hub.machine
+    machine.run("cp /checkout/deploy/systemd/esource@.* /etc/systemd/system/")
+    [drop_in] = re.findall(r"`(install [^`]*engine\.conf)`", README)
+    machine.run(drop_in)
+    machine.run("systemctl daemon-reload")
+    store = shared_valkey().url
+    for name in ("a", "b"):
+        machine.run(f"echo ESOURCE_STORE={store} > /etc/esource/{name}.env")
+        machine.run(f"systemctl enable --now esource@{name}.socket esource@{name}.service 2>&1")
+    at = "curl -sS --fail-with-body --unix-socket /run/esource/{}.sock http://localhost/of-units"
+    assert machine.run(at.format("a") + "?id=1 -d coffee") == "1\n"
+    assert machine.run(at.format("b")) == "1\t\tcoffee\n"
+    for name in ("a", "b"):
+        machine.run(f"systemctl disable --now esource@{name}.socket esource@{name}.service 2>&1")
+    machine.run("rm -r /etc/systemd/system/esource@.service.d")
 
 
 def test_the_sandbox_holds(systemd_hub: SystemdHub) -> None:
