@@ -9,9 +9,13 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import gevent
 import pytest
 
+from esource.server.streams import Streams
 from tests.harness import QUIET, Hub, Stream, eventually, running_hub, size
 from tests.harness.rows import ENCODE
 from tests.harness.waiting import AT_ONCE_SECONDS
@@ -162,7 +166,10 @@ def test_a_stop_tells_parked_followers_when_to_come_back_and_serves_what_they_as
         follow(own_hub, "stops", "1.1", **keep_alive),
     ]  # fmt: skip
     asks = Walker(own_hub, "sse", "1.1", 0, 0)
+    closing = Walker(own_hub, "sse", "1.0", 0, 0)  # whose connection ends with the answer
+    eventually(lambda: parked(own_hub) == len(streams) + 2)
     asks.ask()
+    closing.connection.sendall(HEALTH)
     asked = Walker(own_hub, "sse", "1.1", 0, 0, HEALTH)
     asked.asked = True
     started = time.monotonic()
@@ -173,7 +180,27 @@ def test_a_stop_tells_parked_followers_when_to_come_back_and_serves_what_they_as
         stream.close()
     asks.check([], has_stopped=True)
     asked.check([], has_stopped=True)
+    closing.check([], has_stopped=True)
     assert "Traceback" not in own_hub.log
+
+
+def test_a_worker_ends_after_the_streams_that_gunicorn_does_not_know() -> None:
+    class Some(list[int]):
+        def open(self, go_on: object) -> None:
+            pass
+
+    parking, notified = Some([1]), []
+    worker: Any = SimpleNamespace(
+        cfg=SimpleNamespace(graceful_timeout=10, statsd_host=None),
+        log=SimpleNamespace(access_log_enabled=False),
+        notify=lambda: notified.append(1), run=lambda: None,
+    )  # fmt: skip
+    parked: Any = parking
+    Streams(worker, parked, lambda client, write: write(), lambda client, address: None).open()
+    gevent.spawn_later(0.1, parking.clear)
+    worker.run()
+    assert not parking
+    assert notified
 
 
 def test_parked_followers_that_leave_are_forgotten(own_hub: Hub) -> None:
