@@ -247,8 +247,12 @@ def post_request(
 
 def worker_int(worker: Worker) -> None:
     """On SIGINT or SIGQUIT, a tenth of a second before the end: streams end properly."""
+    from esource.server.connections import TURNS_SECONDS
+
     if _connections:
         _connections.hub.drain()
+        # Parked ones need a greenlet first, so a crowd may need more than that.
+        _connections.hub.wait_for_turns(TURNS_SECONDS)
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:

@@ -473,7 +473,7 @@ def test_the_hub_says_its_version_and_health_and_a_history_its_segments(
     person.visit("?channel=history")
     eventually(lambda: person.text("#health") == "Healthy")
     eventually(lambda: person.text("#version") == f"esource {__version__}")
-    link = person.page.get_by_role("link", name="Documentation")
+    link = person.page.get_by_role("link", name="Docs")
     links = metadata("esource").get_all("Project-URL") or []
     assert f"Documentation, {link.get_attribute('href')}" in links
     assert link.get_attribute("rel") == "noreferrer"
