@@ -34,6 +34,7 @@ from esource.rows.find import Verdict
 from esource.rows.tsv import Draft
 
 EVERY: frozenset[bytes] = frozenset()  # type of events
+CALM_SECONDS = 1.0  # at the tail, before a follower that has lagged is parked again
 PROBE_SECONDS = 0.05  # after a client's EOF, and then twice as long each time
 
 
@@ -250,10 +251,12 @@ class Channel:
         """Yield what `follow` does, for a follower that is new, or was parked.
 
         With a `stream`, it is parked wherever it can be: raises `Parked`, and the stream goes on
-        with it.
+        with it. One that has lagged may lag again soon, which would take a greenlet each time: it
+        is parked after a while at the tail.
         """
         work = Work(follower.client)
         silence = Silence(heartbeat, timeout, follower.pushed_at)
+        is_calm = follower.stream is None  # it was never parked
         with follower:
             follower.send_rest()
             while not self.draining:
@@ -278,11 +281,16 @@ class Channel:
                     yield Place(follower.log, follower.offset)
                     return
                 assert self.view is view, "a commit that came meanwhile would be missed"
-                if seconds > 0 and stream and follower.can_be_parked:
+                may_park = stream is not None and follower.can_be_parked
+                if seconds > 0 and may_park and is_calm:
+                    assert stream
                     follower.park(silence.began, stream)
                     raise Parked
-                if seconds > 0 and follower.wait(seconds) is not None:
-                    continue
+                if seconds > 0:
+                    woken = follower.wait(min(seconds, CALM_SECONDS) if may_park else seconds)
+                    is_calm = woken is False
+                    if woken is not None:
+                        continue
                 silence.probe(is_first=seconds > 0)
                 yield Place(follower.log, follower.offset)
                 silence.end()

@@ -18,6 +18,7 @@ import pytest
 from esource.server.streams import Streams
 from tests.harness import QUIET, Hub, Stream, eventually, running_hub, size
 from tests.harness.rows import ENCODE
+from tests.harness.shims import customized
 from tests.harness.waiting import AT_ONCE_SECONDS
 from tests.harness.wire import Chunks, NarrowDoor, connect_slowly_reading, reset
 
@@ -100,6 +101,27 @@ def test_what_a_parked_follower_does_not_take_at_once_is_read_on_and_it_is_parke
     for stream in streams:
         stream.read_up_to(b"data: more\n\n")
         stream.close()
+
+
+NEVER_CALM = "import esource.hub.channel as channel; channel.CALM_SECONDS = 3600.0"
+
+
+def test_a_follower_that_has_lagged_keeps_its_greenlet_for_a_while(tmp_path: Path) -> None:
+    """Or a crowd that lags with every commit would need a crowd of greenlets for each."""
+    with running_hub(tmp_path, **customized(tmp_path, NEVER_CALM)) as hub:
+        stream = Stream(NarrowDoor(hub.port, 4096), "/lags", version="1.1")
+        eventually(lambda: parked(hub) == 1)
+        lines = b"".join([b"%0100d\n" % n for n in range(10_000)])
+        for n in range(3):
+            assert hub.post("/lags?each=line", lines).status == 201
+            hub.publish(f"/lags?id={n}", f"end {n}")
+            stream.read_up_to(b"data: end %d\n\n" % n)
+            assert parked(hub) == 0
+        hub.publish("/lags?id=more", "more")  # is pushed
+        stream.read_up_to(b"data: more\n\n")
+        assert (parked(hub), gauge(hub, "subscribers")) == (0, 1)
+        stream.close()
+        eventually(lambda: gauge(hub, "subscribers") == 0)
 
 
 def test_a_client_that_closed_its_sending_side_or_said_something_is_not_parked_and_gets_all(
