@@ -35,8 +35,6 @@ SECOND = (
     "resume",
     "history",
     "engine",
-    "engine-hubs",
-    "engine-places",
     "start",
     "upload",
     "ingest",
@@ -44,6 +42,8 @@ SECOND = (
     "hostile",
     "again",
     "retry",
+    "engine-hubs",
+    "engine-places",
 )
 
 

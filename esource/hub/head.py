@@ -15,7 +15,7 @@ from contextlib import suppress
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from esource.errors import StorageError
+from esource.errors import EsourceError, StorageError
 from esource.hub.digest import Digest
 from esource.hub.followers import Followers
 from esource.hub.known import Known
@@ -96,20 +96,27 @@ class Head:
 
         An append that is in progress is not waited for. Raises `StorageError`.
         """
-        self._look(self._refresh)
+        if not self._look(self._is_newest):
+            error = gevent.spawn(self._refresh).get()
+            if error:
+                raise error.again() from error
         return self.view
 
-    def _refresh(self) -> None:
-        """Take in what others did, in a greenlet that goes on though a reader is ended."""
+    def _is_newest(self) -> bool:
         view = self.view
-        if in_thread(reads(), view.log.is_current) and view.log.end == self.view.end:
-            return
+        return in_thread(reads(), view.log.is_current) and view.log.end == self.view.end
+
+    def _refresh(self) -> EsourceError | None:
+        """Be the greenlet that takes in what others did, which goes on though a reader is ended."""
         self._waiting += 1
         try:
             with self.lock:
                 self.take_in()
+        except EsourceError as error:
+            return error
         finally:
             self._waiting -= 1
+        return None
 
     def heed(self, goes_on: Callable[[Log], bool]) -> None:
         """Let the log go on as others tell, or else take in what is there. Blocks.

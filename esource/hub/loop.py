@@ -81,21 +81,22 @@ class Together:
         self._turn = BoundedSemaphore(1)
         self._next: gevent.Greenlet | None = None
 
-    def __call__(self, call: Callable[[], None]) -> None:
+    def __call__(self, call: Callable[[], bool]) -> bool:
         """Have `call` made, in a greenlet of its own, which goes on though who asked is ended.
 
-        It is always the same one. Blocks; raises what the call raises.
+        It is always the same one. Returns what it returns. Blocks; raises what the call raises.
         """
         if self._next is None:
             self._next = gevent.spawn(self._be, call)
-        error: Exception | None = self._next.get()
+        said, error = self._next.get()
         if error:
             raise again(error)
+        return bool(said)
 
-    def _be(self, call: Callable[[], None]) -> Exception | None:
+    def _be(self, call: Callable[[], bool]) -> tuple[bool | None, Exception | None]:
         with self._turn:
             self._next = None
-            return _caught(call, ())[1]
+            return _caught(call, ())
 
 
 def watch_lag(note: Callable[[float], None]) -> None:

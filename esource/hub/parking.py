@@ -90,16 +90,16 @@ class Parking(Generic[F]):
     def open(self, go_on: Callable[[F], object]) -> None:
         """Let followers be parked; `go_on` is the greenlet of one that cannot be any more."""
         self._go_on = go_on
+        # gevent takes it away, since to wait in it would hold all others up.
+        self._epoll = monkey.get_original("select", "epoll")()
+        assert self._epoll is not None
+        self._seen = gevent.get_hub().loop.io(self._epoll.fileno(), 1)
+        self._seen.start(self._see)
 
     def add(self, follower: F) -> None:
         """Park a follower, whose descriptor nobody else reads."""
         assert self.is_open
-        if self._epoll is None:
-            # gevent takes it away, since to wait in it would hold all others up.
-            self._epoll = monkey.get_original("select", "epoll")()
-            assert self._epoll is not None
-            self._seen = gevent.get_hub().loop.io(self._epoll.fileno(), 1)
-            self._seen.start(self._see)
+        assert self._epoll
         number = follower.descriptor
         assert number not in self._parked
         self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP)

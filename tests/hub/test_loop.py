@@ -47,9 +47,9 @@ def test_three_parties_that_never_block_take_turns() -> None:
 def test_calls_at_once_are_one_and_those_that_come_meanwhile_share_the_next() -> None:
     together, seen, now, go_on = Together(), [], 0, Signal()
 
-    def look() -> None:
+    def look() -> bool:
         seen.append(now)
-        go_on.wait()
+        return bool(go_on.wait())
 
     def ask() -> None:
         asked = now
@@ -71,7 +71,7 @@ def test_calls_at_once_are_one_and_those_that_come_meanwhile_share_the_next() ->
 def test_each_that_shares_a_call_is_told_of_its_failure() -> None:
     together = Together()
 
-    def fail() -> None:
+    def fail() -> bool:
         raise StorageError("cannot look")
 
     crowd = [gevent.spawn(together, fail) for _ in range(3)]
