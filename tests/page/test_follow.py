@@ -118,9 +118,10 @@ def test_ids_that_come_twice_are_not_shown_twice(person: Person) -> None:
     assert sum("sse-json" in url for url in streams) == 1, "it was read anew to see that"
 
 
-def test_ids_that_repeat_throughout_a_channel_are_read_once(own_person: Person) -> None:
+@pytest.mark.parametrize("count", [50, 20_000])
+def test_ids_that_repeat_throughout_a_channel_are_read_once(own_person: Person, count: int) -> None:
     hub = own_person.hub
-    rows = [f"{n % 7}\t\tevent {n}\n" for n in range(20_000)]
+    rows = [f"{n % 7}\t\tevent {n}\n" for n in range(count)]
     hub.put("repeated", "".join(rows))
     own_person.visit("?channel=repeated")
     eventually(lambda: own_person.data)
@@ -130,10 +131,10 @@ def test_ids_that_repeat_throughout_a_channel_are_read_once(own_person: Person) 
         return data == [row.split("\t")[2][:-1] for row in rows[-len(data) :]]
 
     assert are_the_last()
-    for n in range(20_000, 20_003):
+    for n in range(count, count + 3):
         rows.append(f"{n % 7}\t\tevent {n}\n")
         hub.publish(f"/repeated?id={n % 7}", f"event {n}")
-    eventually(lambda: own_person.data[-1] == "event 20002")
+    eventually(lambda: own_person.data[-1] == f"event {count + 2}")
     assert are_the_last()
     hub.kill()
     own_person.wait_for_state("reconnecting")
@@ -144,6 +145,22 @@ def test_ids_that_repeat_throughout_a_channel_are_read_once(own_person: Person) 
     hub.publish("/repeated?id=7", "last")
     eventually(lambda: own_person.data[-1] == "last")
     assert are_the_last()
+
+
+def test_what_a_stream_sends_again_after_a_break_is_left_out(own_person: Person) -> None:
+    hub = own_person.hub
+    hub.publish("/again?id=before", "0")
+    own_person.visit("?channel=again")
+    for n in range(1, 4):  # the hub goes on after the first of them
+        hub.publish("/again?id=same", f"{n}")
+    own_person.sees("0", "1", "2", "3")
+    hub.kill()
+    own_person.wait_for_state("reconnecting")
+    hub.start()
+    own_person.wait_for_state("open")
+    hub.publish("/again?id=same", "4")
+    own_person.sees("0", "1", "2", "3", "4")
+    assert own_person.page.evaluate("sources") == 1
 
 
 def test_a_busy_channel_is_not_taken_for_one_that_was_moved_away(person: Person) -> None:

@@ -284,11 +284,10 @@ export class Reader {
     this.onChange()
   }
 
-  // Look for the text further back: in so many bytes, or in all that there are. Return when that is
-  // over.
+  // Look for the text further back: in so many bytes, or in all that there are.
   search(least = Infinity) {
     const { source, unread } = this.history
-    if (this.loading || !unread || this.history.isAll) return undefined
+    if (this.loading || !unread || this.history.isAll) return
     this.loading = true
     this.failure = ''
     let expected = unread
@@ -305,14 +304,12 @@ export class Reader {
       },
     })
     this.onChange()
-    return new Promise((over) => (this.searchIsOver = over))
   }
 
   stopSearch() {
     this.searching?.stop()
     this.searching = null
     this.loading = false
-    this.searchIsOver?.()
     this.onChange()
   }
 

@@ -179,11 +179,12 @@ export class View {
     const { reader, list } = this
     if (!reader) return
     const { kept, following, loading, failure, history } = reader
-    if (reader.at && list.from === list.to && !loading) this.begin()
+    const isToBegin = reader.at && list.from === list.to
+    if (isToBegin && !loading) this.begin()
     if (following) {
       list.showNewest()
       this.toEnd()
-    } else if (list.from > kept.first && this.scroller.scrollTop < NEAR_PIXELS) {
+    } else if (!isToBegin && list.from > kept.first && this.scroller.scrollTop < NEAR_PIXELS) {
       // Whoever is at the top already cannot scroll up to what a search has found since.
       this.keepPlace('firstElementChild', () => list.showEarlier())
     }
