@@ -212,6 +212,7 @@ class Followers:
         cohort.followers -= 1
         if not cohort.followers:
             self._cohorts.remove(cohort)
+            cohort.due = math.inf
         if not self._cohorts:
             self._tail.forget()
 

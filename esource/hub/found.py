@@ -18,7 +18,7 @@ from esource.hub.view import View
 from esource.hub.work import ClientLeft, Work, look_seconds
 from esource.rows.find import Verdict
 
-PLACES = 128  # that are remembered of a log
+PLACES = 1024  # that are remembered, of all logs: an id is what a stranger sends, of up to a KiB
 
 Place: TypeAlias = tuple[int, Verdict]  # an offset, and how it was found
 Look: TypeAlias = Callable[[View, bytes, Work], Place]
@@ -63,12 +63,14 @@ class _Shared(Work):
         return self.found
 
 
+_places: "OrderedDict[tuple[Found, _Key], Place]" = OrderedDict()
+
+
 class Found:
     """The places that were found in one log."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._places: OrderedDict[_Key, Place] = OrderedDict()
         self._sought: dict[_Key, _Shared] = {}
 
     def after(self, view: View, id: bytes, work: Work, look: Look) -> Place:
@@ -78,9 +80,9 @@ class Found:
         """
         key: _Key = id, view.log.begin, view.end
         for known in (key, (*key[:2], None)):
-            place = self._places.get(known)
+            place = _places.get((self, known))
             if place and place[0] <= view.end:
-                self._places.move_to_end(known)
+                _places.move_to_end((self, known))
                 return place
         shared = self._sought.get(key)
         if shared is None:
@@ -92,7 +94,7 @@ class Found:
                 del self._sought[key]
         if place[1] is Verdict.EXACT:  # whatever comes later, the first event with an id stays it
             key = *key[:2], None
-        self._places[key] = place
-        if len(self._places) > PLACES:
-            self._places.popitem(last=False)
+        _places[self, key] = place
+        if len(_places) > PLACES:
+            _places.popitem(last=False)
         return place

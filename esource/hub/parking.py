@@ -30,6 +30,7 @@ from gevent.event import Event as Signal  # an event is always an `event.Event`
 from esource.hub.loop import give_way
 
 SEEN = 64  # clients that said something, in a round of the loop
+TIMES = 64  # at which heartbeats are due, and twice as many as are so, are kept
 BEAT_SECONDS = 0.05  # heartbeats that are due within this time are sent together
 
 
@@ -74,7 +75,8 @@ class Parking(Generic[F]):
         self._go_on: Callable[[F], object] | None = None
         self._epoll: select.epoll | None = None
         self._parked: dict[int, F] = {}
-        self._due: list[tuple[float, int, Beating]] = []  # a heap
+        self._due: list[tuple[float, int, Beating]] = []  # a heap; some are so no longer
+        self._most_due = TIMES
         self._number = count()
         self._is_sooner = Signal()
         self._heart: gevent.Greenlet | None = None
@@ -124,6 +126,10 @@ class Parking(Generic[F]):
 
     def beat(self, followers: Beating) -> None:
         """Have heartbeats sent to followers when they are `due`, and then again and again."""
+        if len(self._due) >= self._most_due:  # who comes and leaves at once leaves nothing for long
+            self._due = [each for each in self._due if each[0] == each[2].due]
+            heapq.heapify(self._due)
+            self._most_due = TIMES + 2 * len(self._due)
         heapq.heappush(self._due, (followers.due, next(self._number), followers))
         if self._heart is None:
             self._heart = gevent.spawn(self._beat)
