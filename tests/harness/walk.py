@@ -80,7 +80,9 @@ class Walk:
         self.hub = hub
         self._real_ids: dict[str, str] = {}
         path = f"{hub.home}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if "ESOURCE" not in name}
+        # With PYTHONUNBUFFERED, Python writes a line and its end one after the other.
+        ours = ("ESOURCE", "PYTHON")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self._environ = {**kept, "PATH": path, "LC_ALL": "C.UTF-8"}
         self._terminal = self._open()
         self._followers: list[Terminal] = []
