@@ -21,9 +21,10 @@ import re
 import zlib
 from collections.abc import Iterator
 from enum import Enum
+from operator import itemgetter
 from typing import NamedTuple
 
-from esource.event import DEFAULT_ID, DEFAULT_ID_BYTES, MAX_ID_BYTES, default_id, time_of
+from esource.event import DEFAULT_ID_BYTES, MAX_ID_BYTES, default_id, time_of
 from esource.rows import tsv
 
 ZONE_BYTES = 1 << 20
@@ -34,7 +35,10 @@ PREFIX_BYTES = 1100
 MOST_TYPES, MOST_TYPE_BYTES = 64, 4096
 assert MAX_ID_BYTES + len(b"\t") < PREFIX_BYTES
 
-_OTHER_ID = re.compile(rb"\n(?!" + DEFAULT_ID.pattern + rb"\t)")
+# What a row begins with that has a default id, with a 0 for each digit; and how to get there.
+_HEAD = b"0000-00-00T00:00:00.000000Z\t"
+_head_of = itemgetter(slice(len(_HEAD)))
+_NO_DEFAULT_ID = b"95"  # which no default id is as great as (see `event`)
 # What may be a time, behind an LF: without a zone, and the zone.
 _TIME = re.compile(
     rb"\n(\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?)?)"
@@ -77,13 +81,18 @@ def later_than(rows: bytes, time: int) -> int | None:
 
     `time` is in nanoseconds since 1970.
     """
-    newest = newest_time(rows)
+    each = _rows_of(rows)
+    if not each:
+        return None
+    greatest = max(each)
+    are_uniform = _are_uniform(each, greatest)
+    newest = _newest_time(rows, greatest, are_uniform)
     if newest is None or newest <= time:
         return None
     bound = id_of_time(time)
-    if bound is not None and is_uniform(rows):  # then the order of bytes is that of time
+    if bound is not None and are_uniform:  # the order of bytes is that of time
         offset = 0
-        for row in rows.split(b"\n"):
+        for row in each:
             id = row[:DEFAULT_ID_BYTES]
             if id > bound and tsv.is_event(row) and time_of(id) is not None:
                 return offset
@@ -96,13 +105,21 @@ def later_than(rows: bytes, time: int) -> int | None:
     return None
 
 
-def newest_time(rows: bytes) -> int | None:
+def _rows_of(rows: bytes) -> list[bytes]:
+    """Return each of whole rows, at least one, without its LF."""
+    each = rows.split(b"\n")
+    each.pop()
+    return each
+
+
+def _newest_time(rows: bytes, greatest: bytes, are_uniform: bool) -> int | None:
     """Return the latest time that is an id in whole rows, in nanoseconds since 1970.
 
-    None if there is none. A row that is no event, but begins like one, may count.
+    Given the greatest row, and whether all begin with a default id. None if there is no time. A row
+    that is no event, but begins like one, may count.
     """
-    if is_uniform(rows):
-        newest = time_of(max(rows.split(b"\n"))[:DEFAULT_ID_BYTES])
+    if are_uniform:
+        newest = time_of(greatest[:DEFAULT_ID_BYTES])
         if newest is not None:
             return newest
     found = _TIME.findall(b"\n" + rows)
@@ -215,19 +232,29 @@ def zone(offset: int, rows: bytes, checksum: int = 0) -> Zone:
 
     Its checksum goes on from that of the rows before them.
     """
-    each = rows.split(b"\n")
-    each.pop()
-    newest = newest_time(rows)
+    each = _rows_of(rows)
+    greatest = max(each)
+    are_uniform = _are_uniform(each, greatest)
+    newest = _newest_time(rows, greatest, are_uniform)
+    type = _one_type(each) if are_uniform else None
     return Zone(
         offset,
         offset + len(rows),
         len(each),
         zlib.crc32(rows, checksum),
         _beginning(min(each)),
-        _beginning(max(each)),
+        _beginning(greatest),
         None if newest is None else -(-newest // 1000),
-        _few(frozenset(tsv.types(rows))),
+        _few(frozenset(tsv.types(rows) if type is None else (type,))),
     )
+
+
+def _one_type(each: list[bytes]) -> bytes | None:
+    """Return the type of rows that begin with default ids, if all are events of the same one."""
+    end = each[0].find(b"\t", len(_HEAD)) + 1
+    type = slice(len(_HEAD), end)  # with the tab behind it
+    alike = end > 0 and len(set(map(itemgetter(type), each))) == 1
+    return each[0][type][:-1] if alike else None
 
 
 def rises(zones: list[Zone], before: bytes = b"") -> bool:
@@ -254,9 +281,18 @@ def _few(types: frozenset[bytes]) -> frozenset[bytes] | None:
 
 
 def is_uniform(rows: bytes) -> bool:
-    """Return whether all rows begin with a default id."""
-    first = DEFAULT_ID.match(rows) and rows[DEFAULT_ID_BYTES : DEFAULT_ID_BYTES + 1] == b"\t"
-    return bool(first) and not _OTHER_ID.search(rows, 0, len(rows) - 1)
+    """Return whether all rows, at least one, begin with a default id."""
+    each = _rows_of(rows)
+    return _are_uniform(each, max(each))
+
+
+def _are_uniform(each: list[bytes], greatest: bytes) -> bool:
+    """Return the same of rows without their LF, of which one is the greatest.
+
+    No head is longer than `_HEAD`, so if all together are as long as so many, each is in its place.
+    """
+    heads = b"".join(map(_head_of, each)).translate(_DIGITS)
+    return heads == _HEAD * len(each) and greatest < _NO_DEFAULT_ID
 
 
 def id_of_time(time: int) -> bytes | None:

@@ -15,11 +15,12 @@ from typing import TypeAlias
 from esource.errors import BadInput, EsourceError, TooLarge
 from esource.event import MAX_TYPE_BYTES, Event, check_data, check_id, check_type
 from esource.rows import ndjson, sse, tsv
-from esource.rows.tsv import BOM, Draft, too_large
+from esource.rows.tsv import BOM, Draft, Gathering, too_large
 
 EMPTY = Draft(b"", 0, 0)
 REPLACEMENT = "\ufffd".encode()
 OVERHEAD_BYTES = 4096  # of a line beyond its data
+HELD_BYTES = 1024  # of a frame that is looked at as a whole, though it comes in two pieces
 
 # Most ids, to be let through quickly; none that may be a place.
 _PLAIN_ID = re.compile(rb"[!-?A-~](?:[ -~]{0,1022}[!-~])?").fullmatch
@@ -107,54 +108,63 @@ class StreamDecoder:
         self.error: EsourceError | None = None
         self._decoder = sse.Decoder()
         self._limit = limit
+        self._held = b""  # of a frame that has not ended: the decoder is not told yet
 
     @property
     def pending(self) -> int:
         """How many bytes are kept for an event that is not complete."""
-        return self._decoder.pending
+        return self._decoder.pending + len(self._held)
 
     def feed(self, piece: bytes) -> Draft:
         """Return the events of the frames that end in `piece`."""
-        rows = b""
-        for part in self._parts(piece):
-            rows += self._plain_rows(part) or self._rows(self._decoder.events(part))
+        text, self._held = self._held + piece, b""
+        cut = text.rfind(b"\n\n")
+        end = cut + 2 if cut >= 0 else 0
+        gathering = Gathering()
+        for part in self._parts(text[:end]):
+            gathering.add(self._plain(part) or self._events(self._decoder.events(part)))
             if self.error:
-                break
+                return gathering.draft()
+        rest = text[end:]
+        # With a CR there may be the end of a frame in it.
+        if self._decoder.is_between_frames and len(rest) <= HELD_BYTES and b"\r" not in rest:
+            self._held = rest
+        elif rest:
+            gathering.add(self._events(self._decoder.events(rest)))
         if not self.error and self._decoder.pending > self._limit + OVERHEAD_BYTES:
             self.error = TooLarge(f"line {self._decoder.line + 1}: {too_large(self._limit)}")
-        return Draft.of(rows)
+        return gathering.draft()
 
     def end(self) -> Draft:
         """Return the event that a last CR ends; one that no blank line ends is an error."""
-        rows = self._rows(self._decoder.end())
+        gathering = Gathering()
+        gathering.add(self._events(self._decoder.events(self._held)))
+        if not self.error:
+            gathering.add(self._events(self._decoder.end()))
         if not self.error and self._decoder.is_inside_an_event:
             self.error = BadInput(
                 f"line {self._decoder.line}: the last event is not ended by a blank line"
             )
-        return Draft.of(rows)
+        return gathering.draft()
 
-    def _parts(self, piece: bytes) -> Iterator[bytes]:
-        """Yield what ends the frame at work, then frames that are whole, then the rest."""
-        end = piece.rfind(b"\n\n") + 2
-        if end < 2:
-            yield piece
-            return
-        start = 0 if self._decoder.is_between_frames else piece.find(b"\n\n") + 2
-        yield from filter(None, (piece[:start], piece[start:end], piece[end:]))
+    def _parts(self, text: bytes) -> Iterator[bytes]:
+        """Yield what ends the frame at work, then frames that are whole, of what ends with one."""
+        start = 0 if self._decoder.is_between_frames else text.find(b"\n\n") + 2
+        yield from filter(None, (text[:start], text[start:]))
 
-    def _plain_rows(self, frames: bytes) -> bytes:
-        """Return the rows of whole frames; nothing if there is need of a closer look."""
-        columns = sse.plain(frames) if self._decoder.is_between_frames else None
-        if not columns or not _are_plain(*columns[:2]) or _has_long_line(frames, self._limit):
-            return b""
+    def _plain(self, frames: bytes) -> Draft | None:
+        """Return the events of whole frames; None if there is need of a closer look."""
+        plain = sse.plain(frames) if self._decoder.is_between_frames else None
+        if not plain or not _are_plain(*plain[1:]) or _has_long_line(frames, self._limit):
+            return None
         try:
             _check_utf8(frames)
         except BadInput:
-            return b""
+            return None
         self._decoder.line += frames.count(b"\n")
-        return tsv.join(*columns)
+        return plain[0]
 
-    def _rows(self, events: Iterator[Event]) -> bytes:
+    def _events(self, events: Iterator[Event]) -> Draft:
         rows = []
         try:
             for event in events:
@@ -168,7 +178,7 @@ class StreamDecoder:
                 rows.append(tsv.encode(event))
         except EsourceError as error:
             self.error = type(error)(f"line {self._decoder.line}: {error}")
-        return b"".join(rows)
+        return Draft.of(b"".join(rows))
 
 
 Decoder: TypeAlias = LineDecoder | StreamDecoder
@@ -196,9 +206,9 @@ def decode_tsv(lines: bytes, limit: int) -> Draft:
 def decode_ndjson(lines: bytes, limit: int) -> Draft:
     """Return the events of lines of JSON; blank lines are none. Raises `BadInput`, `TooLarge`."""
     _check_utf8(lines)
-    columns = ndjson.plain(lines)
-    if columns and _are_plain(*columns[:2]) and not _has_long_line(lines, limit):
-        return Draft.of(tsv.join(*columns))
+    plain = ndjson.plain(lines)
+    if plain and _are_plain(*plain[1:]) and not _has_long_line(lines, limit):
+        return plain[0]
     each = [line for line in lines.split(b"\n") if line and not line.isspace()]
     return Draft.of(b"".join([ndjson.decode_row(line, limit) for line in each]))
 
@@ -241,11 +251,12 @@ def _has_long_line(lines: bytes, limit: int) -> bool:
 
 
 def _are_plain(ids: list[bytes], types: list[bytes]) -> bool:
-    """Return whether ids and types are good at a glance; if not, they may be good all the same."""
-    good = all(_PLAIN_ID(id) for id in ids if id)
-    return good and all(
-        len(type) <= MAX_TYPE_BYTES and _PLAIN_ID(type) for type in set(types) if type
-    )
+    """Return whether ids and types are good at a glance; if not, they may be good all the same.
+
+    None is empty.
+    """
+    good = all(map(_PLAIN_ID, ids))
+    return good and all(len(type) <= MAX_TYPE_BYTES and _PLAIN_ID(type) for type in types)
 
 
 def _check_text(lines: bytes) -> None:

@@ -12,7 +12,7 @@ In rows that others wrote, what is not UTF-8 becomes U+FFFD: JSON cannot hold it
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import orjson
@@ -20,6 +20,7 @@ import orjson
 from esource.errors import BadInput
 from esource.event import MAX_ID_BYTES, check_data, check_id, check_type
 from esource.rows import tsv
+from esource.rows.tsv import Draft
 
 # The most that JSON takes for a byte, by an escape: a control character.
 ESCAPE_BYTES = 6
@@ -95,16 +96,21 @@ def encode_of(channel: str, cursor: str, fields: Sequence[bytes]) -> bytes:
     return orjson.dumps(event)
 
 
-def plain(lines: bytes) -> tuple[list[bytes], list[bytes], list[bytes]] | None:
-    """Return all ids, all types and all data of valid UTF-8, if every line is plain.
+def plain(lines: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
+    """Return the rows of valid UTF-8, and their ids and types to be looked at, if all are plain.
 
-    A plain line begins with its object, has no escape in it, and its data is text: so it has no
-    control character either. A tenth of the time of `decode_row`.
+    Those that are empty are left out, and a type that many have is there once. A plain line begins
+    with its object, has no escape in it, and its data is text: so it has no control character
+    either. A tenth of the time of `decode_row`.
     """
     count = lines.count(b"\n")
     # An object may not go on in the next line: a `{` at the beginning of each begins one, since
     # there is no LF in a text, and no object in this one. So there is one in each, or too many.
-    if b"\\" in lines or lines[:1] != b"{" or lines.count(b"\n{") != count - 1:
+    if b"\\" in lines or lines[:1] != b"{":
+        return None
+    # Most begin with the same key, and a long text is counted several times faster.
+    alike = b"\n" + lines[: lines.find(b":")]
+    if lines.count(alike) != count - 1 and lines.count(b"\n{") != count - 1:
         return None
     try:
         each = _PLAIN_LINE.decode_lines(lines)
@@ -112,13 +118,19 @@ def plain(lines: bytes) -> tuple[list[bytes], list[bytes], list[bytes]] | None:
         return None
     if len(each) != count:
         return None
-    columns = (
-        [fields.id or "" for fields in each],
-        [fields.event for fields in each],
-        [fields.data for fields in each],
-    )
-    ids, types, data = ("\n".join(column).encode().split(b"\n") for column in columns)
-    return ids, types, data
+    data = [fields.data for fields in each]
+    types = {fields.event for fields in each}
+    ids = [fields.id or "" for fields in each]
+    if len(types) == 1 and not any(ids):
+        beginning = f"\t{next(iter(types))}\t"
+        rows = beginning + ("\n" + beginning).join(data) + "\n"
+        return Draft(rows.encode(), count, count), [], _encoded(types)
+    rows = tsv.join(ids, [fields.event for fields in each], data)
+    return Draft.of(rows.encode()), _encoded(ids), _encoded(types)
+
+
+def _encoded(texts: Iterable[str]) -> list[bytes]:
+    return [text.encode() for text in texts if text]
 
 
 def decode_row(line: bytes, limit: int) -> bytes:

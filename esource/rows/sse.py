@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from esource.event import Event
 from esource.rows import tsv
+from esource.rows.tsv import Draft
 
 # A comment line without a blank line after it: a blank line is a phantom event to some clients.
 HEARTBEAT = b":\n"
@@ -17,6 +18,8 @@ HEARTBEAT = b":\n"
 _PLAIN_FRAME = re.compile(
     rb"^(?:event: ([^\n]+)\n)?(?:id: ([^\n]+)\n)?data: ([^\n]*)\n\n", re.MULTILINE
 )
+# What a frame without an id begins with, up to its data; the group is the type.
+_ALIKE = re.compile(rb"(?:event: ([^\n]+)\n)?data: ")
 
 
 def retry(milliseconds: int) -> bytes:
@@ -75,14 +78,35 @@ def _encode_any(rows: bytes, malformed: list[bytes]) -> bytes:
     return "".join(frames).encode("latin-1")
 
 
-def plain(frames: bytes) -> tuple[list[bytes], list[bytes], list[bytes]] | None:
-    """Return all ids, all types and all data of whole frames, if every frame is plain.
+def plain(frames: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
+    """Return the rows of whole frames, and their ids and types to be looked at, if all are plain.
 
-    A plain frame is written as `encode` writes it, and its data is one line. A tenth of the time
-    that it takes a `Decoder`.
+    Those that are empty are left out. A plain frame is written as `encode` writes it, and its data
+    is one line. A tenth of the time that it takes a `Decoder`, and where frames have no id and are
+    of one type, a third of that.
     """
     if b"\r" in frames or b"\0" in frames or b"\x0b" in frames:
         return None
+    return _plain_alike(frames) or _plain_each(frames)
+
+
+def _plain_alike(frames: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
+    """Return the same, if all frames begin alike: with the type, if any, and the name of data."""
+    found = _ALIKE.match(frames)
+    if not found or not frames.endswith(b"\n\n"):
+        return None
+    row = b"\t%b\t" % (found[1] or b"")
+    between, instead = b"\n\n" + found[0], b"\n" + row
+    data = frames[found.end() : -2]
+    rows = data.replace(between, instead)
+    replaced = (len(data) - len(rows)) // (len(between) - len(instead))
+    if rows.count(b"\n") != replaced:  # there are other lines
+        return None
+    count = replaced + 1
+    return Draft(row + rows + b"\n", count, count), [], [found[1]] if found[1] else []
+
+
+def _plain_each(frames: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
     found = _PLAIN_FRAME.findall(frames)
     if not found:
         return None
@@ -90,7 +114,10 @@ def plain(frames: bytes) -> tuple[list[bytes], list[bytes], list[bytes]] | None:
     has_id, has_type = len(ids) - ids.count(b""), len(types) - types.count(b"")
     structure = has_type * len("event: \n") + has_id * len("id: \n") + len(data) * len("data: \n\n")
     texts = sum(map(len, types)) + sum(map(len, ids)) + sum(map(len, data))
-    return (ids, types, data) if structure + texts == len(frames) else None  # nothing in between
+    if structure + texts != len(frames):  # something is in between
+        return None
+    rows = tsv.join(ids, types, data)
+    return Draft.of(rows), list(filter(None, ids)), list(filter(None, set(types)))
 
 
 class Decoder:

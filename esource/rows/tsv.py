@@ -34,6 +34,8 @@ ROW = b"%b\t%b\t%b\n"
 BOM = "\ufeff".encode()  # as some editors put it at the beginning of a file
 # What each row begins with that is an event; the group is its id.
 BEGINNING = re.compile(rb"^([^\t\n]*)\t[^\t\n]*\t", re.MULTILINE)
+# What a default id ends with, for each microsecond of a millisecond.
+_MICROS = [b"%03dZ" % n for n in range(1000)]
 # Every byte but those that structure a row or break a line.
 _TEXT = bytes(set(range(256)) - set(b"\t\n\x0b\r"))
 
@@ -108,14 +110,33 @@ def stamp(draft: Draft, micros: int) -> bytes:
         return draft.rows
     if draft.events == 1:
         return default_id(micros) + draft.rows
+    each = draft.rows.split(b"\n")[:-1]
+    if draft.without_id == draft.events:
+        return b"".join(_stamped(each, micros))
     stamped = []
-    for row in draft.rows.split(b"\n")[:-1]:
+    for row in each:
         if row.startswith(b"\t"):
             stamped.append(b"%b%b\n" % (default_id(micros), row))
             micros += 1
         else:
             stamped.append(row + b"\n")
     return b"".join(stamped)
+
+
+def _stamped(each: list[bytes], micros: int) -> Iterator[bytes]:
+    """Yield the rows of each millisecond; all lack an id, and are given without their LF.
+
+    Almost nothing here is done row by row, so it takes a third of the time.
+    """
+    start = 0
+    while start < len(each):
+        to_the_milli, of_it = default_id(micros)[: -len(_MICROS[0])], micros % 1000
+        stop = start + 1000 - of_it
+        rows = each[start:stop]
+        fields = [to_the_milli, b"", b"", b"\n"] * len(rows)
+        fields[1::4], fields[2::4] = _MICROS[of_it : of_it + len(rows)], rows
+        yield b"".join(fields)
+        start, micros = stop, micros + len(rows)
 
 
 def too_large(limit: int) -> TooLarge:
@@ -181,11 +202,15 @@ def plain(rows: bytes, end: bytes = b"") -> tuple[list[bytes], list[bytes], list
     return fields[::3], fields[1::3], fields[2::3]
 
 
-def join(ids: list[bytes], types: list[bytes], data: list[bytes]) -> bytes:
-    """Return rows of as many ids, types and data; data is one line each. The reverse of `plain`."""
-    fields = [b"", b"\t", b"", b"\t", b"", b"\n"] * len(ids)
+def join(ids: list[AnyStr], types: list[AnyStr], data: list[AnyStr]) -> AnyStr:
+    """Return rows of as many ids, types and data; data is one line each. The reverse of `plain`.
+
+    At least one; of text the rows are text.
+    """
+    nothing, tab, lf = ("", "\t", "\n") if isinstance(data[0], str) else (b"", b"\t", b"\n")
+    fields = [nothing, tab, nothing, tab, nothing, lf] * len(ids)
     fields[::6], fields[2::6], fields[4::6] = ids, types, data
-    return b"".join(fields)
+    return nothing.join(fields)
 
 
 def newest_micros(rows: bytes) -> int | None:

@@ -1,5 +1,6 @@
 """Where a reader goes on, in rows and in zones; the whole search is in `test_channel`."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,6 +115,36 @@ def test_a_zone_never_excludes_an_event_of_a_type(
     assert (joined.offset, joined.end) == (0, len(one + two))
     for zone, block in ((find.zone(0, one), one), (joined, one + two)):
         assert zone.admits_types(types) or not tsv.of_types(block, types)
+
+
+one_type_or_more = st.lists(
+    st.sampled_from([b"\ta\tx\n", b"\ta\t\n"])
+    | st.sampled_from([b"\t\tx\n", b"\tab\tx\n", b"\tone tab\n", b"\ta\tx\ty\n", b"\t\n"]),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(one_type_or_more)
+def test_a_zone_of_default_ids_has_the_types_of_its_events(rests: list[bytes]) -> None:
+    rows = b"".join(default_id(n) + rest for n, rest in enumerate(rests))
+    types = frozenset(event.type for event in tsv.decode(rows))
+    assert find.zone(0, rows).types == types
+
+
+OTHER_IDS = [
+    b"2020-01-01T12:00:00.00000Z", b"2020-01-01T12:00:00.0000000Z", b"2020-01-01T12:00:00.000000z",
+    b"9500-01-01T12:00:00.000000Z", b"", b"2020-01-01T12:00:00.000000", b"2020-01-01T12:0a:00.000Z",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHER_IDS)
+def test_rows_are_uniform_if_each_begins_with_a_default_id(other: bytes) -> None:
+    own, foreign = default_id(1577880000_000000) + b"\t\tx\n", other + b"\t\tx\n"
+    assert find.is_uniform(own * 3)
+    for block in (foreign + own, own + foreign, own + foreign + own, foreign):
+        assert not find.is_uniform(block)
+    assert not find.is_uniform(own + own[:-3].replace(b"\t", b"") + b"\n")
 
 
 def test_a_zone_excludes_types_that_it_does_not_have_if_it_has_few() -> None:

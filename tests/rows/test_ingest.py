@@ -528,6 +528,7 @@ def one_by_one(body: bytes) -> bytes | None:
 @given(st.lists(scraps.filter(lambda scrap: scrap.startswith(b"{")), max_size=6).map(b"".join))
 @example(b'{"data":"x"}\n{"id":"1","event":"t","data":"\xc3\xa4"}\n{"id":null,"data":""}\n')
 @example(b'{"data":\n"x"}{"data":"y"}\n')
+@example(b'\n{"data":"x"}{"data":"y"}\n')
 @example(b'{"data":"x"}\n{"data":"y"}{"data":"z"}\n')
 @example(b'{"data":"x"}\n{"id":"@a-1","data":"y"}\n')
 @example(b'{"data":"x"}\n{"event":" t","data":"y"}\n')
@@ -560,6 +561,41 @@ def test_an_odd_frame_among_plain_ones_is_what_it_is_byte_by_byte(odd: bytes) ->
     assert whole == decoded("sse", bytes_of(body))
     assert {decoded("sse", [body[:n], body[n:]]) for n in range(len(body))} == {whole}
     assert whole.rows.startswith(b"\t\tx\n1\tt\t\xc3\xa4\n" * 3)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_frame_is_there_with_its_end_however_lines_end(end: bytes) -> None:
+    decoder = StreamDecoder(LIMIT)
+    frame = b"id: 1" + end + b"data: x" + end + end
+    assert decoder.feed(frame).rows == b"1\t\tx\n"
+    for cut in range(1, len(frame)):
+        assert decoder.feed(frame[:cut]).rows == b""
+        assert decoder.pending > 0
+        assert decoder.feed(frame[cut:]).rows == b"1\t\tx\n"
+        assert decoder.pending == 0
+    assert decoder.end().rows == b""
+    assert decoder.error is None
+
+
+@pytest.mark.parametrize("beginning", [b"data: ", b"event: t\ndata: "])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"data: y\n\n", b"data: \n\n", b"event: u\ndata: y\n\n", b"id: 1\ndata: y\n\n",
+        b"data: y\ndata: z\n\n", b"data: y\n\n\n", b"event: t\ndata: y\n\n", b"event: t\n\n",
+        b"data: event: t\n\n", b"data: y\nid: 1\n\n", b"data: \xff\n\n", b"retry: 1\n",
+        b"event: t\nevent: t\ndata: y\n\n", b"event: t\ndata: data: y\n\n", b"data:y\n\n",
+    ],
+)  # fmt: skip
+def test_an_odd_frame_among_many_that_begin_alike_is_what_it_is_byte_by_byte(
+    beginning: bytes, odd: bytes
+) -> None:
+    alike = (beginning + b"x\n\n") * 3
+    for body in (alike + odd + alike, odd + alike, alike + odd, alike):
+        whole = decoded("sse", [b"data: first\n\n" + body])
+        assert whole == decoded("sse", bytes_of(b"data: first\n\n" + body))
+        # Between two pieces is between two frames, so that all of the second is looked at at once.
+        assert whole == decoded("sse", [b"data: first\n\n", body])
 
 
 @given(line=st.binary(max_size=LIMIT // 3).map(lambda line: line.translate(None, b"\r\n")))

@@ -69,3 +69,21 @@ def test_rows_of_which_some_have_many_lines_are_frames_like_any_other() -> None:
     rows = b"1\tt\ta\x0bb\x0bc\x0bd\n2\t\te\n"  # as many tabs and breaks as three plain rows
     frames = b"event: t\nid: 1\ndata: a\ndata: b\ndata: c\ndata: d\n\nid: 2\ndata: e\n\n"
     assert sse.encode(rows, []) == frames
+
+
+@pytest.mark.parametrize("type", [b"", b"t", b"%b"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"1\t\tx\n", b"1\tu\tx\n", b"\tt\tx\n", b"\t\tx\n", b"1\tt\tx\ty\n", b"1\tt\n", b"1\n",
+        b"1\t\t\t\tx\n", b"1\tt\ta\x0bb\n", b"1\tt\tx\r\n", b"id: \tt\tx\n", b"id: \t\tx\n", b"\n",
+    ],
+)  # fmt: skip
+def test_many_rows_are_the_frames_of_each(type: bytes, odd: bytes) -> None:
+    alike = [b"%d\t%b\t%b\n" % (n, type, b"x" * 50) for n in range(40)]
+    for rows in (alike, [*alike, odd], [odd, *alike], [*alike, odd, *alike]):
+        malformed: list[bytes] = []
+        each: list[bytes] = []
+        frames = sse.encode(b"".join(rows), malformed)
+        assert frames == b"".join(sse.encode(row, each) for row in rows)
+        assert malformed == each

@@ -82,6 +82,15 @@ def test_a_stamp_gives_ids_to_those_without_and_leaves_the_others(
     assert [row for row in stamped if row in each] == [row for row in each if row[:1] != b"\t"]
 
 
+@pytest.mark.parametrize("first", [0, 1, 999, 1000, 1577836799_999_998, 1577836799_998_000])
+def test_a_stamp_of_thousands_counts_on_over_milliseconds_and_seconds(first: int) -> None:
+    rows = [b"\ttype\t%d" % n for n in range(2500)]
+    stamped = tsv.stamp(Draft.of(b"\n".join([*rows, b""])), first)
+    assert stamped == b"".join(
+        b"%b%b\n" % (default_id(first + n), row) for n, row in enumerate(rows)
+    )
+
+
 @pytest.mark.parametrize("id", [b"", b"own", b"2020-01-01T12:00:00.000000Z"])
 def test_a_draft_of_one_event_is_that_of_its_row(id: bytes) -> None:
     event = Event(id, b"t", b"two\nlines")
