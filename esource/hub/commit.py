@@ -264,7 +264,6 @@ class Commit:
         it may be tens of megabytes, of which no step is more than one. Raises `StorageError`.
         """
         log, expected = view.log, None
-        known.keep_up()
         if log.end != view.end:  # it has taken in more than could be made a view of
             view = View.of(log)
         for _ in range(TRIES):
@@ -286,8 +285,13 @@ class Commit:
                 expected = None
         else:
             raise StorageError(f"{log.name} has changed, again and again")
-        if not isinstance(written, Written):
-            return None
+        return self._staged(view, blocks, moment, written) if isinstance(written, Written) else None
+
+    def _staged(
+        self, view: View, blocks: list[bytes], moment: Moment, written: Written
+    ) -> Staged:  # fmt: skip
+        """Return the rows that were asked of a view, and are written now."""
+        log = view.log
         ahead = written.start - view.end  # rows that others have appended right before
         if not ahead:
             return Staged(moment.view, _few(blocks), written, moment)
@@ -301,15 +305,22 @@ class Commit:
         return Staged(view, _few(blocks), written, None)
 
     def write_soon(self, view: View, known: Known) -> Staged | Decided:
-        """Do the same at once, in the loop, if others have left the log alone.
+        """Do the same in the loop, if others have left the log alone, as far as it is known.
 
         None if there are no rows to write; `LATER` if it takes a thread, and nothing is done.
+        Does not block, but for an engine, which the greenlet waits for.
         """
         is_few = self.size <= SOON_BYTES and self.events - len(self.receipts) <= SOON_EVENTS
         is_known = view.end == view.log.end and known.is_of(view, self._is_unique)
         if not (is_few and is_known):
             return LATER
         blocks, moment = self._ask(view, known, known.last)
+        if view.log.is_remote:
+            expected = view.end if moment.is_exact else None
+            there = view.log.write(expected, blocks, moment.least, self.asked)
+            if isinstance(there, Moved):
+                return LATER
+            return self._staged(view, blocks, moment, there) if isinstance(there, Written) else None
         if not blocks:
             return None if view.log.is_current() else LATER
         written = view.log.write_soon(blocks)
@@ -342,6 +353,7 @@ class Commit:
 
 
 def _done(staged: Staged, known: Known, appended: Appended) -> Done:
+    known.keep_up()
     if moment := staged.moment:
         known.advance(staged.view, moment.newest, moment.fresh, moment.last)
     return Done(staged.view, staged.rows, appended)

@@ -10,7 +10,8 @@ interpreter behind it, cost more. So small commits are written in the loop, whic
 microseconds each; and they are synced there, as long as that takes less than a millisecond. The
 first call that waits for long ends it for a while (`Pace`).
 A commit that is large, or whose log others have changed, is alone: nobody waits for somebody
-else's batch.
+else's batch. At an engine each commit is alone: a greenlet waits for it, and takes a thread only
+if there is more to do than to append.
 """
 
 import logging
@@ -21,6 +22,7 @@ from typing import TypeAlias
 
 import gevent
 from gevent.hub import Waiter
+from gevent.lock import BoundedSemaphore
 
 from esource.hub.commit import LATER, SOON_BYTES, Commit, Done, Later, Staged
 from esource.hub.known import Known
@@ -34,6 +36,7 @@ SLOW_SECONDS = 0.01  # of a write or a sync in the loop; then there is none for 
 NOT_SYNCED = RuntimeError("it was not synced")
 PAUSE_SECONDS = 1.0, 256.0  # which is longer each time, less the time that went well
 TURN_SECONDS = 0.002  # before others have a turn
+CALLS = 32  # commits at an engine at once: each has a connection
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +165,7 @@ class Committer:
         self._parts: list[_Part] = []  # of the next round
         self._greenlet: gevent.Greenlet | None = None
         self._large = 0  # commits on their way by themselves for which a sync of all would wait
+        self._calls = BoundedSemaphore(CALLS)
         self._writes = Pace()
         self._syncs = Pace(STEADY)  # of one log
         self._sync_alls = Pace(STEADY)
@@ -173,7 +177,7 @@ class Committer:
         """
         part = _Part(commit, view, known)
         if view.log.is_remote:  # it has no sync to share
-            gevent.spawn(self._append, part)  # alone
+            gevent.spawn(self._append_there, part)
             return part.wait()
         self._parts.append(part)
         if self._greenlet is None:
@@ -203,6 +207,16 @@ class Committer:
             if time.monotonic() - turn > TURN_SECONDS:
                 give_way()
                 turn = time.monotonic()
+
+    def _append_there(self, part: _Part) -> None:
+        """Be the greenlet of a commit at an engine."""
+        with self._calls:
+            part.write()
+            if part.staged is LATER:
+                self._append(part)
+            else:
+                part.settle()
+                self._grown(part.view.log)
 
     def _append(self, part: _Part) -> None:
         """Be the greenlet of a commit that is alone."""

@@ -23,7 +23,7 @@ from esource.hub.clients import Clients
 from esource.hub.committer import Committer
 from esource.hub.followers import Follower
 from esource.hub.limits import Limit
-from esource.hub.loop import give_way, in_thread, reads, share_the_interpreter
+from esource.hub.loop import InLoop, give_way, in_thread, reads, share_the_interpreter
 from esource.hub.memory import BodyMemory
 from esource.hub.news import News
 from esource.hub.parking import Parking
@@ -34,6 +34,7 @@ from esource.log import NAME as NAME
 from esource.log import Logs
 from esource.log.folder import Folder
 from esource.log.lock import prepare_folder
+from esource.log.waiting import IN_THREADS, Waiting
 
 if TYPE_CHECKING:
     from esource.log.engines import EngineLogs
@@ -51,7 +52,7 @@ def prepare(config: Config) -> Callable[[], None]:
     Return what lets go of that. Raises `StartError`.
     """
     if config.store:  # which several hubs have: whether it can be had is seen before the fork
-        logs = _logs_on(config)
+        logs = _logs_on(config, IN_THREADS)  # a loop, and its threads, do not survive a fork
         logs.hold(lambda: None)
         logs.close()
         return lambda: None
@@ -60,13 +61,15 @@ def prepare(config: Config) -> Callable[[], None]:
 
 def _logs(config: Config) -> Logs:
     """Return the logs of a hub; nothing is opened yet. Raises `StartError`."""
-    return _logs_on(config) if config.store else Folder(config.dir, config.fsync, config.keep)
+    if config.store:
+        return _logs_on(config, InLoop())
+    return Folder(config.dir, config.fsync, config.keep)
 
 
-def _logs_on(config: Config) -> "EngineLogs":
+def _logs_on(config: Config, waiting: Waiting) -> "EngineLogs":
     from esource.log.engines import logs_of
 
-    return logs_of(config.store, config.store_timeout, config.keep)
+    return logs_of(config.store, config.store_timeout, config.keep, waiting)
 
 
 class Hub:

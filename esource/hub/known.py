@@ -44,7 +44,7 @@ class Known:
         self.lead = min(max(self.lead * 4, 1), MAX_LEAD)
 
     def keep_up(self) -> None:
-        """Note the next commit, which may be too early again."""
+        """Note a commit that was not too late: the next one may be earlier again."""
         self.lead //= 2
 
     def catch_up(self, view: View, with_dedup: bool) -> None:

@@ -16,7 +16,9 @@ from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 import gevent
+from gevent.hub import Waiter
 from gevent.lock import BoundedSemaphore
+from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 from greenlet import settrace
 
@@ -26,6 +28,7 @@ T = TypeVar("T")
 Failure: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 LAG_SECONDS = 0.5
 SWITCH_SECONDS = 0.0005
+_thread: Callable[[], int] = get_original("_thread", "get_ident")  # gevent's is of a greenlet
 
 
 def share_the_interpreter() -> None:
@@ -97,6 +100,36 @@ class Together:
         with self._turn:
             self._next = None
             return _caught(call, ())
+
+
+class InLoop:
+    """How calls of an engine wait that are made in this loop (see `esource.log.waiting`)."""
+
+    def __init__(self) -> None:
+        """Be of the loop of the thread that calls."""
+        self._thread = _thread()
+
+    def is_in_loop(self) -> bool:
+        """Return whether a greenlet of the loop calls."""
+        return _thread() == self._thread
+
+    def ready(self, fd: int, wanted: int, seconds: float) -> int:
+        """Have the greenlet wait, and not the loop. Who ends the greenlet ends the wait."""
+        hub = gevent.get_hub()
+        waiter: Waiter[int] = Waiter(hub)
+        watcher, timer = hub.loop.io(fd, wanted), hub.loop.timer(max(seconds, 0.0))
+        try:
+            watcher.start(waiter.switch, pass_events=True)
+            timer.start(waiter.switch, 0)
+            found: int = waiter.get()
+            return found
+        finally:
+            watcher.close()
+            timer.close()
+
+    def apart(self, function: Callable[..., T], *args: object) -> T:
+        """Call a function in a thread, if it is called in the loop."""
+        return in_thread(commits(), function, *args) if self.is_in_loop() else function(*args)
 
 
 def watch_lag(note: Callable[[float], None]) -> None:

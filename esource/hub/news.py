@@ -43,7 +43,7 @@ class News:
         self._opened = opened
         self._grown: dict[str, Log] = {}  # of which others are to be told, by name
         self._signal = Signal()
-        self._threads = ThreadPool(3)  # nobody else waits for these calls
+        self._thread = ThreadPool(1)  # for what takes long; nobody else waits for it
         self._refreshing = Pool(AT_ONCE)
 
     def start(self) -> None:
@@ -70,10 +70,10 @@ class News:
         self._signal.wait()
         self._signal.clear()
         logs, self._grown = self._grown, {}
-        in_thread(self._threads, self._logs.tell, list(logs.values()))
+        self._logs.tell(list(logs.values()))
 
     def _listen(self) -> None:
-        notices = in_thread(self._threads, self._logs.listen, SWEEP_SECONDS)
+        notices = self._logs.listen(SWEEP_SECONDS)
         if notices is None:
             self._look()
             return
@@ -95,7 +95,7 @@ class News:
         for start in range(0, len(followed), STEP):
             some = followed[start : start + STEP]
             logs = [channel.view.log for channel in some]
-            grown = set(map(id, in_thread(self._threads, self._logs.grown, logs)))
+            grown = set(map(id, in_thread(self._thread, self._logs.grown, logs)))
             for channel, log in zip(some, logs, strict=True):
                 if id(log) in grown:
                     self._refreshing.spawn(self._take, channel, None)

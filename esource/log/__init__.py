@@ -94,7 +94,10 @@ class Log(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether each call may wait for another machine, so that none may be made in a loop."""
+        """Whether each call may wait for another machine, and so takes a thread.
+
+        Or a greenlet, of the loop that the log was made for (see `esource.log.waiting`).
+        """
 
     @property
     def refusal(self) -> str:

@@ -6,6 +6,7 @@ from typing import Protocol
 from esource.errors import StartError
 from esource.log import Logs, Shared
 from esource.log.blocks import Engine
+from esource.log.waiting import IN_THREADS, Waiting
 from esource.rules import Rule
 
 
@@ -16,7 +17,9 @@ class EngineLogs(Logs, Shared, Engine, Protocol):
         """Let go of all connections."""
 
 
-def logs_of(url: str, seconds: float, rules: Sequence[Rule] = ()) -> EngineLogs:
+def logs_of(
+    url: str, seconds: float, rules: Sequence[Rule] = (), waiting: Waiting = IN_THREADS
+) -> EngineLogs:  # fmt: skip
     """Return the logs at a URL; nothing is asked yet. A call takes up to so many seconds.
 
     Raises `StartError`, also if the package that it takes is not installed.
@@ -26,10 +29,10 @@ def logs_of(url: str, seconds: float, rules: Sequence[Rule] = ()) -> EngineLogs:
         if extra == "postgresql":
             from esource.log.postgresql import PostgreSQL
 
-            return PostgreSQL(url, seconds, rules)
+            return PostgreSQL(url, seconds, rules, waiting)
         from esource.log.valkey import Valkey
 
-        return Valkey(url, seconds, rules)
+        return Valkey(url, seconds, rules, waiting)
     except ImportError as error:
         needed = f"pip install 'esource[{extra}]'"
         raise StartError(f"ESOURCE_STORE needs {needed}: {error}") from None

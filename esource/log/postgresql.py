@@ -24,6 +24,7 @@ from psycopg.abc import PQGen
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Format
+from psycopg.waiting import Ready
 
 from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts, Kept, Log, Notice, Summary, WithoutFiles
@@ -42,6 +43,7 @@ from esource.log.blocks import (
 )
 from esource.log.index import Kind, Part, Span
 from esource.log.patience import PAUSE_SECONDS, Away, Patience, Unsafe, Untried
+from esource.log.waiting import IN_THREADS, Waiting
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
@@ -370,6 +372,7 @@ class _Connection(psycopg.Connection[Any]):
     """A connection of which each call ends in time."""
 
     server: "_Server"
+    waiting: Waiting
     breaks = 0  # how often one had failed when it was made
     deadline = 0.0  # of the call, by the monotonic clock
     warning = ""  # that the server has sent with an answer
@@ -378,20 +381,34 @@ class _Connection(psycopg.Connection[Any]):
         self, gen: PQGen[RV], interval: float = POLL_SECONDS, timeout: float | None = None
     ) -> RV:  # fmt: skip
         """Wait for the server, until the deadline if nothing else is said; raise what is `AWAY`."""
-        left = self.deadline - time.monotonic()
-        return super().wait(gen, interval, max(left, 0.0) if timeout is None else timeout)
+        left = self.deadline - time.monotonic() if timeout is None else timeout
+        if self.waiting.is_in_loop():
+            until = time.monotonic() + left
+            try:
+                wanted = next(gen)
+                while left > 0:
+                    ready = self.waiting.ready(self.pgconn.socket, wanted, left)
+                    wanted = gen.send(Ready(ready))
+                    left = until - time.monotonic()
+            except StopIteration as done:
+                answer: RV = done.value
+                return answer
+        return super().wait(gen, interval, max(left, 0.0))  # in the loop, a last look
 
 
 class PostgreSQL(WithoutFiles):
     """The logs in one database (see `esource.log.Logs`), and their engine."""
 
-    def __init__(self, url: str, seconds: float, rules: Sequence[Rule] = ()) -> None:
+    def __init__(
+        self, url: str, seconds: float, rules: Sequence[Rule] = (), waiting: Waiting = IN_THREADS
+    ) -> None:  # fmt: skip
         """Name the database; nothing is asked yet. A call takes up to so many seconds.
 
         Raises `StartError`.
         """
         self.counts = Counts()
         self._rules = rules
+        self._waiting = waiting
         self._seconds = seconds
         self._parameters = _parameters(url, seconds)
         self._servers = _servers(self._parameters)  # that which was there last is first
@@ -434,6 +451,7 @@ class PostgreSQL(WithoutFiles):
                 failure = error
                 continue
             connection.server, connection.breaks = server, breaks
+            connection.waiting = self._waiting
             self._servers = sorted(servers, key=lambda each: each is not server)
             connection.add_notice_handler(partial(_heed, connection))
             return connection
@@ -461,7 +479,7 @@ class PostgreSQL(WithoutFiles):
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = self._connect(deadline)
+            connection = self._waiting.apart(self._connect, deadline)
         connection.deadline, connection.warning = deadline, ""
         try:
             yield connection
@@ -696,7 +714,7 @@ class PostgreSQL(WithoutFiles):
                 self._ears = None
             if self._ears is None:
                 self._ears_break = self._breaks
-                self._ears = self._connect(time.monotonic() + self._seconds)
+                self._ears = self._waiting.apart(self._connect, time.monotonic() + self._seconds)
                 self._ears.deadline = time.monotonic() + self._seconds
                 [(news,)] = self._ears.execute("SELECT news FROM esource.form").fetchall()
                 self._ears.execute(f"LISTEN {news}")

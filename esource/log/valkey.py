@@ -54,6 +54,7 @@ from esource.log.valkey_scripts import (
     Script,
 )
 from esource.log.valkey_servers import Link, Servers, Short, where
+from esource.log.waiting import IN_THREADS, Waiting
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
 
@@ -102,7 +103,9 @@ def _head(fields: Sequence[bytes | None]) -> Head:
 class Valkey(WithoutFiles):
     """The logs in one server, or cluster (see `esource.log.Logs`), and their engine."""
 
-    def __init__(self, url: str, seconds: float, rules: Sequence[Rule] = ()) -> None:
+    def __init__(
+        self, url: str, seconds: float, rules: Sequence[Rule] = (), waiting: Waiting = IN_THREADS
+    ) -> None:  # fmt: skip
         """Name the servers; nothing is asked yet. A call takes up to so many seconds.
 
         Raises `StartError`.
@@ -110,7 +113,7 @@ class Valkey(WithoutFiles):
         self._rules = rules
         self._seconds = seconds
         self._at = where(url)
-        self._servers = Servers(self._at, seconds)
+        self._servers = Servers(self._at, seconds, waiting)
         self.counts = self._servers.counts
         self._cache = Cache()
         self._token = f"{new_number():x}"  # by which a hub knows its own notices

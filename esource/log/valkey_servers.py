@@ -7,8 +7,9 @@
 with parameters: `wait`, `waitaof` (see `esource.log.valkey`); `tls=1`; `ca`, `cert`, `key` (files);
 `sentinel_user` and `sentinel_password`.
 
-Any thread may use a connection, one at a time. Hence its socket is the system's own: those that
-`socket` has under a hub are gevent's, and belong to the thread that made them.
+Any thread may use a connection, one at a time, and so may the loop of a hub, where others go on
+meanwhile. Hence its socket is the system's own: those that `socket` has under a hub are gevent's,
+and belong to the thread that made them.
 """
 
 import _socket
@@ -32,6 +33,7 @@ from esource.errors import StartError, StorageError, StorageFull
 from esource.log import Counts
 from esource.log.blocks import ESCAPE
 from esource.log.patience import Again, Away, Patience, Unsafe
+from esource.log.waiting import IN_THREADS, READ, WRITE, Waiting
 
 # The master of a hub loads this before gevent changes `ssl`. Of redis-py only its asyncio half
 # keeps what was there before, and nothing uses that here.
@@ -133,10 +135,59 @@ def _tls(given: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-class TLS:
-    """A socket with TLS, as far as a connection needs one."""
+class Plain:
+    """A socket that threads and a loop wait for in turns, as far as a connection needs one."""
 
-    def __init__(self, raw: _socket.socket, context: ssl.SSLContext, host: str) -> None:
+    def __init__(self, raw: _socket.socket, waiting: Waiting) -> None:
+        """Take what is connected."""
+        self._raw = raw
+        self._waiting = waiting
+        self._seconds = 1.0
+        self.shutdown, self.close = raw.shutdown, raw.close
+
+    def settimeout(self, seconds: float) -> None:
+        """Have each wait take so long at most, and then raise `TimeoutError`."""
+        self._seconds = seconds
+
+    def sendall(self, content: bytes) -> None:
+        """Send all of it."""
+        if not self._is_in_loop():
+            self._raw.sendall(content)
+            return
+        left = memoryview(content)
+        while left:
+            try:
+                left = left[self._raw.send(left) :]
+            except BlockingIOError:
+                self._wait(WRITE)
+
+    def recv(self, size: int) -> bytes:
+        """Return what is there, at most so many bytes; none at the end."""
+        if not self._is_in_loop():
+            return self._raw.recv(size)
+        while True:
+            try:
+                return self._raw.recv(size)
+            except BlockingIOError:
+                self._wait(READ)
+
+    def _is_in_loop(self) -> bool:
+        """Return whether the caller is in the loop; have the system wait for just so long."""
+        is_in_loop = self._waiting.is_in_loop()
+        seconds = 0.0 if is_in_loop else self._seconds
+        if self._raw.gettimeout() != seconds:  # it is a call of the system
+            self._raw.settimeout(seconds)
+        return is_in_loop
+
+    def _wait(self, wanted: int) -> None:
+        if not self._waiting.ready(self._raw.fileno(), wanted, self._seconds):
+            raise TimeoutError("timed out")
+
+
+class TLS:
+    """The same with TLS."""
+
+    def __init__(self, raw: Plain, context: ssl.SSLContext, host: str) -> None:
         """Shake hands. Blocks; raises `OSError`."""
         self._raw = raw
         self._come, self._go = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -180,12 +231,29 @@ class Link(Connection):  # type: ignore[misc, unused-ignore]
     seconds = 1.0  # that one call may take
     slots: Sequence[tuple[int, int]] = ()  # first and last, that the server has; for `Servers.each`
 
-    def __init__(self, at: Address, tls: ssl.SSLContext | None, login: dict[str, Any]) -> None:
+    def __init__(
+        self, at: Address, tls: ssl.SSLContext | None, login: dict[str, Any], waiting: Waiting
+    ) -> None:  # fmt: skip
         """Name the server; nothing is asked yet."""
         super().__init__(host=at[0], port=at[1], protocol=2, client_name="esource", **login)
         self._tls = tls
+        self._waiting = waiting
 
-    def _connect(self) -> _socket.socket | TLS:
+    def _connect(self) -> Plain | TLS:
+        raw = self._waiting.apart(self._opened)
+        plain = Plain(raw, self._waiting)
+        plain.settimeout(self.seconds)
+        try:
+            return TLS(plain, self._tls, self.host) if self._tls else plain
+        except ssl.SSLCertVerificationError as failed:  # it does not become right by waiting
+            raw.close()
+            text = f"the certificate is not to be trusted: {failed.verify_message}"
+            raise exceptions.AuthenticationError(text) from failed
+        except BaseException:
+            raw.close()
+            raise
+
+    def _opened(self) -> _socket.socket:
         error: OSError = OSError("no address")
         for family, kind, proto, _, at in _socket.getaddrinfo(
             self.host, self.port, 0, socket.SOCK_STREAM
@@ -195,11 +263,7 @@ class Link(Connection):  # type: ignore[misc, unused-ignore]
                 raw.settimeout(self.seconds)
                 raw.connect(at)
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return TLS(raw, self._tls, self.host) if self._tls else raw
-            except ssl.SSLCertVerificationError as failed:  # it does not become right by waiting
-                raw.close()
-                text = f"the certificate is not to be trusted: {failed.verify_message}"
-                raise exceptions.AuthenticationError(text) from failed
+                return raw
             except OSError as failed:
                 raw.close()
                 error = failed
@@ -258,9 +322,10 @@ class Link(Connection):  # type: ignore[misc, unused-ignore]
 class Servers:
     """The servers that a URL names: which one has a key, and connections to them."""
 
-    def __init__(self, at: Where, seconds: float) -> None:
+    def __init__(self, at: Where, seconds: float, waiting: Waiting = IN_THREADS) -> None:
         """Begin with what a URL says; nothing is asked yet. A call takes up to so many seconds."""
         self.at = at
+        self._waiting = waiting
         self.counts = Counts()
         self._seconds = seconds
         self._reads = Patience("Valkey", seconds, self.counts)
@@ -291,7 +356,7 @@ class Servers:
         last: Exception | None = None
         hosts = {*self.at.hosts, *self._seen}
         for host in random.sample(sorted(hosts), len(hosts)):
-            link = Link(host, self.at.tls, login)
+            link = Link(host, self.at.tls, login, self._waiting)
             try:
                 return question(link.within(seconds / 2))
             except (exceptions.RedisError, OSError) as error:
@@ -319,7 +384,7 @@ class Servers:
 
     def connect(self, address: Address, seconds: float) -> Link:
         """Return a new connection to a primary."""
-        link = Link(address, self.at.tls, self.at.login)
+        link = Link(address, self.at.tls, self.at.login, self._waiting)
         try:
             [role] = link.within(seconds).ask(("ROLE",))
             if role[0] != b"master":

@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event as Signal
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -21,10 +22,11 @@ from esource.hub.channel import Channel
 from esource.hub.commit import SOON_BYTES, SOON_EVENTS, Commit, Receipt, Wish
 from esource.hub.committer import PAUSE_SECONDS, QUICK_SECONDS, STEADY, Committer, Pace
 from esource.hub.view import View
-from esource.log import Log, Written, disk
+from esource.log import Appended, Log, Moved, Written, disk
 from esource.log.file import FileLog
 from esource.log.filesystem import FileSystem
 from esource.log.folder import Folder
+from esource.log.memory import MemoryLog, MemoryLogs
 from esource.rows import tsv
 from tests.harness.channels import append_by_hand, at_a_gate, publish
 from tests.harness.waiting import PATIENCE_SECONDS
@@ -150,6 +152,41 @@ def channels(tmp_path: Path, syncs: Syncs) -> Channels:
 
 
 # -- rounds ------------------------------------------------------------------------------------
+
+
+class Remote(MemoryLog):
+    """A log at an engine, which answers once a signal is given, if there is one."""
+
+    is_remote = True
+    signal: Signal | None = None
+
+    def write(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
+        self.thread = threading.get_ident()
+        if self.signal:
+            self.signal.wait()
+        return super().write(expected, blocks, least, asked)
+
+
+def test_a_commit_at_an_engine_waits_for_no_other() -> None:
+    """And takes no thread, once the channel's rows are known."""
+    logs, committer, signal = MemoryLogs(), Committer(), Signal()
+    held_up, other = Remote(logs, "held-up"), Remote(logs, "other")
+    slow = Channel("held-up", lambda: held_up, committer=committer).open()
+    quick = Channel("other", lambda: other, committer=committer).open()
+    for channel in (slow, quick):
+        channel.append([draft()]).wait()
+    held_up.signal = signal
+    with gevent.Timeout(PATIENCE_SECONDS):
+        held = slow.append([draft()])
+        for _ in range(3):
+            quick.append([draft()]).wait()
+        assert not held.is_done
+        signal.set()
+        held.wait()
+    assert held_up.thread == other.thread == threading.get_ident()
 
 
 def test_commits_of_many_channels_are_one_sync(channels: Channels, syncs: Syncs) -> None:
