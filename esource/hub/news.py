@@ -97,7 +97,8 @@ class News:
             logs = [channel.view.log for channel in some]
             grown = set(map(id, in_thread(self._thread, self._logs.grown, logs)))
             for channel, log in zip(some, logs, strict=True):
-                if id(log) in grown:
+                # A commit that was refused may have learned of rows that nobody was shown yet.
+                if id(log) in grown or log.end != channel.view.end:
                     self._refreshing.spawn(self._take, channel, None)
 
     def _followed(self) -> Iterable[Channel]:

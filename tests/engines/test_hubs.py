@@ -309,6 +309,19 @@ def test_what_no_notice_tells_of_is_found_by_the_sweep(hubs: list[Hub]) -> None:
         logs.close()
 
 
+def test_rows_that_a_publisher_was_told_are_there_already_are_shown(hubs: list[Hub]) -> None:
+    """His hub has learned of them by the attempt: the sweep must not take them for shown."""
+    hubs[0].publish("/learned", "before")
+    logs = PostgreSQL(hubs[0].environ["ESOURCE_STORE"], 10)
+    try:
+        with Stream(hubs[1], "/learned") as stream:
+            logs.open("learned").append(None, [b"1\t\tno notice\n"])
+            assert hubs[1].post("/learned?id=1&unique=1", "no notice").status == 200
+            assert [event.id for event in stream.read(1)] == [b"1"]
+    finally:
+        logs.close()
+
+
 def test_a_body_of_chunks_is_seen_at_another_hub_while_it_is_sent(hubs: list[Hub]) -> None:
     hubs[0].publish("/chunked", "before")
     with Stream(hubs[1], "/chunked") as stream, Upload(hubs[0], "/chunked?each=line") as upload:
