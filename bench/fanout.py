@@ -1,23 +1,30 @@
 """Workloads: many subscribers at the tail of one channel."""
 
+import json
 import math
 import random
+import resource
 import time
 from functools import partial
+from statistics import median
 
 from bench.cpu import Busy, resident_bytes
 from bench.figures import Case, Cases, Sample, Take
 from bench.publishers import Posts, Stream, events
 from bench.publishing import takes
 from bench.scale import Bench, fresh
-from bench.servers import HUB, NCHAN, NCHAN_TWO, Kind, Server, installed, place, started
+from bench.servers import HUB, NCHAN, NCHAN_TWO, Kind, Server, installed, place, skipped, started
 from bench.subscribers import Received, Subscribers
+from tests.harness.measures import p99
 
 SETTLE_SECONDS = 0.3  # nchan's workers tell each other who subscribes after its headers
 WINDOWS_AHEAD = 3
 # nchan numbers the events of a second from 0 to 32767, and delivers none after that.
 NCHAN_EVENTS_PER_SECOND = 25_000
 EVENTS_PER_SECOND = 200
+SPARE_DESCRIPTORS = 1000  # of a server, for all but followers
+SOME_WORK = [{"n": n, "text": f"{n} times"} for n in range(240)]
+EACH_ADDRESS = 10_000  # followers that come from one: it has 28 000 ports
 
 
 def fan_out(bench: Bench) -> Cases:
@@ -84,13 +91,24 @@ def latency(bench: Bench) -> Cases:
     """Publish 200 events/s of 128 bytes at even intervals: milliseconds until they are received.
 
     Counted from when an event was due, whether or not the one before it was answered; over all
-    subscribers and all events.
+    subscribers and all events. `no server` is the machine: as often this process does what takes it
+    about half a millisecond, without a call of the system, and is done so long after it was due.
     """
     scale = bench.scale
+    total = int(EVENTS_PER_SECOND * max(0.2, scale.seconds * 2))
+
+    def alone() -> Sample:
+        late = []
+        started = time.monotonic_ns()
+        for n in range(total):
+            due = started + n * 1_000_000_000 // EVENTS_PER_SECOND
+            time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
+            json.loads(json.dumps(SOME_WORK))
+            late.append((time.monotonic_ns() - due) / 1e6)
+        return Sample({"ms p50": median(late), "ms p99": p99(late)})
 
     def pace(count: int, server: Server) -> Sample:
         path = fresh("pace")
-        total = int(EVENTS_PER_SECOND * max(0.2, scale.seconds * 2))
         with Subscribers(server, path, count) as subscribers, Posts(server, path) as publisher:
             time.sleep(SETTLE_SECONDS)
             with Busy(server.process.pid, subscribers.pid) as busy:
@@ -109,21 +127,22 @@ def latency(bench: Bench) -> Cases:
             warm_up(server, scale.warm_up_seconds)
         for count in scale.listeners:
             name = f"{count} subscriber{'s' if count > 1 else ''}, {EVENTS_PER_SECOND}/s"
-            yield Case(name, count, takes(servers, partial(pace, count)))
+            machine = {"no server": alone} if count == scale.listeners[0] else {}
+            yield Case(name, count, takes(servers, partial(pace, count)) | machine)
 
 
 def tail(bench: Bench) -> Cases:
     """Publish one event at a time while 5000 subscribers are at the tail: milliseconds to the 201.
 
-    Pauses of up to 200 ms in between, of random length, so that some events come while the one
-    before is still on its way to the subscribers.
+    A thousand events, with pauses of up to 100 ms in between, of random length, so that some come
+    while the one before is still on its way to the subscribers.
     """
     scale = bench.scale
     count = scale.tail
 
     def take(server: Server) -> Sample:
         path = fresh("tail")
-        total = max(5, int(scale.seconds * 30))
+        total = scale.tail_publishes
         pauses = random.Random(1)
         with Subscribers(server, path, count) as subscribers, Posts(server, path) as publisher:
             time.sleep(SETTLE_SECONDS)
@@ -134,7 +153,7 @@ def tail(bench: Bench) -> Cases:
                     publisher.send(events(n, 1, started, 128))
                     publisher.end()
                     times.append((time.monotonic_ns() - started) / 1e6)
-                    time.sleep(pauses.uniform(0, 0.2))
+                    time.sleep(pauses.uniform(0, 0.1))
                 received = subscribers.received(total)
             times.sort()
             figures = {
@@ -180,6 +199,48 @@ def idle(bench: Bench) -> Cases:
     for count in scale.idle:
         holds = {kind.name: partial(hold, kind, count) for kind in kinds}
         yield Case(f"{count} subscribers", count, dict(holds))
+
+
+def many(bench: Bench) -> Cases:
+    """Hold 50 000 subscribers on one hub, from several addresses: memory, and an event for all.
+
+    `s` until all have their headers; resident bytes for each, and MB of all of the hub; an event is
+    published, `ms to all` is when the last one has it. Where a process may have fewer descriptors
+    (`ulimit -n`), it is as many as it may have, which is said.
+    """
+    scale = bench.scale
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
+    count = min(scale.many, most)
+    if count < scale.many:
+        said = f"{count} of {scale.many} subscribers: a process here may have no more descriptors"
+        skipped.append(said)
+        print(f"skipped: {said}", flush=True)
+
+    def hold() -> Sample:
+        with HUB.start(place(bench.home)) as server:
+            warm_up(server, scale.warm_up_seconds)
+            before = resident_bytes(server.pids)
+            path = fresh("many")
+            addresses = -(-count // EACH_ADDRESS)
+            with (
+                Subscribers(server, path, count, addresses=addresses) as subscribers,
+                Posts(server, path) as publisher,
+            ):
+                time.sleep(scale.seconds / 2)
+                after = resident_bytes(server.pids)
+                with Busy(server.process.pid, subscribers.pid) as busy:
+                    publisher.send(events(0, 1, time.monotonic_ns(), 128))
+                    publisher.end()
+                    received = subscribers.received(1)
+            figures = {
+                "bytes each": (after - before) / count,
+                "MB in all": after / 1e6,
+                "ms to all": received.max_ms,
+                "s": subscribers.connecting_seconds,
+            }
+            return sample(figures, busy, received)
+
+    yield Case(f"{count} subscribers", count, {HUB.name: hold})
 
 
 def warm_up(server: Server, seconds: float) -> None:

@@ -7,9 +7,10 @@ and the ratio of a line is the median of the rounds' ratios.
 """
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from statistics import median
+from math import log
+from statistics import linear_regression, median
 from typing import Any
 
 
@@ -142,18 +143,31 @@ def growth(lines: list[Line]) -> list[str]:
     series: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         if line.subject == lines[0].subject:
-            series.setdefault((_family(line), line.unit), []).append(line)
+            series.setdefault((family(line.case, line.size), line.unit), []).append(line)
     said = []
-    for (family, unit), of_sizes in series.items():
+    for (common, unit), of_sizes in series.items():
         least, most = of_sizes[0], of_sizes[-1]
         if least.size < most.size and least.median:
-            name = f"{least.subject}, {family}{unit}"
+            name = ", ".join(filter(None, (least.subject, common, unit)))
             times = most.median / least.median
-            said.append(f"{name}: × {times:.2f} from {least.size} to {most.size}")
+            power = exponent([(line.size, line.median) for line in of_sizes])
+            text = f"{name}: × {times:.2f} from {least.size} to {most.size}"
+            said.append(text if power is None else f"{text}, exponent {power:.2f}")
     return said
 
 
-def _family(line: Line) -> str:
-    """Return what a case has in common with those of other sizes, with a comma after it."""
-    rest = re.sub(rf"\b{line.size} \w+(, )?", "", line.case, count=1).removesuffix(", ")
-    return f"{rest}, " if rest else ""
+def exponent(points: Sequence[tuple[float, float]]) -> float | None:
+    """Return the power of the size that a figure grows with: 1 is as the size, 0 not at all.
+
+    `points` are (size, figure); the slope of the best line through their logarithms. None if there
+    are fewer than two sizes, or a figure is not positive.
+    """
+    if len({size for size, _ in points}) < 2 or min(figure for _, figure in points) <= 0:
+        return None
+    sizes, figures = zip(*((log(size), log(figure)) for size, figure in points), strict=True)
+    return linear_regression(sizes, figures).slope
+
+
+def family(case: str, size: int) -> str:
+    """Return what the name of a case has in common with those of other sizes; it may be nothing."""
+    return re.sub(rf"\b{size} \w+(, )?", "", case, count=1).removesuffix(", ")

@@ -1,4 +1,4 @@
-"""Workload: places in a long history, right after a start, with nothing in the system's memory.
+"""Workloads: places in a long history, right after a start.
 
 The channel has rows of 100 bytes, with ids of one kind; one event in the middle is of a type of its
 own. It is one file, or segments of 64 MiB.
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from bench.cpu import cpu_seconds
 from bench.figures import Case, Cases, Sample
 from bench.machine import ROOT
-from bench.reading import START, events_in, first_event, get
+from bench.reading import NEAR_THE_END, START, events_in, first_event, get, put_channel
 from bench.scale import Bench
 from bench.servers import HUB, Server, place
 from esource.event import default_id
@@ -95,6 +96,44 @@ def searches(megabytes: int, near: bytes) -> dict[str, Callable[[Server], float]
     return found
 
 
+def zones(bench: Bench) -> Cases:
+    """Find a time near the end of one file of so many MB that no hub knows yet: ms/MB.
+
+    It is the first search after a start, with no index beside the file, so it looks at all rows.
+    `cold`: with nothing of the file in the system's memory; `read`: all of it is there.
+    `ms/MB learned` is the hub's processor time for the index, which it makes afterwards.
+    """
+    home = place(bench.home)
+    (home / "events").mkdir()
+
+    def take(megabytes: int, is_cold: bool) -> Sample:
+        channel = f"/channel-{megabytes}"
+        for index in (home / "events").glob("*.id?"):
+            index.unlink()
+        forget(home / "events")
+        near = default_id(START + (events_in(megabytes) - NEAR_THE_END) * 1000).decode()
+        with running(home, is_killed=False) as (server, worker):
+            if not is_cold:
+                (home / "events" / f"channel-{megabytes}.tsv").read_bytes()
+            took = get(server, f"{channel}?since={near[:-2]}5Z&limit=1")[1]
+            used = cpu_seconds([worker])
+            eventually(quiet(home / "events", 1.0), LEARN_SECONDS)
+            learned = cpu_seconds([worker]) - used
+        return Sample(
+            {
+                "ms/MB": 1e3 * took / megabytes,
+                "ms": 1e3 * took,
+                "ms/MB learned": 1e3 * learned / megabytes,
+            }
+        )
+
+    for megabytes in bench.scale.megabytes:
+        put_channel(bench, home / "events", megabytes)
+        for name, is_cold in ("cold", True), ("read", False):
+            takes = {HUB.name: partial(take, megabytes, is_cold)}
+            yield Case(f"{name}, {megabytes} MB", megabytes, dict(takes))
+
+
 # -- the channel ---------------------------------------------------------------------------
 
 
@@ -121,19 +160,25 @@ def learn(home: Path, megabytes: int) -> None:
     """Have the hub make the index, which it does once it has been published to."""
     with running(home, is_killed=False) as (server, _):
         get(server, f"/{CHANNEL}?after=not-there&limit=1")  # small ones are learned when they grow
-        seen, since = 0, time.monotonic()
+        seconds = QUIET_SECONDS if megabytes >= SMALL else 1.0
+        eventually(quiet(home / "events", seconds), LEARN_SECONDS)
 
-        def is_quiet() -> bool:
-            nonlocal seen, since
-            parts = sorted((home / "events").glob(f"{CHANNEL}.[0-9]*.tsv"))
-            indexes = [path.with_suffix(".idx") for path in parts[:-1]]
-            size = sum(path.stat().st_size for path in (home / "events").glob("*.id?"))
-            is_done = all(path.exists() and b'"sha256"' in path.read_bytes() for path in indexes)
-            if size != seen or not is_done:
-                seen, since = size, time.monotonic()
-            return time.monotonic() - since > (QUIET_SECONDS if megabytes >= SMALL else 1)
 
-        eventually(is_quiet, LEARN_SECONDS)
+def quiet(folder: Path, seconds: float) -> Callable[[], bool]:
+    """Return what asks if indexes have not grown for so long, and closed files have theirs."""
+    seen, since = 0, time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal seen, since
+        parts = sorted(folder.glob(f"{CHANNEL}.[0-9]*.tsv"))
+        indexes = [path.with_suffix(".idx") for path in parts[:-1]]
+        size = sum(path.stat().st_size for path in folder.glob("*.id?"))
+        is_done = all(path.exists() and b'"sha256"' in path.read_bytes() for path in indexes)
+        if size != seen or not is_done:
+            seen, since = size, time.monotonic()
+        return time.monotonic() - since > seconds
+
+    return is_quiet
 
 
 @contextlib.contextmanager

@@ -108,9 +108,9 @@ def resume(bench: Bench) -> Cases:
     `id`: an event stream with the `Last-Event-ID` of ten events before the end; `time`: a read
     `since=` a time that is no event's id; `tail`: the last ten events; `type`: all events of a type
     that is not there, for one reader and for twenty at once. Cold is the first search
-    after the hub's start, after which the hub maps the file in the background; `s mapping` is how
-    long that takes, and warm the median of fifty searches then. `ms others` is how long a small
-    request of somebody else took during the cold one, at worst.
+    after the hub's start, with no index beside the file. Then the hub maps the file in the
+    background; `s mapping` is how long that takes, and warm the median of fifty searches after it.
+    `ms others` is how long a small request of somebody else took during the cold one, at worst.
     """
     home = place(bench.home)
     (home / "events").mkdir()
@@ -132,6 +132,8 @@ def resume(bench: Bench) -> Cases:
         return get(server, channel + query)[1]
 
     def take(kind: str, megabytes: int) -> Sample:
+        for index in (home / "events").glob("*.id?"):  # that the hub before has left
+            index.unlink()
         with HUB.start(home) as server:
             get(server, "/nobody?limit=0")
             with Busy(server.process.pid) as busy:

@@ -19,6 +19,8 @@ class Scale:
     sizes: tuple[int, ...]  # bytes of an event
     listeners: tuple[int, ...]  # of the latencies
     tail: int  # subscribers while single events are published
+    tail_publishes: int  # such events
+    many: int  # subscribers, as many as a hub is to hold
     idle: tuple[int, ...]  # subscribers that get nothing
     megabytes: tuple[int, ...]  # of a channel that is read
     searches: int  # in a channel that is mapped
@@ -50,6 +52,8 @@ FULL = Scale(
     sizes=(128, 692),
     listeners=(1, 100, 1000),
     tail=5000,
+    tail_publishes=1000,
+    many=50_000,
     idle=(100, 1000, 10_000),
     megabytes=(10, 100, 1000),
     searches=50,
@@ -78,8 +82,10 @@ QUICK = Scale(
     crowd=1000,
     subscribers=(1, 1000),
     sizes=(128, 692),
-    listeners=(1, 1000),
+    listeners=(1, 100, 1000),
     tail=1000,
+    tail_publishes=60,
+    many=10_000,
     idle=(1000,),
     megabytes=(50,),
     searches=50,
@@ -111,6 +117,8 @@ TINY = Scale(
     sizes=(128,),
     listeners=(5,),
     tail=5,
+    tail_publishes=5,
+    many=20,
     idle=(20,),
     megabytes=(1,),
     searches=2,

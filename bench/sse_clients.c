@@ -1,8 +1,9 @@
 /* Hold N event streams, count what comes on them, and say so in JSON.
  *
- *     sse_clients -p PORT -u PATH -n CONNECTIONS [-w WINDOW] [-H HEADER]... [-F FILE]
+ *     sse_clients -p PORT -u PATH -n CONNECTIONS [-w WINDOW] [-H HEADER]... [-F FILE] [-a COUNT]
  *
- * With -F the n-th line of a file is a header of the n-th stream alone.
+ * With -F the n-th line of a file is a header of the n-th stream alone. With -a the streams come
+ * from so many addresses in turn, 127.0.0.1 and those after it: one has ports for 28 000.
  *
  * One thread, one epoll: the subscribers of a benchmark must cost less than what is measured.
  * It speaks HTTP/1.1 with chunks, as browsers do, and tells events by the rules of SSE: `data:`
@@ -289,7 +290,8 @@ static void take_bytes(struct stream *s, const char *at, size_t length, uint64_t
 /* -- connections ------------------------------------------------------------------------ */
 
 /* A request lacks its empty line: with a file, a header is read from there before it. */
-static void open_stream(struct stream *s, int port, const char *request, FILE *file, int epoll)
+static void open_stream(struct stream *s, int port, const char *request, FILE *file,
+                        uint32_t source, int epoll)
 {
     char whole[4096 + 512], line[512] = "";
     if (file && !fgets(line, sizeof line, file))
@@ -303,6 +305,13 @@ static void open_stream(struct stream *s, int port, const char *request, FILE *f
     s->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (s->fd < 0)
         fail("socket: %s", strerror(errno));
+    if (source) {
+        struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(source)};
+        int on = 1; /* the port is chosen by connect(), which knows what it is to differ from */
+        if (setsockopt(s->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on) ||
+            bind(s->fd, (struct sockaddr *)&from, sizeof from))
+            fail("bind: %s", strerror(errno));
+    }
     if (connect(s->fd, (struct sockaddr *)&address, sizeof address))
         fail("connect: %s", strerror(errno));
     if (write(s->fd, whole, (size_t)size) != size)
@@ -384,15 +393,17 @@ static void report(void)
 int main(int argc, char **argv)
 {
     int port = 0, option;
+    size_t addresses = 0;
     const char *path = "/";
     FILE *file = NULL;
     char headers[2048] = "", request[4096];
-    while ((option = getopt(argc, argv, "p:u:n:w:H:F:")) != -1) {
+    while ((option = getopt(argc, argv, "p:u:n:w:H:F:a:")) != -1) {
         switch (option) {
         case 'p': port = atoi(optarg); break;
         case 'u': path = optarg; break;
         case 'n': count = strtoul(optarg, NULL, 10); break;
         case 'w': window = strtoul(optarg, NULL, 10); break;
+        case 'a': addresses = strtoul(optarg, NULL, 10); break;
         case 'H':
             if (strlen(headers) + strlen(optarg) + 3 > sizeof headers)
                 fail("too many headers");
@@ -407,7 +418,7 @@ int main(int argc, char **argv)
     }
     if (!port || !count)
         fail("usage: sse_clients -p PORT -u PATH -n CONNECTIONS [-w WINDOW] [-H HEADER]... "
-             "[-F FILE]");
+             "[-F FILE] [-a COUNT]");
     int size = snprintf(request, sizeof request,
                         "GET %s HTTP/1.1\r\nHost: localhost:%d\r\nAccept: text/event-stream\r\n%s",
                         path, port, headers);
@@ -423,8 +434,10 @@ int main(int argc, char **argv)
     uint64_t started = now_ns(), heard = started, progress = 0;
     bool ready = false, done = false;
     while (true) {
-        while (opened < count && opened - connected < PENDING)
-            open_stream(&streams[opened++], port, request, file, epoll);
+        for (; opened < count && opened - connected < PENDING; opened++) {
+            uint32_t source = addresses ? INADDR_LOOPBACK + (uint32_t)(opened % addresses) : 0;
+            open_stream(&streams[opened], port, request, file, source, epoll);
+        }
         int number_of = epoll_wait(epoll, happened, 256, SETTLE);
         bool open = true;
         for (int n = 0; n < number_of; n++) {

@@ -52,11 +52,12 @@ class Subscribers:
 
     def __init__(
         self, server: Server, path: str, count: int, *headers: str, window: int = 0,
-        each: Path | None = None,
+        each: Path | None = None, addresses: int = 0,
     ) -> None:  # fmt: skip
         """Subscribe; return once each stream has its headers.
 
-        `each` is a file with a header for each stream, a line each.
+        `each` is a file with a header for each stream, a line each. With `addresses` they come
+        from so many addresses of loopback in turn, since one has ports for 28 000.
 
         With `window`, `wait_for_window` returns each time that all of them together got as
         many events for each as that.
@@ -64,6 +65,7 @@ class Subscribers:
         command = [str(self.program), "-p", str(server.port), "-u", path, "-n", str(count)]
         command += ["-w", str(window)] if window else []
         command += ["-F", str(each)] if each else []
+        command += ["-a", str(addresses)] if addresses else []
         for header in headers:
             command += ["-H", header]
         self.count = count

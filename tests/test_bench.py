@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from bench import plots
 from bench.connections import Connections
+from bench.figures import Line, exponent
 from bench.message import whole
 from bench.publishers import request
 from bench.servers import GEVENT, HUB, HUB_WITHOUT_COUNTING, Server, place
@@ -23,10 +25,10 @@ from tests.harness import ROOT, do_without, needs, some
 PATIENCE_SECONDS = 300
 FIRST = (
     "seed", "publish", "crowd", "channels", "closing", "nginx", "pipelined", "beside", "fan-out",
-    "tail", "idle", "connects", "return", "counting",
+    "tail", "idle", "connects", "return", "counting", "many",
 )  # fmt: skip
 COUNTED = {
-    "seed", "fan-out", "tail", "counting", "latency", "replay", "return", "again", "engine",
+    "seed", "fan-out", "tail", "many", "counting", "latency", "replay", "return", "again", "engine",
 }  # fmt: skip
 SECOND = (
     "latency",
@@ -44,6 +46,7 @@ SECOND = (
     "retry",
     "engine-hubs",
     "engine-places",
+    "zones",
 )
 
 
@@ -105,6 +108,39 @@ def test_the_hub_that_does_not_count_publishes_and_does_not_count(tmp_path: Path
             connection.close()
             for name in ("published_events_total", "publish_duration_seconds_count"):
                 assert f"\nesource_{name} {counted}.0\n" in metrics, kind.name
+
+
+# -- how figures grow ------------------------------------------------------------------------
+
+
+def line(size: int, value: float, case: str = "{} MB") -> dict[str, Any]:
+    return Line(
+        "zones", case.format(size), size, "hub", "ms", values=[value], server=0, generator=0
+    ).as_json()
+
+
+def test_figures_grow_with_a_power_of_the_size() -> None:
+    assert exponent([(10, 5), (100, 50), (1000, 500)]) == pytest.approx(1)
+    assert exponent([(10, 5), (1000, 5)]) == pytest.approx(0)
+    assert exponent([(1, 8), (4, 4), (16, 2)]) == pytest.approx(-0.5)
+    for points in ([], [(10, 5)], [(10, 5), (10, 6)], [(1, 5), (10, 0)]):
+        assert exponent(points) is None
+
+
+def test_of_a_run_in_pieces_the_last_of_the_same_lines_counts() -> None:
+    pieces = [[line(10, 7), line(100, 50)], [line(10, 5), line(10, 1, "cold, {} MB")]]
+    run = plots.joined([{"results": lines} for lines in pieces])
+    curves = plots.points(run["results"], plots.PICTURES["zones"])
+    assert {name: [point.median for point in curve] for name, curve in curves.items()} == {
+        "hub": [5, 50], "cold": [1],
+    }  # fmt: skip
+    assert plots.table(run).splitlines()[2:] == [
+        "| zones | hub | 5 ms at 10 | 50 ms at 100 | 1.00 |"
+    ]
+
+
+def test_each_picture_is_of_a_workload() -> None:
+    assert {picture.workload for picture in plots.PICTURES.values()} <= {*FIRST, *SECOND}
 
 
 # -- connections of this process -------------------------------------------------------------
@@ -248,6 +284,31 @@ def test_each_subscriber_has_a_header_of_its_own(program: Path, tmp_path: Path) 
     ] * 2
     result = json.loads(said[-1])
     assert (result["ended"], result["retries"]) == (2, 2)
+
+
+def test_subscribers_come_from_so_many_addresses(program: Path) -> None:
+    came = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in "123":
+                connection, (address, _) = server.accept()
+                with connection:
+                    came.append(address)
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = str(server.getsockname()[1])
+        with subprocess.Popen(
+            [program, "-p", port, "-u", "/some", "-n", "3", "-a", "2"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as run:  # fmt: skip
+            assert run.stdout
+            assert run.stdout.readline().startswith(b'{"ready": 3, ')
+        thread.join()
+    assert sorted(came) == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
 
 
 def test_subscribers_count_lines_of_any_length(program: Path) -> None:
