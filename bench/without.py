@@ -9,7 +9,7 @@ import os
 from esource.hub import committer
 from esource.log import filesystem
 from esource.server import *  # noqa: F403 -- all that gunicorn's own `-c` takes from there
-from esource.server import fastpath
+from esource.server import fastpath, heads
 
 
 def _in_threads() -> None:
@@ -29,7 +29,7 @@ def _request_by_request() -> None:
 
 def _planning() -> None:
     """Read each head anew."""
-    fastpath.PLAN_BYTES = 0
+    heads.PLAN_BYTES = 0
 
 
 def _collecting() -> None:

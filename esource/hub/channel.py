@@ -21,7 +21,7 @@ from esource.hub.committer import Committer
 from esource.hub.followers import Follower, Followers, Stream
 from esource.hub.head import Head
 from esource.hub.known import Known
-from esource.hub.loop import in_thread, reads
+from esource.hub.loop import Shared, reads
 from esource.hub.malformed import Malformed
 from esource.hub.parking import Parked, Parking
 from esource.hub.stats import Stats
@@ -98,6 +98,7 @@ class Channel:
         self.draining = False
         self.clients = clients or Clients()
         self._malformed = Malformed(self.stats)
+        self._read = Shared(reads)  # a crowd that comes back reads the same
         self._tail = Tail(self._malformed)
         self.followers = Followers(self.clients, self.stats, self._tail, parking)
         known = Known(dedup_events)
@@ -335,7 +336,7 @@ class Channel:
             if place is not None:
                 return Stretch(log, offset, rows, self._malformed, place)
             return Stretch(log, offset, b"", self._malformed)
-        return in_thread(reads(), read_stretch, log, offset, until, self._malformed)
+        return self._read(read_stretch, log, offset, until, self._malformed)
 
     # -- stopping ------------------------------------------------------------------------
 

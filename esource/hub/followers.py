@@ -199,7 +199,9 @@ class Followers:
     def place(self, follower: "Follower") -> _Cohort:
         """Return a cohort with room for a follower, which is in it from now on."""
         has_push = follower.push is not None
-        fitting = (c for c in self._cohorts if c.followers < COHORT and c.has_push == has_push)
+        # The newest first: of a crowd that comes it is the one with room.
+        cohorts = reversed(self._cohorts)
+        fitting = (c for c in cohorts if c.followers < COHORT and c.has_push == has_push)
         cohort = next(fitting, None)
         if cohort is None:
             cohort = _Cohort(has_push)

@@ -10,12 +10,15 @@ followers that each encode a stretch would else hold all others up for all their
 import functools
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 import gevent
+from gevent.event import AsyncResult
+from gevent.event import Event as Signal  # an event is always an `event.Event`
 from gevent.hub import Waiter
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
@@ -71,6 +74,28 @@ def _caught(
         return function(*args), None
     except Exception as error:
         return None, error
+
+
+class Shared:
+    """Calls in threads: while one is under way, all that would make the same wait for it."""
+
+    def __init__(self, pool: Callable[[], ThreadPool]) -> None:
+        """Begin with none under way."""
+        self._pool = pool
+        self._under_way: dict[tuple[object, ...], AsyncResult] = {}
+
+    def __call__(self, function: Callable[..., T], *args: object) -> T:
+        """Call a blocking function, whose arguments tell the same from others, as `in_thread`."""
+        key = function, *args
+        result = self._under_way.get(key)
+        if result is None:
+            result = self._pool().spawn(_caught, function, args)
+            self._under_way[key] = result
+            result.rawlink(lambda _: self._under_way.pop(key, None))
+        value, error = result.get()
+        if error:
+            raise again(error)
+        return value  # type: ignore[no-any-return]
 
 
 class Together:
@@ -166,6 +191,42 @@ def give_way() -> None:
     A watcher of idleness with the highest priority is called once in each round of the loop.
     """
     gevent.idle(priority=gevent.get_hub().loop.MAXPRI)
+
+
+class Rounds:
+    """What may be begun in one round of the loop: so much. What is more waits, first come first."""
+
+    def __init__(self, most: int) -> None:
+        """Let `most` begin in a round."""
+        self._most = most
+        self._left = most  # of a round that may have been long ago
+        self._waiting: deque[Signal] = deque()
+        self._next: gevent.Greenlet | None = None
+
+    def wait(self) -> None:
+        """Block until it is one's turn: at once, if few have begun."""
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                self._next = self._next or gevent.spawn(self._be)
+            return
+        turn = Signal()
+        self._waiting.append(turn)
+        try:
+            turn.wait()
+        except BaseException:  # ended meanwhile
+            with suppress(ValueError):
+                self._waiting.remove(turn)
+            raise
+
+    def _be(self) -> None:
+        """Be the greenlet that counts the rounds, while there is something to be counted."""
+        while not self._left:
+            give_way()
+            self._left = max(0, self._most - len(self._waiting))
+            for _ in range(min(self._most, len(self._waiting))):
+                self._waiting.popleft().set()
+        self._next = None
 
 
 _turns = BoundedSemaphore(1)

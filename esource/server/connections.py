@@ -28,6 +28,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
+from typing import TypeVar
 
 import gevent
 
@@ -35,12 +36,19 @@ from esource.errors import printable
 from esource.hub.clients import is_full, is_gone, shut
 from esource.hub.hub import Hub
 from esource.hub.limits import Reminder
-from esource.hub.loop import Failure, give_way
+from esource.hub.loop import Failure, Rounds, give_way
 from esource.server.body import LINGER_SECONDS, RequestBody, linger
 from esource.server.fastpath import FastPath
 from esource.server.gunicorn import DEFAULTS, Address, Request, Worker, explained, make_requests
 from esource.server.streams import Streams
 
+T = TypeVar("T")
+# The work of newcomers in one round of the loop, which serves all others, is bounded, whoever they
+# are. Of those that are accepted, the first event of a publisher takes 0.1 ms. Anything else may
+# take a millisecond, and so as few of them begin as are said here: a crowd of followers waits, and
+# those who publish do not wait behind it.
+ACCEPTED = 32
+BEGUN = 8
 TURNS_SECONDS = 10.0  # for ten thousand streams and more, which end one after the other
 DRAIN_SECONDS = 0.5  # after that, for a stream to take its last line; then its connection is shut
 IDLE_SECONDS = 0.5  # after that, for the next request of a connection
@@ -63,11 +71,12 @@ class Connections:
         self._idle: set[socket.socket] = set()  # between two requests
         self._received: dict[socket.socket, bytes] = {}  # before gunicorn reads
         self._reading: dict[socket.socket, gevent.Greenlet] = {}  # what serves a GET
+        self._newcomers = Rounds(BEGUN)
         self._draining = False
         self._serve = worker.handle
         self._explain = worker.handle_error
         make_requests(lambda: worker.alive, self._received)
-        self.streams = Streams(worker, hub.parking, self._read_by, self._serve_next)
+        self.streams = Streams(worker, hub.parking, self._go_on, self._serve_next)
 
     def handle(self, listener: socket.socket, client: socket.socket, address: Address) -> None:
         """Serve one connection (gunicorn's `Worker.handle`)."""
@@ -82,12 +91,13 @@ class Connections:
                 client.close()
                 return
             if self._fast_path:
-                received = self._fast_path.serve(client)
+                received = self._fast_path.serve(client, self._follow)
                 if received is None:
                     linger(client)
                     return
                 self._received[client] = received
                 del received  # a connection may last for days
+            self._newcomers.wait()
             self._idle.add(client)
             # Gunicorn asks the listener for its address, which a stop may have closed by now.
             self._serve(client, client, address)
@@ -96,15 +106,26 @@ class Connections:
             self._idle.discard(client)
             self._received.pop(client, None)
 
-    def _read_by(self, client: socket.socket, write: Callable[[], bool]) -> bool:
-        """Have the rest of a stream written, as an answer to a GET that a stop can end."""
-        self._open.add(client)
+    def _read_by(self, client: socket.socket, write: Callable[[], T]) -> T:
+        """Have an answer to a GET written, which a stop can end."""
         self._reading[client] = gevent.getcurrent()
         try:
             return write()
         finally:
-            self._open.discard(client)
             self._reading.pop(client, None)
+
+    def _follow(self, client: socket.socket, begin: Callable[[Streams], T]) -> T:
+        """Have a stream begun on a connection that is served here, once it is its turn."""
+        self._newcomers.wait()
+        return self._read_by(client, lambda: begin(self.streams))
+
+    def _go_on(self, client: socket.socket, write: Callable[[], bool]) -> bool:
+        """Have the rest of a stream written, on a connection that nobody serves."""
+        self._open.add(client)
+        try:
+            return self._read_by(client, write)
+        finally:
+            self._open.discard(client)
 
     def _shakes_hands(self, client: socket.socket) -> bool:
         """Return whether a connection can be used; one with TLS, if its handshake ends in time."""

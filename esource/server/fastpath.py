@@ -25,25 +25,26 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import gevent
 
 from esource.hub.clients import shut
 from esource.hub.loop import give_way
 from esource.hub.memory import BodyMemory
+from esource.server import follows, heads
+from esource.server.follows import Follow, Follows
 from esource.server.gunicorn import DEFAULTS, Worker
+from esource.server.heads import HEAD_BYTES, PLANS, parsed
 from esource.server.owed import Owed
-from esource.web.post import Plan, Post, Publishing
+from esource.server.streams import Streams
+from esource.web.get import Following
+from esource.web.post import Answer, Plan, Post, Publishing
 
 RECEIVE_BYTES = 1 << 16  # at a time, and of a body that is waited for here
-HEAD_BYTES = 4000
 REQUESTS = 256  # that are queued before others have a turn: about three milliseconds
 ROUND_REQUESTS = 1024  # of all connections together, before the loop begins another round
-NEWCOMER_BYTES, MOST_NEWCOMERS = 1 << 13, 32  # about eight publishes
-PLANS = 2048  # heads that are remembered: a publisher sends the same one again and again
-PLAN_BYTES = 1 << 10  # of a head that is remembered
 PIECES = 64  # that are received before others have a turn: a millisecond at most
 SWEEP_SECONDS = 0.5  # between two looks for connections that are silent for too long
 SWEEP_CLIENTS = 1000  # looked at, before others have a turn
@@ -51,9 +52,7 @@ REST_SECONDS = 1.0  # for the rest of a request; gunicorn's way has more patienc
 # Of what was received and is not queued, on all connections. With more, each receives no more than
 # a head at a time, and the rest of a request is waited for in gunicorn's way, where it is counted.
 HELD_BYTES = 1 << 24
-# Not with a `#`: what stands behind it is no part of a query.
-_LINE = re.compile(rb"POST /([A-Za-z0-9_-]{4,64})(?:\?([!\x22$-~]*))? HTTP/1\.([01])")
-_FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[ -~]*[!-~])?)")
+WORDS = b"POST /", b"GET /"
 _LENGTH = re.compile(r"[0-9]{1,6}")
 # The fields that a publish may have here; of the others the views and gunicorn know.
 FIELDS = {
@@ -61,13 +60,28 @@ FIELDS = {
     "accept-encoding", "accept-language", "x-forwarded-for", "x-forwarded-proto", "x-real-ip",
     "x-request-id",
 }  # fmt: skip
+MOST_FIELDS = max(len(FIELDS), len(follows.FIELDS))
 
 
 # What gunicorn would refuse is not answered here.
-assert DEFAULTS.limit_request_line > HEAD_BYTES
-assert DEFAULTS.limit_request_field_size > HEAD_BYTES
-assert DEFAULTS.limit_request_fields >= len(FIELDS)
+assert DEFAULTS.limit_request_fields >= MOST_FIELDS
 assert RECEIVE_BYTES > HEAD_BYTES
+
+
+Begin: TypeAlias = Callable[[Streams], Answer | bool]
+FollowBy: TypeAlias = Callable[[socket.socket, Begin], Answer | bool]
+
+
+class Directly(Protocol):
+    """What answers without the framework."""
+
+    @property
+    def publishing(self) -> Publishing:
+        """POSTs."""
+
+    @property
+    def following(self) -> Following[Any]:
+        """GETs that follow."""
 
 
 class Head(NamedTuple):
@@ -102,10 +116,10 @@ class FastPath:
     """Plain publishes on the connections of a worker."""
 
     def __init__(
-        self, publishing: Publishing, memory: BodyMemory, keepalive: float,
+        self, directly: Directly, memory: BodyMemory, keepalive: float,
         goes_on: Callable[[], bool],
     ) -> None:  # fmt: skip
-        """Have POSTs answered by `publishing`, and their bodies counted in `memory`.
+        """Have requests answered `directly`, and the bodies of POSTs counted in `memory`.
 
         A connection may be silent for `keepalive` seconds, and ends once `goes_on` says no.
         """
@@ -113,33 +127,33 @@ class FastPath:
         # Connections between two requests, and since when, by the monotonic clock.
         self.idle: dict[socket.socket, float] = {}
         self._sweeper: gevent.Greenlet | None = None
-        self._publishing = publishing
+        self._publishing = directly.publishing
+        self._follows = Follows(directly.following, goes_on)
         self._memory = memory
         self._goes_on = goes_on
         self._connections = 0  # the idle ones, too
+        self._streaming = 0  # those with a stream
         self._held = 0  # bytes that were received and are not queued
         self._known = lru_cache(PLANS)(self._planned)
 
-    @property
-    def newcomers(self) -> int:
-        """How many connections may be accepted in a round of the loop, which serves all others.
+    def serve(self, client: socket.socket, follow: FollowBy) -> bytes | None:
+        """Answer plain requests; return all that was received of the first other request.
 
-        With one alone the last of a thousand that come to publish waits for seconds; with many, a
-        flood of connections makes others wait. So it is more for each few publishes that are under
-        way, as their rows and receipts take memory.
-        """
-        return 1 + min(self._memory.used // NEWCOMER_BYTES, MOST_NEWCOMERS)
-
-    def serve(self, client: socket.socket) -> bytes | None:
-        """Answer plain publishes; return all that was received of the first other request.
-
-        None at the end of the connection, which is to be closed. Blocks until then.
+        None at the end of the connection, which is to be closed; or nothing is to be done with it,
+        since its follower is parked. Blocks until then. A stream is written within `follow`.
         """
         owed = Owed(client, self._memory, self._publishing, self._goes_on)
         received, deadline, pieces = b"", None, 0
         self._connections += 1
         try:
             while True:
+                head, plan = self._follow_in(received)
+                if plan:
+                    rest = received[len(head) :]
+                    if not self._follow(client, owed, plan, bool(rest), follow):
+                        return None
+                    received, deadline = self._hold(received, rest), None
+                    continue
                 requests, size, may_be_plain = self._look(received)
                 if requests:
                     owed.wait()
@@ -172,21 +186,48 @@ class FastPath:
             self._hold(received, b"")
             owed.wait()  # or what is owed would be written to a connection that is closed
 
+    def _follow_in(self, received: bytes) -> tuple[bytes, Follow | None]:
+        """Return the head of the plain follow that comes first, and what it says, if it is one."""
+        if not received.startswith(b"GET /"):
+            return b"", None
+        head = received[: received.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4]
+        return head, self._follows.plan(head) if len(head) >= 4 else None
+
+    def _follow(
+        self, client: socket.socket, owed: Owed, plan: Follow, has_more: bool, follow: FollowBy
+    ) -> bool:
+        """Answer a plain follow; return whether the next request can be served. Blocks."""
+        owed.wait()
+        if owed.is_over:
+            return False
+        self._streaming += 1
+        try:
+            answer = follow(client, partial(self._follows.serve, client, plan, has_more))
+        finally:
+            self._streaming -= 1
+        if isinstance(answer, bool):
+            return answer
+        owed.add(answer, plan.version, plan.is_last)
+        owed.send()
+        give_way()
+        return not plan.is_last
+
     def _look(self, received: bytes) -> tuple[list[tuple[Head, bytes]], int, bool]:
         """Return the whole plain publishes that come first, and the size of all of them.
 
         And whether what comes next may be one once the rest of it is there.
         """
         found: list[tuple[Head, bytes]] = []
-        busy = self._connections - len(self.idle)
+        busy = self._connections - len(self.idle) - self._streaming
         at, most = 0, min(REQUESTS, ROUND_REQUESTS // busy or 1)
         while len(found) < most:
             end = received.find(b"\r\n\r\n", at, at + HEAD_BYTES) + 4
             if end < 4:
-                is_post = b"POST /".startswith(received[at : at + 6])
-                return found, at, is_post and len(received) - at < HEAD_BYTES
+                begun = received[at : at + 6]
+                may_be = begun.startswith(b"GET /") or any(w.startswith(begun) for w in WORDS)
+                return found, at, may_be and len(received) - at < HEAD_BYTES
             text = received[at:end]
-            head = self._known(text) if end - at <= PLAN_BYTES else self._planned(text)
+            head = self._known(text) if end - at <= heads.PLAN_BYTES else self._planned(text)
             if head is None or head.size > RECEIVE_BYTES:
                 return found, at, False
             if len(received) < end + head.size:
@@ -254,9 +295,7 @@ class FastPath:
         return now
 
 
-def fast_path(
-    worker: Worker, publishing: Publishing, memory: BodyMemory
-) -> FastPath | None:  # fmt: skip
+def fast_path(worker: Worker, directly: Directly, memory: BodyMemory) -> FastPath | None:
     """Return the fast path; None where an option wants to see, count or encrypt every request.
 
     Nor where a connection is for one request, or where gunicorn is told to take less of one
@@ -272,10 +311,10 @@ def fast_path(
         or not cfg.keepalive
         or 0 < cfg.limit_request_line < HEAD_BYTES
         or 0 < cfg.limit_request_field_size < HEAD_BYTES
-        or 0 < cfg.limit_request_fields < len(FIELDS)
+        or 0 < cfg.limit_request_fields < MOST_FIELDS
     ):
         return None
-    return FastPath(publishing, memory, cfg.keepalive, lambda: worker.alive)
+    return FastPath(directly, memory, cfg.keepalive, lambda: worker.alive)
 
 
 def parse(head: bytes) -> Head | None:
@@ -283,31 +322,18 @@ def parse(head: bytes) -> Head | None:
 
     `head` ends with its empty line.
     """
-    first, *lines = head[:-4].split(b"\r\n")
-    line = _LINE.fullmatch(first)
-    if not line:
+    about = parsed(b"POST", head, FIELDS)
+    if not about:
         return None
-    fields: dict[str, str] = {}
-    for text in lines:
-        field = _FIELD.fullmatch(text)
-        name = field[1].decode().lower() if field else ""
-        if not field or name not in FIELDS or name in fields:
-            return None
-        fields[name] = field[2].decode()
+    fields = about.fields
     size = fields.get("content-length", "")
-    connection = fields.get("connection", "").lower()
-    if (
-        "host" not in fields
-        or not _LENGTH.fullmatch(size)
-        or connection not in ("", "keep-alive", "close")
-    ):
+    if not _LENGTH.fullmatch(size):
         return None
     post = Post(
-        channel=line[1].decode(),
-        query=(line[2] or b"").decode(),
+        channel=about.channel,
+        query=about.query,
         host=fields["host"],
         accept=fields.get("accept", ""),
         content_type=fields.get("content-type", ""),
     )
-    is_last = connection == "close" or (line[3] == b"0" and connection != "keep-alive")
-    return Head(post, int(size), is_last, line[3])
+    return Head(post, int(size), about.is_last, about.version)

@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from functools import lru_cache, partial
 
@@ -139,17 +139,25 @@ class Owed:
         if plan is not None and isinstance(result, Receipt):
             result = self._publishing.end(plan, result)
         assert isinstance(result, Answer)
-        fields = "".join([f"{name}: {value}\r\n" for name, value in result.headers])
-        return (
-            b"HTTP/1.%b %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b\r\n%b"
-            b"Content-Length: %d\r\n\r\n%b" % (
-                version, result.status.encode("latin-1"), _date(int(time.time())),
-                b"close" if is_last else b"keep-alive", fields.encode("latin-1"),
-                len(result.content), result.content,
-            )
-        )  # fmt: skip
+        fields = [*result.headers]
+        if not result.status.startswith("204"):
+            fields.append(("Content-Length", str(len(result.content))))
+        return head_of(version, result.status, is_last, fields) + result.content
+
+
+def head_of(version: bytes, status: str, closes: bool, fields: Iterable[tuple[str, str]]) -> bytes:
+    """Return the head of an answer, as gunicorn writes it.
+
+    `version` is that of HTTP, behind the point; `status` is the code and the phrase.
+    """
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    connection = "close" if closes else "keep-alive"
+    return (
+        f"HTTP/1.{version.decode()} {status}\r\nServer: gunicorn\r\n"
+        f"Date: {_date(int(time.time()))}\r\nConnection: {connection}\r\n{lines}\r\n"
+    ).encode("latin-1")
 
 
 @lru_cache(maxsize=1)
-def _date(seconds: int) -> bytes:
-    return formatdate(seconds, usegmt=True).encode()
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)

@@ -24,6 +24,7 @@ from esource.hub.followers import Follower
 from esource.hub.parking import Parked, Parking
 from esource.server.body import linger
 from esource.server.gunicorn import Address, Worker
+from esource.web.get import Framing
 
 LOOK_SECONDS = 0.05  # at a stop, between two looks whether all have ended
 FULL_SECONDS = 0.1  # between two looks whether there is room for one more connection
@@ -88,7 +89,7 @@ class Streams:
         self._going_on += 1
         try:
             client = follower.attach()
-            has_ended = self._among(client, lambda: self._writes(client, follower))
+            has_ended = self._among(client, lambda: self.write(client, _rest(follower)))
             if not has_ended:
                 return
             if follower.closes:
@@ -100,13 +101,13 @@ class Streams:
         finally:
             self._going_on -= 1
 
-    def _writes(self, client: socket.socket, follower: Follower) -> bool:
-        """Write the rest of a stream; return whether it has ended, as it should.
+    def write(self, client: socket.socket, pieces: Iterator[bytes]) -> bool:
+        """Write what is to be sent of a stream; return whether it has ended, as it should.
 
         If it has not, the follower is parked, or its connection is closed. Blocks.
         """
         try:
-            for data in _framed(follower):
+            for data in pieces:
                 client.sendall(data)
         except Parked:
             return False
@@ -120,11 +121,16 @@ class Streams:
         return True
 
 
-def _framed(follower: Follower) -> Iterator[bytes]:
+def framed(content: Iterator[bytes], framing: Framing) -> Iterator[bytes]:
+    """Yield the pieces of an answer without a length as they are sent."""
+    for piece in content:
+        if piece:  # a chunk of no bytes is the last
+            yield framing.frame(piece)
+    yield framing.last
+
+
+def _rest(follower: Follower) -> Iterator[bytes]:
     assert follower.stream
     assert follower.push
-    frame = follower.push.frame
-    for piece in follower.stream.go_on(follower):
-        if piece:  # a chunk of no bytes is the last
-            yield frame(piece)
-    yield follower.push.last
+    framing = Framing(follower.push.frame, follower.push.last)
+    return framed(follower.stream.go_on(follower), framing)

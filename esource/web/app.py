@@ -13,7 +13,7 @@ from esource.web.origin import Origins
 def create_app(config: Config | None = None) -> Flask:
     """Return the WSGI application; its hub is `app.extensions["esource"]`.
 
-    What answers a POST without it, a `post.Publishing`, is `app.extensions["esource.post"]`.
+    What answers without it, `views.Directly`, is `app.extensions["esource.directly"]`.
 
     Nothing is opened or locked yet. `server` does it at the start of the worker, and without
     gunicorn the first request does.
@@ -24,7 +24,7 @@ def create_app(config: Config | None = None) -> Flask:
     hub = Hub(config or Config.from_env(os.environ))
     app.extensions["esource"] = hub
     origins = Origins(hub.config)
-    app.extensions["esource.post"] = views.register(app, hub, origins)
+    app.extensions["esource.directly"] = views.register(app, hub, origins)
     ops.register(app, hub, origins)
     page.register(app, hub.config.ui)
     return app

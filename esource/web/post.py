@@ -2,7 +2,7 @@
 
 A view makes it of a WSGI environment; the server's fast path makes it of bytes. Both fill in
 the same fields, so that nothing which `publish` asks for can be absent on one way alone.
-Knows neither Flask nor gunicorn: the server imports this, and nothing else of `web`.
+Knows neither Flask nor gunicorn: the server imports this and `get`, and nothing else of `web`.
 """
 
 import socket
@@ -90,30 +90,6 @@ class Body(Protocol):
         """End the connection after the answer: where the next request begins is not known."""
 
 
-@runtime_checkable
-class Connection(Protocol):
-    """What a stream has to know of its connection, if it may go on without its request."""
-
-    @property
-    def may_park(self) -> bool:
-        """Whether it can: nothing that was received has to be kept, and nobody waits for its end.
-
-        The stream then raises `hub.parking.Parked` where it would wait.
-        """
-
-    @property
-    def closes(self) -> bool:
-        """Whether the connection ends with the answer; to be asked once its head has left."""
-
-
-class _Unknown(NamedTuple):
-    may_park: bool = False
-    closes: bool = True
-
-
-_UNKNOWN = _Unknown()
-
-
 class Answer(NamedTuple):
     """What a POST is answered, as far as the server must know."""
 
@@ -148,12 +124,6 @@ def client_of(environ: Environ) -> socket.socket | None:
     """Return the connection that a request came on; None under a server that does not tell."""
     client: socket.socket | None = environ.get("gunicorn.socket")
     return client
-
-
-def connection_of(environ: Environ) -> Connection:
-    """Return the connection of a request; one that does nothing special if the server has none."""
-    source = environ["wsgi.input"]
-    return source if isinstance(source, Connection) else _UNKNOWN
 
 
 def body_of(environ: Environ) -> Body:

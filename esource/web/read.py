@@ -8,7 +8,7 @@ whole. What follows is in `stream`.
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, FORMATS, MEDIA_TYPES, SSE, TSV, Format
 from esource.web import answers, query, stream
 from esource.web.encoder import Encoder
+from esource.web.get import Begun, Connection, Get, connection_of
 from esource.web.post import Environ, client_of
 from esource.web.query import Pairs, Selection
 
@@ -55,43 +56,85 @@ class Start(NamedTuple):
     searched: View  # in which that was looked for: the same, unless the read ends before its end
 
 
-def read(hub: Hub, name: str, environ: Environ) -> Response:
-    """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
-    pairs = query.pairs(environ.get("QUERY_STRING", ""), hub.config.ignore_parameters)
+class Asked(NamedTuple):
+    """What a query and an `Accept` ask for."""
+
+    pairs: Pairs  # of the query
+    wanted: Selection
+    format: Format
+    follow: bool
+
+
+def ask(text: str, accept: str, ignored: Collection[str] = ()) -> Asked:
+    """Return what a query and an `Accept` ask for, as WSGI has them. Pure; raises `BadInput`.
+
+    `ignored` are names of parameters. What is said as so long ago is another moment each time.
+    """
+    pairs = query.pairs(text, ignored)
     wanted = query.parse(pairs)
-    format = _format(wanted, environ.get("HTTP_ACCEPT", ""))
+    format = _format(wanted, accept)
     follow = format in EVENT_STREAMS if wanted.follow is None else wanted.follow
     check(wanted, format, follow)
-    answer = partial(_read, hub, name, environ, pairs, wanted, format, follow)
-    return stream.unless_away(hub, format, follow, answer)
+    return Asked(pairs, wanted, format, follow)
 
 
-def _read(
-    hub: Hub, name: str, environ: Environ, pairs: Pairs, wanted: Selection, format: Format,
-    follow: bool,
-) -> Response:  # fmt: skip
-    channel = hub.channel(name)
+def read(hub: Hub, name: str, environ: Environ) -> Response:
+    """Answer a GET or HEAD. Blocks while the place to start from is looked for."""
+    text, accept = environ.get("QUERY_STRING", ""), environ.get("HTTP_ACCEPT", "")
+    asked = ask(text, accept, hub.config.ignore_parameters)
+    is_opened = hub.config.ui and not asked.wanted.format and _is_navigation(environ)
+    if not asked.follow or is_opened:
+        return _read(hub, name, environ, asked, is_opened)
+    begun = follow(hub, Get.from_environ(name, environ), asked, connection_of(environ))
+    if isinstance(begun, Response):
+        return begun
+    return Response(begun.content, 200, begun.headers, direct_passthrough=True)
+
+
+def follow(hub: Hub, get: Get, asked: Asked, connection: Connection) -> Begun | Response:
+    """Begin a follow, or answer why there is none. Blocks while the place is looked for."""
+    answer = partial(_follow, hub, get, asked, connection)
+    return stream.unless_away(hub, asked.format, True, answer)
+
+
+def _follow(hub: Hub, get: Get, asked: Asked, connection: Connection) -> Begun | Response:
+    channel, (_, wanted, format, _) = hub.channel(get.channel), asked
+    resume_id = utf8(get.last_event_id.encode("latin-1")) or wanted.resume
+    work = Work(connection.client)
+    start = view, offset, verdict, _ = start_of(channel, wanted, resume_id, True, work)
+    if resume_id and format in EVENT_STREAMS and _has_ended(start, resume_id, wanted.until):
+        return answers.answer("", 204, {"Cache-Control": "no-store"})
+    headers = _headers(hub, format, verdict)
+    return stream.follow(hub, channel, view, offset, wanted, format, headers, get, connection)
+
+
+def _headers(hub: Hub, format: Format, verdict: Verdict | None) -> Headers:
+    """Return the headers that say what the rows are in, and from where on; count that."""
+    headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
+    if verdict:
+        headers["Esource-Resume"] = verdict.value
+        hub.stats.resumed(verdict)
+    return headers
+
+
+def _read(hub: Hub, name: str, environ: Environ, asked: Asked, is_opened: bool = False) -> Response:
+    channel, (pairs, wanted, format, _) = hub.channel(name), asked
     resume_id = utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
-    if name in PROBES and not follow and not channel.refresh().end:
+    if name in PROBES and not asked.follow and not channel.refresh().end:
         raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")
-    if hub.config.ui and not wanted.format and _is_navigation(environ):
+    if is_opened:
         location = {"Location": f"/?channel={name}", "Cache-Control": "no-store"}
         return answers.answer(f"the page of this channel is at /?channel={name}\n", 303, location)
     work = Work(client_of(environ))
     resume_id = resume_id or wanted.resume
-    start = view, offset, verdict, searched = start_of(channel, wanted, resume_id, follow, work)
+    start = view, offset, verdict, searched = start_of(channel, wanted, resume_id, False, work)
     if resume_id and format in EVENT_STREAMS and _has_ended(start, resume_id, wanted.until):
         return answers.answer("", 204, {"Cache-Control": "no-store"})
     moves = wanted.moves
     if wanted.wait is not None:
         view, offset = stream.wait(hub, channel, view, offset, wanted, work, environ)
         moves |= view is not start.view  # what it waited for would be another answer by now
-    headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
-    if verdict:
-        headers["Esource-Resume"] = verdict.value
-        hub.stats.resumed(verdict)
-    if follow:
-        return stream.follow(hub, channel, view, offset, wanted, format, headers, environ)
+    headers = _headers(hub, format, verdict)
     headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
     newest_id = view.newest_id
     if wanted.wait is not None and not newest_id:  # it must have something to go on with
@@ -116,7 +159,7 @@ def _read(
         except ConnectionResetError:
             if offset >= view.log.start:
                 raise
-            return _read(hub, name, environ, pairs, wanted, format, follow)
+            return _read(hub, name, environ, asked)
     content = _finite(channel, view, offset, stretches, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)
 

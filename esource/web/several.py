@@ -262,7 +262,8 @@ def _follow(
     client = client_of(environ)
     if refusal := stream.refused(hub, len(channels), format, headers):
         return refusal
-    is_primed = stream.must_prime(wanted, format, environ)
+    accept, pragma = environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_PRAGMA", "")
+    is_primed = stream.must_prime(wanted, format, accept, pragma)
     beat = format.heartbeat if wanted.heartbeat or format in EVENT_STREAMS else b""
     seconds = wanted.heartbeat or hub.config.heartbeat_seconds
 

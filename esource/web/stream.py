@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from socket import socket
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from flask import Response
 from werkzeug.datastructures import Headers
@@ -22,9 +22,11 @@ from esource.rows import sse, tsv
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web import answers
 from esource.web.encoder import Encoder
-from esource.web.post import Connection, Environ, client_of, connection_of
+from esource.web.get import FRAMINGS, Begun, Connection, Get
+from esource.web.post import Environ, client_of
 from esource.web.query import Selection
 
+A = TypeVar("A")
 RETRY_MS = (1000, 3000)  # clients that were sent away spread out over this
 BUSY_RETRY_MS = (20_000, 40_000)  # and those for which there was no place, over this
 
@@ -90,7 +92,9 @@ def refused(hub: Hub, count: int, format: Format, headers: Headers) -> Response 
     return None
 
 
-def unless_away(hub: Hub, format: Format, follow: bool, answer: Callable[[], Response]) -> Response:
+def unless_away(
+    hub: Hub, format: Format, follow: bool, answer: Callable[[], A]
+) -> A | Response:  # fmt: skip
     """Return an answer; for an event stream, while an engine is away, one that it will be back."""
     try:
         return answer()
@@ -121,20 +125,19 @@ def _sent_away(
 
 def follow(
     hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, format: Format,
-    headers: Headers, environ: Environ,
-) -> Response:  # fmt: skip
-    """Answer with the events from an offset into a view on. Raises `Busy`: see `refused`."""
+    headers: Headers, get: Get, connection: Connection,
+) -> Begun | Response:  # fmt: skip
+    """Begin with the events from an offset into a view on. Raises `Busy`: see `refused`."""
     if refusal := refused(hub, 1, format, headers):
         return refusal
     beat = format.heartbeat if wanted.heartbeat or format in EVENT_STREAMS else b""
     silence = wanted.heartbeat or hub.config.heartbeat_seconds
-    push = _push(wanted, format, beat, silence, environ)
-    is_primed = must_prime(wanted, format, environ)
+    push = _push(wanted, format, beat, silence, connection.client, get.protocol)
+    is_primed = must_prime(wanted, format, get.accept, get.pragma)
     stream = _Stream(hub, channel, wanted, format, beat, silence, is_primed)
-    follower = Follower(channel.followers, view.log, offset, client_of(environ), push)
+    follower = Follower(channel.followers, view.log, offset, connection.client, push)
     first = format.head + (sse.prime(Place(view.log, offset).id) if is_primed else b"")
-    content = stream.begin(follower, first, connection_of(environ))
-    return Response(content, 200, headers, direct_passthrough=True)
+    return Begun(list(headers), stream.begin(follower, first, connection))
 
 
 class _Stream(NamedTuple):
@@ -204,7 +207,7 @@ class _Stream(NamedTuple):
                 hub.subscribers -= 1
 
 
-def must_prime(wanted: Selection, format: Format, environ: Environ) -> bool:
+def must_prime(wanted: Selection, format: Format, accept: str, pragma: str) -> bool:
     """Return whether a stream begins with the place where it does.
 
     An `EventSource` is told: it drops what has no data, and comes back with the id. By the
@@ -212,41 +215,29 @@ def must_prime(wanted: Selection, format: Format, environ: Environ) -> bool:
     """
     if format not in EVENT_STREAMS or wanted.prime is not None:
         return bool(wanted.prime)
-    accept, pragma = environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_PRAGMA", "")
     return (accept.strip().lower(), pragma.strip().lower()) == ("text/event-stream", "no-cache")
 
 
 def _push(
-    wanted: Selection, format: Format, beat: bytes, silence: float, environ: Environ
-) -> Push | None:
+    wanted: Selection, format: Format, beat: bytes, silence: float, client: socket | None,
+    protocol: str,
+) -> Push | None:  # fmt: skip
     """Return how the client is written to past the server; None if that must not be.
 
-    Where every client gets the same bytes, and the connection is the response's alone. The server
-    sends a response without length in chunks, but to HTTP/1.0.
+    Where every client gets the same bytes, and the connection is the response's alone.
     """
-    client = client_of(environ)
-    framing = {"HTTP/1.0": (_as_it_is, b""), "HTTP/1.1": (_chunk, _chunk(b""))}
-    frame, last = framing.get(environ["SERVER_PROTOCOL"], (None, b""))
     if (
         not wanted.is_whole
         or format.separator
         or client is None
         or not takes_plain_bytes(client)
-        or frame is None
+        or protocol not in FRAMINGS
     ):
         return None
+    frame, last = FRAMINGS[protocol]
     if not beat:
         return _same_push(format.encode, frame, last)
     return _same_push(format.encode, frame, last, frame(beat), silence)
 
 
 _same_push = lru_cache(256)(Push)  # for ten thousand followers one
-
-
-def _as_it_is(data: bytes) -> bytes:
-    return data
-
-
-def _chunk(data: bytes) -> bytes:
-    """Return the data as a chunk of its own (RFC 9112, 7.1), as the server writes it."""
-    return b"%X\r\n%b\r\n" % (len(data), data)

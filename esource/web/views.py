@@ -3,7 +3,9 @@
 `POST /<channel>` is in `publish`, `GET /<channel>` in `read`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
@@ -13,17 +15,27 @@ from esource.hub.commit import Receipt
 from esource.hub.hub import Hub
 from esource.hub.memory import Share
 from esource.web.answers import answer, etag, plain, response
+from esource.web.get import Begun, Connection, Following, Get
 from esource.web.ops import FOR_ANY_HOST
 from esource.web.origin import Origins
 from esource.web.post import Answer, Body, Plan, Post, Publishing, body_of
 from esource.web.publish import plan, publish, queue, told
-from esource.web.read import read
+from esource.web.read import Asked, ask, follow, read
+
+QUERIES = 256  # with an `Accept` each, that are remembered: followers ask for the same
 
 
-def register(app: Flask, hub: Hub, origins: Origins) -> Publishing:
+class Directly(NamedTuple):
+    """What answers as the app would, without its dispatch: for the server's fast path."""
+
+    publishing: Publishing
+    following: Following["Plain"]
+
+
+def register(app: Flask, hub: Hub, origins: Origins) -> Directly:
     """Put the channels' routes into the app, what goes before every view, and error handlers.
 
-    Return what answers a POST to a channel as the app would, for the server's fast path.
+    Return what answers without them.
     """
 
     def check() -> None:
@@ -74,11 +86,12 @@ def register(app: Flask, hub: Hub, origins: Origins) -> Publishing:
     )
     if hub.config.cors_origins:
         app.after_request(cross_origin)
-    return _Directly(hub, origins, failed, broken)
+    directly = hub, origins, failed, broken
+    return Directly(_Publishing(*directly), _Following(*directly))
 
 
 class _Directly:
-    """What answers POSTs without Flask's dispatch: a `post.Publishing`."""
+    """What both have in common: how a refusal is answered."""
 
     def __init__(
         self, hub: Hub, origins: Origins, failed: Callable[[EsourceError], Response],
@@ -88,6 +101,22 @@ class _Directly:
         self._origins = origins
         self._failed = failed
         self._broken = broken
+
+    def _refusal(self, error: Exception, what: str) -> Answer:
+        if isinstance(error, EsourceError):
+            return self._readable(plain(self._failed(error)))
+        return self._readable(plain(self._broken(error, what)))
+
+    def _readable(self, answer: Answer) -> Answer:
+        return answer._replace(headers=self._apart(answer.headers))
+
+    def _apart(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return headers by which caches keep an answer apart from those to other origins."""
+        return [*headers, *self._origins.headers(None).items()]
+
+
+class _Publishing(_Directly):
+    """What answers POSTs: a `post.Publishing`."""
 
     def plan(self, post: Post) -> Plan | None:
         try:
@@ -102,34 +131,59 @@ class _Directly:
         try:
             return queue(self._hub, plan, content, share, done)
         except Exception as error:
-            return self._refusal(error, plan.channel)
+            return self._refusal(error, f"POST /{plan.channel}")
 
     def end(self, plan: Plan, receipt: Receipt) -> Answer:
         try:
             return self._readable(told(plan, receipt.wait()))
         except Exception as error:
-            return self._refusal(error, plan.channel)
+            return self._refusal(error, f"POST /{plan.channel}")
 
     def whole(self, post: Post, body: Body) -> Answer:
         try:
             self._check(post)
             return self._readable(publish(self._hub, post, body))
         except Exception as error:
-            return self._refusal(error, post.channel)
+            return self._refusal(error, f"POST /{post.channel}")
 
     def _check(self, post: Post) -> None:
         self._origins.check_host(post.host)
         self._origins.check_write(post.host, post.origin, post.site)
 
-    def _refusal(self, error: Exception, channel: str) -> Answer:
-        if isinstance(error, EsourceError):
-            return self._readable(plain(self._failed(error)))
-        return self._readable(plain(self._broken(error, f"POST /{channel}")))
 
-    def _readable(self, answer: Answer) -> Answer:
-        """Return an answer that caches keep apart from those to pages of other origins."""
-        more = self._origins.headers(None)
-        return answer._replace(headers=[*answer.headers, *more.items()]) if more else answer
+class Plain(NamedTuple):
+    """A GET that follows, and what it asks for."""
+
+    get: Get
+    asked: Asked
+
+
+class _Following(_Directly):
+    """What answers GETs that follow: a `get.Following`."""
+
+    def __init__(self, hub: Hub, *others: Any) -> None:  # noqa: ANN401 -- as above
+        super().__init__(hub, *others)
+        self._ask = lru_cache(QUERIES)(partial(ask, ignored=hub.config.ignore_parameters))
+
+    def plan(self, get: Get) -> Plain | None:
+        try:
+            self._origins.check_host(get.host)
+            asked = self._ask(get.query, get.accept)
+        except Exception:  # which the view meets again, and answers for
+            return None
+        # Of a person who opens this in a browser the view knows more.
+        is_plain = asked.follow and not asked.wanted.moves and "text/html" not in get.accept.lower()
+        return Plain(get, asked) if is_plain else None
+
+    def begin(self, plan: Plain, connection: Connection) -> Begun | Answer:
+        get, asked = plan
+        try:
+            begun = follow(self._hub, get, asked, connection)
+        except Exception as error:
+            return self._refusal(error, f"GET /{get.channel}")
+        if isinstance(begun, Begun):
+            return begun._replace(headers=self._apart(begun.headers))
+        return self._readable(plain(begun))
 
 
 def _headers(error: EsourceError) -> dict[str, str]:

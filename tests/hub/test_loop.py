@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event as Signal
 
 from esource.errors import StorageError
-from esource.hub.loop import Together, give_way, turn, unswitched
+from esource.hub.loop import Rounds, Shared, Together, give_way, reads, turn, unswitched
 from tests.harness import Hub, Publishers, Stream, eventually, running_hub
 from tests.harness.load import load_on
 
@@ -44,6 +44,43 @@ def test_three_parties_that_never_block_take_turns() -> None:
     assert max(turns) < 2 * min(turns), turns
 
 
+def test_in_a_round_of_the_loop_so_many_begin_and_the_first_first() -> None:
+    rounds, begun, begun_in_round = Rounds(3), list[int](), list[int]()
+
+    def begin(number: int) -> None:
+        rounds.wait()
+        begun.append(number)
+
+    def count() -> None:
+        while len(begun) < 20:
+            before = len(begun)
+            give_way()
+            begun_in_round.append(len(begun) - before)
+
+    counting = gevent.spawn(count)
+    waiting = [gevent.spawn(begin, number) for number in range(20)]
+    counting.join(10)
+    assert begun == list(range(20))
+    assert max(begun_in_round) == 3
+    gevent.joinall(waiting, raise_error=True)
+
+
+def test_who_is_ended_while_it_waits_takes_nobodys_turn() -> None:
+    rounds, begun = Rounds(1), list[int]()
+
+    def begin(number: int) -> None:
+        rounds.wait()
+        begun.append(number)
+
+    waiting = [gevent.spawn(begin, number) for number in range(5)]
+    gevent.sleep(0)
+    for each in waiting[1:4]:
+        each.kill()
+    gevent.joinall(waiting, 10)
+    assert begun == [0, 4]
+    rounds.wait()  # at once, or after a round
+
+
 def test_calls_at_once_are_one_and_those_that_come_meanwhile_share_the_next() -> None:
     together, seen, now, go_on = Together(), [], 0, Signal()
 
@@ -66,6 +103,31 @@ def test_calls_at_once_are_one_and_those_that_come_meanwhile_share_the_next() ->
     go_on.set()
     gevent.joinall(crowd, raise_error=True)
     assert seen == [0, 1]
+
+
+def test_the_same_call_is_made_once_for_all_that_come_while_it_is_under_way() -> None:
+    calls, is_due, shared = list[int](), threading.Event(), Shared(reads)
+
+    def call(number: int) -> int:
+        calls.append(number)
+        is_due.wait(10)
+        if number == 3:
+            raise StorageError("it is gone")
+        return number * 2
+
+    asked = [gevent.spawn(shared, call, number) for number in (1, 2, 1, 3, 1, 3)]
+    with gevent.Timeout(10):
+        while len(calls) < 3:
+            gevent.sleep(0.001)
+    asked[0].kill()  # and the others go on
+    is_due.set()
+    gevent.joinall(asked, 10)
+    assert sorted(calls) == [1, 2, 3]
+    assert [each.value for each in asked[1:3]] == [4, 2]
+    assert all(isinstance(asked[n].exception, StorageError) for n in (3, 5))
+    assert asked[3].exception is not asked[5].exception
+    assert shared(call, 1) == 2  # it is over, and so made again
+    assert sorted(calls) == [1, 1, 2, 3]
 
 
 def test_each_that_shares_a_call_is_told_of_its_failure() -> None:

@@ -12,7 +12,8 @@ from gunicorn import http
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 
-from esource.server.fastpath import HEAD_BYTES, parse
+from esource.server.fastpath import parse
+from esource.server.heads import HEAD_BYTES
 from esource.web.post import Post, body_of
 from tests.harness import Hub, Stream, eventually, running_hub
 from tests.harness.measures import unread
