@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import gevent
+from gevent.event import Event as Signal  # an event is always an `event.Event`
 from gevent.lock import BoundedSemaphore
 
 from esource.errors import StorageError
@@ -19,7 +20,7 @@ from esource.event import time_of
 from esource.hub.found import Found
 from esource.hub.tail import READ_BYTES, READ_ROWS
 from esource.hub.view import View, last_event
-from esource.hub.work import STEP_SECONDS, Learning, Work
+from esource.hub.work import CROWD, STEP_SECONDS, Learning, Work, look_seconds
 from esource.log import Log
 from esource.rows import find, tsv
 from esource.rows.find import ZONE_BYTES, Verdict, Wanted
@@ -49,7 +50,10 @@ class Search:
         self._learned = 0  # up to where, but for less than a zone
         self._end = 0  # up to where it is to be learned
         self._looked = 0  # bytes that filters have read since then
+        self._taught = 0  # up to where that is done
+        self._lesson = Signal()  # set when more is
         self._is_learning = False
+        self._searches = 0  # for places, now
         self.is_closed = False
 
     def close(self) -> None:
@@ -195,12 +199,18 @@ class Search:
 
         `size` is how many bytes of rows it is given at a time.
         """
-        rest = self.log.places(wanted, self.log.begin, end)
+        rest, taught = self.log.places(wanted, self.log.begin, end), self._taught
         looked = 0
 
         def step(deadline: float, offset: int, stop: int) -> tuple[int | None, int, int]:
             """Return where it was found, if it was, and where to go on; -1: nowhere."""
-            nonlocal looked
+            nonlocal looked, rest, taught
+            if taught < self._taught:  # so what is left may be little
+                rest, taught = (
+                    self.log.places(wanted, max(offset, self.log.begin), end),
+                    self._taught,
+                )
+                stop = offset
             while time.monotonic() < deadline:
                 offset = max(offset, self.log.begin)  # which may have moved meanwhile
                 rows = self.log.read(offset, size, stop) if offset < stop else b""
@@ -217,12 +227,30 @@ class Search:
             return None, offset, stop
 
         found, offset, stop = None, 0, 0
+        self._searches += 1
         try:
+            self._wait_for_lesson(end, work)
             while found is None and offset >= 0:
                 found, offset, stop = work.step(step, offset, stop)
             return found
         finally:
+            self._searches -= 1
             self._note(looked, end)
+
+    @property
+    def _is_crowded(self) -> bool:
+        return self._searches >= CROWD
+
+    def _wait_for_lesson(self, end: int, work: Work) -> None:
+        """As one of a crowd, wait until what is to be known of the rows up to an end is learned.
+
+        To learn it takes as long as few searches that read the rows. Blocks; raises `ClientLeft`.
+        """
+        if self._is_crowded and end - self._taught >= ZONE_BYTES:
+            self.learn(end)
+            while self._is_crowded and self._is_learning and end - self._taught >= ZONE_BYTES:
+                self._lesson.wait(look_seconds(self._searches))
+                work.check()
 
     # -- the index -----------------------------------------------------------------------------
 
@@ -248,11 +276,19 @@ class Search:
             while is_due:
                 self._learned = self._end
                 self._learn_up_to(self._learned)
+                self._teach(self._learned)
                 is_due = self._end - self._learned >= ZONE_BYTES  # it has grown meanwhile
         except StorageError:
             pass  # the next search meets the same, and says so
         finally:
             self._is_learning = False
+            self._teach(self._taught)
+
+    def _teach(self, end: int) -> None:
+        """Note up to where all is learned; wake the searches that wait for that."""
+        self._taught = end
+        lesson, self._lesson = self._lesson, Signal()
+        lesson.set()
 
     def _learn_up_to(self, end: int) -> None:
         work, steps = Learning(), self.log.learn(end)
@@ -264,6 +300,8 @@ class Search:
         has_more = True
         while has_more and not self.is_closed:
             with _learning:
+                work.is_urgent = self._is_crowded
                 has_more = work.step(step)
                 is_busy = time.monotonic() - self._grown < BUSY_SECONDS
-                gevent.sleep(BUSY_PAUSE_SECONDS if is_busy else PAUSE_SECONDS)
+                pause = BUSY_PAUSE_SECONDS if is_busy else PAUSE_SECONDS
+                gevent.sleep(0 if self._is_crowded else pause)

@@ -35,7 +35,7 @@ GRACE_SECONDS = 0.1  # for which a client that has closed its sending side is wo
 LOOK_SECONDS, LOOKS = 0.05, 16
 # A work that waits is passed by so many steps for each that it has had itself, up to a number.
 PASSED, MOST_PASSED = 128, 1024
-CROWD = 16  # of works that wait: with more, to learn of the log comes first
+CROWD = 16  # of works that wait: with more, to learn of the log comes first, without pauses
 
 
 class ClientLeft(EsourceError, BrokenPipeError):
@@ -97,8 +97,11 @@ class Work:
 class Learning(Work):
     """Work that nobody waits for, but for a crowd: what is learned ends the searches of all."""
 
+    is_urgent = False  # since a crowd waits for it elsewhere than for a turn
+
     def _passed(self) -> int:
-        return -MOST_PASSED if len(_queue) >= CROWD else super()._passed()
+        has_crowd = self.is_urgent or len(_queue) >= CROWD
+        return -MOST_PASSED if has_crowd else super()._passed()
 
 
 class Urgent(Work):

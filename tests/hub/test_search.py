@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esource.errors import StorageError
 from esource.event import Event, default_id, time_of
 from esource.hub import search
 from esource.hub.search import Search
 from esource.hub.view import View
-from esource.hub.work import Work
+from esource.hub.work import CROWD, ClientLeft, Work
 from esource.log import Log, ids, index, reading, segments
 from esource.log.folder import Folder
 from esource.rows.find import Verdict
@@ -325,6 +326,44 @@ def test_what_has_read_much_has_the_log_learn_in_the_background(
     del sizes[:]
     look()
     assert sum(sizes) < 300
+
+
+def test_a_crowd_with_different_ids_waits_for_what_is_learned_and_reads_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = search_in(ROWS)
+    sizes = bytes_read(searched, monkeypatch)
+    view = View.of(searched.log)
+    numbers = range(0, 1000, 10)
+    crowd = [gevent.spawn(searched.after, view, b"%d" % n) for n in numbers]
+    gevent.joinall(crowd, 20, raise_error=True)
+    expected = [(len(b"".join(ROWS[: n + 1])), Verdict.EXACT) for n in numbers]
+    assert [each.value for each in crowd] == expected
+    few = CROWD * view.end  # those that came before they were a crowd
+    assert sum(sizes) < few + len(numbers) * 400
+
+
+def test_a_crowd_that_waits_for_what_is_learned_ends_with_its_clients_and_with_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Left(Work):
+        def check(self) -> None:
+            raise ClientLeft("it has")
+
+    searched = search_in(ROWS)
+    view = View.of(searched.log)
+    monkeypatch.setattr(searched, "_searches", 2 * CROWD)
+    with pytest.raises(ClientLeft):
+        searched.after(view, b"999", Left())
+
+    def broken(stop: int) -> Iterator[None]:
+        raise StorageError("the disk is gone")
+
+    other = search_in(ROWS)
+    monkeypatch.setattr(other.log, "learn", broken)
+    monkeypatch.setattr(other, "_searches", 2 * CROWD)
+    with gevent.Timeout(10):
+        assert other.after(View.of(other.log), b"999") == (view.end, Verdict.EXACT)
 
 
 def test_a_little_that_is_read_is_not_worth_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
