@@ -4,7 +4,8 @@
                     └── nobody has answered for as long as that ──► refused at once, but for one
 
 So calls that wait for a thread do not wait for one another while the engine is away: of all of them
-one asks whether it is back.
+one asks whether it is back. Until it has heard so, the others are refused: it asks again soon, and
+leaves the asking to another one once it has no time for it.
 
 While the engine is well, a call has its time from when it begins: what it has waited for was the
 work of others. Once it is not, each call has its time from when it was *asked* for: commits of one
@@ -25,6 +26,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.05, 1.0  # between tries
+PROBE_SECONDS = 0.25  # the same at most, of the one that asks for all
 LEAST_SECONDS = 0.1  # that a try is worth
 
 
@@ -34,6 +36,10 @@ class Again(Exception):
 
 class Away(Again):
     """It was not answered at all: no other one will be, now."""
+
+
+class TooLate(Away):
+    """It was not asked, since it could not answer in the time that is left."""
 
 
 class Unsafe(Again):
@@ -79,19 +85,20 @@ class Patience:
             deadline = (began if asked is None else asked) + self._seconds
             if deadline - began <= LEAST_SECONDS:
                 raise Untried(self._why)
-            return self._try(once, deadline)
+            return self._try(once, deadline, is_probe=True)
         finally:
             self._probes.append(probe)
 
-    def _try(self, once: Callable[[float], T], deadline: float) -> T:
+    def _try(self, once: Callable[[float], T], deadline: float, is_probe: bool = False) -> T:
         pause, most = PAUSE_SECONDS
+        most = PROBE_SECONDS if is_probe else most
         while True:
             try:
                 done = once(deadline)
             except Again as error:
                 self._counts.is_up = False
                 left = deadline - time.monotonic()
-                if left <= LEAST_SECONDS:
+                if left <= LEAST_SECONDS or (is_probe and isinstance(error, TooLate)):
                     raise StorageError(self._given_up(error)) from error
                 self._counts.retries += 1
                 time.sleep(min(random.uniform(pause / 2, pause), left))

@@ -42,7 +42,7 @@ from esource.log.blocks import (
     told,
 )
 from esource.log.index import Kind, Part, Span
-from esource.log.patience import PAUSE_SECONDS, Away, Patience, Unsafe, Untried
+from esource.log.patience import PAUSE_SECONDS, Away, Patience, TooLate, Unsafe, Untried
 from esource.log.waiting import IN_THREADS, Waiting
 from esource.rows import tsv
 from esource.rules import Rule, rule_of
@@ -364,6 +364,10 @@ class _BlocksDumper(Dumper):
 psycopg.adapters.register_dumper(_Blocks, _BlocksDumper)
 
 
+class _NoTime(psycopg.OperationalError):
+    """There is not enough time left to connect."""
+
+
 class _Warned(psycopg.OperationalError):
     """The server has warned of something: its answer is not to be relied on."""
 
@@ -439,7 +443,7 @@ class PostgreSQL(WithoutFiles):
     def _connect(self, deadline: float) -> _Connection:
         """Connect to the first server that is there, and not a standby."""
         if self._why and deadline - time.monotonic() < min(2, self._seconds / 2):
-            raise psycopg.OperationalError(self._why)  # an attempt may take two seconds
+            raise _NoTime(self._why)  # an attempt may take two seconds
         failure: psycopg.Error | None = None
         servers, breaks = self._servers, self._breaks
         for server in servers:  # one that hangs leaves time for the others
@@ -524,6 +528,8 @@ class PostgreSQL(WithoutFiles):
             raise StorageFull(f"PostgreSQL: {_said(error)}") from error
         except _Warned as error:
             raise Unsafe(_said(error)) from error
+        except _NoTime as error:
+            raise TooLate(_said(error)) from error
         except AWAY as error:
             raise Away(_said(error)) from error
         except psycopg.Error as error:

@@ -3,12 +3,13 @@
 import logging
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from esource.errors import StorageError
 from esource.log import Counts
-from esource.log.patience import Again, Away, Patience, Unsafe, Untried
+from esource.log.patience import PROBE_SECONDS, Again, Away, Patience, TooLate, Unsafe, Untried
 
 SECONDS = 0.3
 LATE = 0.2  # that an answer may come later than it is due
@@ -76,3 +77,33 @@ def test_what_says_nothing_of_other_calls_is_no_reason_to_refuse_them() -> None:
     with pytest.raises(StorageError, match="Valkey: a slot is being moved"):
         patience.call(failing(Again("a slot is being moved")))
     assert patience.call(answered, time.monotonic() - 10 * SECONDS)
+
+
+def test_the_one_that_asks_for_all_asks_again_soon() -> None:
+    """The others are refused until it is answered."""
+    patience = Patience("Valkey", SECONDS, Counts())
+    with pytest.raises(StorageError):
+        patience.call(failing(Away("gone")))
+    back, tries = time.monotonic() + 8 * PROBE_SECONDS, []
+
+    def once(deadline: float) -> bool:
+        tries.append(time.monotonic())
+        if tries[-1] < back:
+            raise Away("gone")
+        return True
+
+    assert patience.call(once, back)  # it has time until then, and a little more
+    assert max(after - before for before, after in pairwise(tries)) < PROBE_SECONDS + LATE
+
+
+def test_the_one_that_asks_for_all_lets_another_one_ask_once_it_has_no_time_for_it() -> None:
+    patience = Patience("PostgreSQL", SECONDS, Counts())
+    began = time.monotonic()
+    with pytest.raises(StorageError):
+        patience.call(failing(TooLate("gone")))
+    assert time.monotonic() - began > SECONDS / 2, "it may be answered on another's connection"
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="PostgreSQL is away"):
+        patience.call(failing(TooLate("gone")))
+    assert time.monotonic() - began < SECONDS / 2
+    assert patience.call(answered)
