@@ -17,6 +17,7 @@ from esource.hub.clients import SEND_BUFFER_BYTES
 from esource.hub.malformed import Malformed
 from esource.hub.view import View
 from esource.log import Log
+from esource.rows import tsv
 from esource.rows.tsv import Encode
 
 READ_BYTES = 1 << 18  # of rows encoded at a time, and
@@ -60,7 +61,7 @@ class Stretch:
         if encode not in self._encoded:
             skipped: list[bytes] = []
             text = encode(self.rows, skipped)
-            self._encoded[encode] = text, self.rows.count(b"\n") - len(skipped)
+            self._encoded[encode] = text, tsv.count(self.rows) - len(skipped)
             if skipped:
                 self._malformed.note(self.log, self.offset, self.rows, len(skipped))
         return self._encoded[encode]
@@ -75,7 +76,7 @@ def read_stretch(log: Log, offset: int, end: int, malformed: Malformed) -> Stret
 def few_rows(rows: bytes) -> bytes:
     """Return whole rows from the beginning, about `READ_ROWS` at most; empty if there is none."""
     size = len(rows)
-    count = rows.count(b"\n")
+    count = tsv.count(rows)
     if count > READ_ROWS:
         size = size * READ_ROWS // count
     return rows[: rows.rfind(b"\n", 0, size) + 1]

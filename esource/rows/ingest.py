@@ -78,7 +78,7 @@ class LineDecoder:
             draft = self._decode(lines, self._limit)
         except EsourceError as error:
             draft = self._lines_before_the_bad_one(lines, error)
-        self._line += lines.count(b"\n")
+        self._line += tsv.count(lines)
         return draft
 
     def _lines_before_the_bad_one(self, lines: bytes, error: EsourceError) -> Draft:
@@ -161,7 +161,7 @@ class StreamDecoder:
             _check_utf8(frames)
         except BadInput:
             return None
-        self._decoder.line += frames.count(b"\n")
+        self._decoder.line += tsv.count(frames)
         return plain[0]
 
     def _events(self, events: Iterator[Event]) -> Draft:
@@ -188,14 +188,20 @@ def decode_tsv(lines: bytes, limit: int) -> Draft:
     """Return rows as they are, checked. Raises `BadInput`, `TooLarge`."""
     _check_text(lines)
     plain = tsv.plain(lines)
+    if plain:
+        ids, types, _ = plain
+        given = list(filter(None, ids))
+        if _are_plain(given, list(filter(None, set(types)))) and not _has_long_line(lines, limit):
+            newest = tsv.newest_micros(lines) if given else None
+            return Draft(lines, len(ids), len(ids) - len(given), newest)
     malformed: list[bytes] = []
-    types = set()
-    for id, type, data in zip(*plain, strict=True) if plain else tsv.split(lines, malformed):
+    known = set()
+    for id, type, data in tsv.split(lines, malformed):
         if id and not _PLAIN_ID(id):
             check_id(id.decode())
-        if type not in types:
+        if type not in known:
             check_type(type.decode())
-            types.add(type)
+            known.add(type)
         if len(data) > limit:
             raise too_large(limit)
     if malformed:
@@ -231,7 +237,7 @@ def decode_each_line(type: bytes, replaces: bool = False) -> DecodeLines:
         if _has_long_line(lines, limit):
             raise too_large(limit)
         rows = beginning + lines[:-1].replace(b"\n", b"\n" + beginning) + b"\n"
-        events = lines.count(b"\n")
+        events = tsv.count(lines)
         return Draft(rows, events, events)
 
     return decode

@@ -103,7 +103,7 @@ def plain(lines: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
     with its object, has no escape in it, and its data is text: so it has no control character
     either. A tenth of the time of `decode_row`.
     """
-    count = lines.count(b"\n")
+    count = tsv.count(lines)
     # An object may not go on in the next line: a `{` at the beginning of each begins one, since
     # there is no LF in a text, and no object in this one. So there is one in each, or too many.
     if b"\\" in lines or lines[:1] != b"{":

@@ -100,7 +100,7 @@ def _plain_alike(frames: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None
     data = frames[found.end() : -2]
     rows = data.replace(between, instead)
     replaced = (len(data) - len(rows)) // (len(between) - len(instead))
-    if rows.count(b"\n") != replaced:  # there are other lines
+    if tsv.count(rows) != replaced:  # there are other lines
         return None
     count = replaced + 1
     return Draft(row + rows + b"\n", count, count), [], [found[1]] if found[1] else []
