@@ -161,11 +161,15 @@ def table(report: dict[str, Any]) -> str:
             grows = power(of_sizes)
             if grows is not None:
                 ends = " | ".join(
-                    f"{point.median:,.4g} {picture.unit} at {point.size:g}"
+                    f"{_shown(point.median)} {picture.unit} at {point.size:g}"
                     for point in (of_sizes[0], of_sizes[-1])
                 )
                 rows.append(f"| {name} | {curve} | {ends} | {grows:.2f} |")
     return "\n".join(rows)
+
+
+def _shown(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
 
 
 if __name__ == "__main__":
