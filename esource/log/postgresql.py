@@ -419,6 +419,7 @@ class PostgreSQL(WithoutFiles):
         self._idle: deque[_Connection] = deque()
         self._breaks = 0  # how often a connection has failed
         self._why = ""  # why none could be made, the last time that it was so
+        self._took = 0.0  # seconds, until that was known; 0 once one was made
         self._reads = Patience("PostgreSQL", seconds, self.counts)
         self._writes = Patience("PostgreSQL", seconds, self.counts, writes=True)
         self._cache = Cache()
@@ -442,8 +443,9 @@ class PostgreSQL(WithoutFiles):
 
     def _connect(self, deadline: float) -> _Connection:
         """Connect to the first server that is there, and not a standby."""
-        if self._why and deadline - time.monotonic() < min(2, self._seconds / 2):
-            raise _NoTime(self._why)  # an attempt may take two seconds
+        began = time.monotonic()
+        if deadline - began < min(self._took, self._seconds / 2):
+            raise _NoTime(self._why)  # an attempt takes two seconds if nothing is said
         failure: psycopg.Error | None = None
         servers, breaks = self._servers, self._breaks
         for server in servers:  # one that hangs leaves time for the others
@@ -454,13 +456,14 @@ class PostgreSQL(WithoutFiles):
             except psycopg.OperationalError as error:
                 failure = error
                 continue
+            self._took = 0.0
             connection.server, connection.breaks = server, breaks
             connection.waiting = self._waiting
             self._servers = sorted(servers, key=lambda each: each is not server)
             connection.add_notice_handler(partial(_heed, connection))
             return connection
         assert failure
-        self._why = _said(failure)
+        self._why, self._took = _said(failure), time.monotonic() - began
         raise failure
 
     def _broken(self, connection: _Connection) -> None:
