@@ -36,6 +36,8 @@ TCP_RTO_MAX_MS = 44
 RTO_MAX_MS = 2000
 
 
+_POLL = monkey.get_original("select", "poll")  # gevent's own waits, and knows no RDHUP
+
 # A socket, or what `detached` makes of one.
 Client: TypeAlias = _socket.socket
 
@@ -208,7 +210,7 @@ def is_full(client: Client) -> bool:
 
 
 def _is_ready(client: Client, events: int) -> bool:
-    poll = monkey.get_original("select", "poll")()  # gevent's own waits, and knows no RDHUP
+    poll = _POLL()
     with suppress(ValueError):  # closed
         poll.register(client.fileno(), events)
     return bool(poll.poll(0))

@@ -203,6 +203,11 @@ class Rounds:
         self._waiting: deque[Signal] = deque()
         self._next: gevent.Greenlet | None = None
 
+    @property
+    def room(self) -> int:
+        """How many more can begin in the next round."""
+        return max(0, self._most - len(self._waiting))
+
     def wait(self) -> None:
         """Block until it is one's turn: at once, if few have begun."""
         if self._left:

@@ -172,7 +172,7 @@ def post_worker_init(worker: Worker) -> None:
     from gevent.baseserver import BaseServer
 
     from esource.hub.loop import report_crashes, watch_lag
-    from esource.server.connections import ACCEPTED, Connections, crash_report
+    from esource.server.connections import Connections, crash_report
     from esource.server.fastpath import fast_path
 
     global _connections
@@ -198,7 +198,8 @@ def post_worker_init(worker: Worker) -> None:
     fast = fast_path(worker, extensions["esource.directly"], hub.plain_bodies)
     connections = Connections(worker, hub, fast)
     connections.streams.open()
-    BaseServer.max_accept = ACCEPTED if fast else 1  # in a round of the loop
+    # In a round of the loop: a flood of connections takes turns, too.
+    BaseServer.max_accept = property(lambda _: connections.newcomers if fast else 1)
     worker.handle = connections.handle
     worker.handle_error = connections.refuse
     _connections = connections

@@ -44,10 +44,8 @@ from esource.server.streams import Streams
 
 T = TypeVar("T")
 # The work of newcomers in one round of the loop, which serves all others, is bounded, whoever they
-# are. Of those that are accepted, the first event of a publisher takes 0.1 ms. Anything else may
-# take a millisecond, and so as few of them begin as are said here: a crowd of followers waits, and
-# those who publish do not wait behind it.
-ACCEPTED = 32
+# are: so many are accepted, and of what is not one plain event so many begin. No more are accepted
+# than can begin: those that wait would take memory here, and in the kernel they take little.
 BEGUN = 8
 TURNS_SECONDS = 10.0  # for ten thousand streams and more, which end one after the other
 DRAIN_SECONDS = 0.5  # after that, for a stream to take its last line; then its connection is shut
@@ -78,6 +76,11 @@ class Connections:
         make_requests(lambda: worker.alive, self._received)
         self.streams = Streams(worker, hub.parking, self._go_on, self._serve_next)
 
+    @property
+    def newcomers(self) -> int:
+        """How many connections may be accepted in a round of the loop."""
+        return self._newcomers.room
+
     def handle(self, listener: socket.socket, client: socket.socket, address: Address) -> None:
         """Serve one connection (gunicorn's `Worker.handle`)."""
         self.streams.wait_for_room(lambda: len(self._open))
@@ -93,7 +96,8 @@ class Connections:
             if self._fast_path:
                 received = self._fast_path.serve(client, self._follow)
                 if received is None:
-                    linger(client)
+                    if client.fileno() >= 0:  # else it is a follower's, which is parked
+                        linger(client)
                     return
                 self._received[client] = received
                 del received  # a connection may last for days

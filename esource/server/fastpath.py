@@ -1,4 +1,4 @@
-"""The fast path: plain publishes, answered without the framework.
+"""The fast path: plain publishes and follows, answered without the framework.
 
     received ──► whole requests ──► queued, together ──► answered, together (`owed`)
        │                                  └─► meanwhile the next are received
@@ -7,8 +7,9 @@
 Most publishers send the same small `POST` all day. For those, parsing in general, an environment
 in general and dispatch in general cost several times what the publish does. So what arrives on a
 connection is looked at here first. The plain publishes in it are queued by the same code as the
-view's, and answered when they are committed. At the first request that is anything else the
-connection is gunicorn's, to its end, with all that was received of that request.
+view's, and answered when they are committed. A plain follow (`follows`) is answered in its turn. At
+the first request that is anything else the connection is gunicorn's, to its end, with all that was
+received of that request.
 
 A plain publish is strictly this, and a doubt is a no:
 
@@ -113,7 +114,7 @@ class _Whole:
 
 
 class FastPath:
-    """Plain publishes on the connections of a worker."""
+    """Plain requests on the connections of a worker."""
 
     def __init__(
         self, directly: Directly, memory: BodyMemory, keepalive: float,

@@ -112,7 +112,7 @@ class Follows:
             first = next(begun.content)
             # Without chunks only the end of the connection tells the end of the answer.
             closes = connection.closes = follow.is_last or not is_chunked or not self._goes_on()
-            fields = [("Transfer-Encoding", "chunked")] * is_chunked + begun.headers
+            fields = [("Transfer-Encoding", "chunked")] * is_chunked + [*begun.headers]
             head = head_of(follow.version, "200 OK", closes, fields)
             yield head + framing.frame(first) if first else head
             yield from framed(begun.content, framing)

@@ -38,12 +38,19 @@ class Encoder:
         """
         encode = self._format.encode
         is_encoded = self._wanted.is_whole and stretch.is_encoded(encode)
-        if len(stretch.rows) <= SMALL_BYTES or is_encoded:
+        if len(stretch.rows) <= SMALL_BYTES or is_encoded or self._ends_soon(stretch.rows):
             return self._encode(stretch)
         with turn():
             if self._follows and self._channel.draining:
                 return b""
             return self._encode(stretch)
+
+    def _ends_soon(self, rows: bytes) -> bool:
+        """Return whether the limit is reached with few rows: then these alone are looked at."""
+        wanted = self._wanted
+        if self._remaining is None or wanted.types or wanted.until is not None:
+            return False
+        return rows.count(b"\n", 0, SMALL_BYTES) >= self._remaining
 
     def _encode(self, stretch: Stretch) -> bytes:
         wanted = self._wanted

@@ -6,12 +6,13 @@ Knows neither Flask nor gunicorn: the server imports this and `post`, and nothin
 """
 
 import socket
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from esource.web.post import Answer, Environ, client_of
 
 P = TypeVar("P")
+Fields: TypeAlias = Sequence[tuple[str, str]]
 
 
 class Get(NamedTuple):
@@ -97,7 +98,7 @@ FRAMINGS = {"HTTP/1.0": Framing(_as_it_is, b""), "HTTP/1.1": Framing(_chunk, _ch
 class Begun(NamedTuple):
     """The answer to a GET that follows, which is a `200`."""
 
-    headers: list[tuple[str, str]]
+    headers: Fields
     content: Iterator[bytes]  # some pieces may be empty; `Connection` says what may be raised
 
 

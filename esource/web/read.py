@@ -88,7 +88,7 @@ def read(hub: Hub, name: str, environ: Environ) -> Response:
     begun = follow(hub, Get.from_environ(name, environ), asked, connection_of(environ))
     if isinstance(begun, Response):
         return begun
-    return Response(begun.content, 200, begun.headers, direct_passthrough=True)
+    return Response(begun.content, 200, Headers(list(begun.headers)), direct_passthrough=True)
 
 
 def follow(hub: Hub, get: Get, asked: Asked, connection: Connection) -> Begun | Response:
@@ -104,17 +104,10 @@ def _follow(hub: Hub, get: Get, asked: Asked, connection: Connection) -> Begun |
     start = view, offset, verdict, _ = start_of(channel, wanted, resume_id, True, work)
     if resume_id and format in EVENT_STREAMS and _has_ended(start, resume_id, wanted.until):
         return answers.answer("", 204, {"Cache-Control": "no-store"})
-    headers = _headers(hub, format, verdict)
-    return stream.follow(hub, channel, view, offset, wanted, format, headers, get, connection)
-
-
-def _headers(hub: Hub, format: Format, verdict: Verdict | None) -> Headers:
-    """Return the headers that say what the rows are in, and from where on; count that."""
-    headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     if verdict:
-        headers["Esource-Resume"] = verdict.value
         hub.stats.resumed(verdict)
-    return headers
+    headers = stream.live_headers(format.content_type, verdict)
+    return stream.follow(hub, channel, view, offset, wanted, format, headers, get, connection)
 
 
 def _read(hub: Hub, name: str, environ: Environ, asked: Asked, is_opened: bool = False) -> Response:
@@ -134,7 +127,10 @@ def _read(hub: Hub, name: str, environ: Environ, asked: Asked, is_opened: bool =
     if wanted.wait is not None:
         view, offset = stream.wait(hub, channel, view, offset, wanted, work, environ)
         moves |= view is not start.view  # what it waited for would be another answer by now
-    headers = _headers(hub, format, verdict)
+    headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
+    if verdict:
+        headers["Esource-Resume"] = verdict.value
+        hub.stats.resumed(verdict)
     headers["Cache-Control"] = "no-cache"  # may be kept, must be asked about
     newest_id = view.newest_id
     if wanted.wait is not None and not newest_id:  # it must have something to go on with

@@ -41,6 +41,7 @@ from esource.rows.formats import (
     Format,
 )
 from esource.web import answers, query, stream
+from esource.web.get import Fields
 from esource.web.post import Environ, client_of
 from esource.web.query import READ_KINDS, Kind, Pairs, Selection
 from esource.web.read import check, start_of, utf8
@@ -80,15 +81,17 @@ def _read(
     work = Work(client_of(environ))
     starts = [start_of(channel, _part(wanted, channel), b"", follow, work) for channel in channels]
     views, offsets = [start.view for start in starts], [start.offset for start in starts]
-    headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
     found = {start.verdict for start in starts}
     verdict = next((each for each in ORDER if each in found), None)
     if verdict:
-        headers["Esource-Resume"] = verdict.value
         hub.stats.resumed(verdict)
     if follow:
         places = [Place(view.log, offset) for view, offset in zip(views, offsets, strict=True)]
-        return _follow(hub, channels, places, wanted, format, headers, environ)
+        live = stream.live_headers(format.content_type, verdict)
+        return _follow(hub, channels, places, wanted, format, live, environ)
+    headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
+    if verdict:
+        headers["Esource-Resume"] = verdict.value
     moves = wanted.moves
     if wanted.wait is not None:
         found_in = views
@@ -256,7 +259,7 @@ def _wait(
 
 def _follow(
     hub: Hub, channels: list[Channel], places: list[Place], wanted: Selection, format: Format,
-    headers: Headers, environ: Environ,
+    headers: Fields, environ: Environ,
 ) -> Response:  # fmt: skip
     """Answer with the events of all channels from these places on. Raises `Busy`."""
     client = client_of(environ)
@@ -298,4 +301,4 @@ def _follow(
         finally:
             hub.subscribers -= len(channels)
 
-    return Response(content(), 200, headers, direct_passthrough=True)
+    return Response(content(), 200, Headers(list(headers)), direct_passthrough=True)

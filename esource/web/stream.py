@@ -19,10 +19,11 @@ from esource.hub.tail import Push, Stretch
 from esource.hub.view import Place, View
 from esource.hub.work import ClientLeft, Work
 from esource.rows import sse, tsv
+from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web import answers
 from esource.web.encoder import Encoder
-from esource.web.get import FRAMINGS, Begun, Connection, Get
+from esource.web.get import FRAMINGS, Begun, Connection, Fields, Get
 from esource.web.post import Environ, client_of
 from esource.web.query import Selection
 
@@ -77,12 +78,11 @@ def wait(
         hub.subscribers -= 1
 
 
-def refused(hub: Hub, count: int, format: Format, headers: Headers) -> Response | None:
-    """Put a stream's headers in; return the answer if there is no place for so many subscribers.
+def refused(hub: Hub, count: int, format: Format, headers: Fields) -> Response | None:
+    """Return the answer if there is no place for so many subscribers; nothing if there is.
 
     Raises `Busy`, but not for an event stream: an `EventSource` would give up for good.
     """
-    _set_live(headers)
     try:
         hub.admit_subscribers(count)
     except Busy as busy:
@@ -101,31 +101,35 @@ def unless_away(
     except StorageError as error:
         if not (follow and format in EVENT_STREAMS and hub.logs.shared):
             raise
-        headers = answers.headers(format.content_type, {"Vary": "Accept, Last-Event-ID"})
-        return _sent_away(hub, error, headers, RETRY_MS)
+        return _sent_away(hub, error, live_headers(format.content_type, None), RETRY_MS)
 
 
-def _set_live(headers: Headers) -> None:
+@lru_cache(64)
+def live_headers(content_type: str, verdict: Verdict | None) -> Fields:
+    """Return the headers of a stream: how its beginning was found is told, if it was looked for."""
+    headers = answers.headers(content_type, {"Vary": "Accept, Last-Event-ID"})
+    if verdict:
+        headers["Esource-Resume"] = verdict.value
     headers["Cache-Control"] = "no-store, no-transform"  # what compresses holds it back
     headers["X-Accel-Buffering"] = "no"  # nginx
+    return tuple(headers)
 
 
 def _sent_away(
-    hub: Hub, error: EsourceError, headers: Headers, retry_ms: tuple[int, int]
+    hub: Hub, error: EsourceError, headers: Fields, retry_ms: tuple[int, int]
 ) -> Response:
     """Answer an event stream with why there is none, and when to come back.
 
     With another status an `EventSource` would give up for good.
     """
-    _set_live(headers)
     hub.stats.refuse(error.status)
     end = sse.retry(random.randint(*retry_ms))
-    return Response(f": {error}\n".encode() + end, 200, headers)
+    return Response(f": {error}\n".encode() + end, 200, Headers(list(headers)))
 
 
 def follow(
     hub: Hub, channel: Channel, view: View, offset: int, wanted: Selection, format: Format,
-    headers: Headers, get: Get, connection: Connection,
+    headers: Fields, get: Get, connection: Connection,
 ) -> Begun | Response:  # fmt: skip
     """Begin with the events from an offset into a view on. Raises `Busy`: see `refused`."""
     if refusal := refused(hub, 1, format, headers):
@@ -137,7 +141,7 @@ def follow(
     stream = _Stream(hub, channel, wanted, format, beat, silence, is_primed)
     follower = Follower(channel.followers, view.log, offset, connection.client, push)
     first = format.head + (sse.prime(Place(view.log, offset).id) if is_primed else b"")
-    return Begun(list(headers), stream.begin(follower, first, connection))
+    return Begun(headers, stream.begin(follower, first, connection))
 
 
 class _Stream(NamedTuple):
@@ -215,7 +219,8 @@ def must_prime(wanted: Selection, format: Format, accept: str, pragma: str) -> b
     """
     if format not in EVENT_STREAMS or wanted.prime is not None:
         return bool(wanted.prime)
-    return (accept.strip().lower(), pragma.strip().lower()) == ("text/event-stream", "no-cache")
+    is_asked = pragma.strip().lower() == "no-cache"
+    return is_asked and accept.strip().lower() == "text/event-stream"
 
 
 def _push(

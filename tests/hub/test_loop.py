@@ -59,7 +59,11 @@ def test_in_a_round_of_the_loop_so_many_begin_and_the_first_first() -> None:
 
     counting = gevent.spawn(count)
     waiting = [gevent.spawn(begin, number) for number in range(20)]
+    assert rounds.room == 3
+    gevent.sleep(0)
+    assert rounds.room == 0
     counting.join(10)
+    assert rounds.room == 3
     assert begun == list(range(20))
     assert max(begun_in_round) == 3
     gevent.joinall(waiting, raise_error=True)
