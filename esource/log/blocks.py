@@ -446,7 +446,7 @@ class BlockLog:
     def pread(self, offset: int, size: int) -> bytes:
         parts, stop = [], offset + size
         while offset < stop:
-            found = self._at(offset, stop)
+            found = self._at(offset)
             if not found:
                 break
             start, rows = found
@@ -454,8 +454,12 @@ class BlockLog:
             offset = start + len(rows)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _at(self, offset: int, stop: int) -> tuple[int, bytes] | None:
-        """Return (start, rows) of blocks that have the byte at an offset, if it is kept."""
+    def _at(self, offset: int) -> tuple[int, bytes] | None:
+        """Return (start, rows) of blocks that have the byte at an offset, if it is kept.
+
+        What follows is asked for along: who reads one block mostly reads the next, and a call takes
+        longer than its rows.
+        """
         head = self._head
         key = self._number, head.erasures
         last_key, last_start, last = self._last
@@ -464,7 +468,7 @@ class BlockLog:
         found = self._cache.at(key, offset)
         if found or not head.generation:
             return found
-        start, rows = self._engine.read(self.name, head, offset, min(stop, offset + READ_BYTES))
+        start, rows = self._engine.read(self.name, head, offset, min(head.end, offset + READ_BYTES))
         if not start <= offset < start + len(rows):
             return None
         self._cache.put(key, start, rows)
