@@ -46,7 +46,7 @@ T = TypeVar("T")
 # The work of newcomers in one round of the loop, which serves all others, is bounded, whoever they
 # are: so many are accepted, and of what is not one plain event so many begin. No more are accepted
 # than can begin: those that wait would take memory here, and in the kernel they take little.
-BEGUN = 8
+BEGUN = 16
 TURNS_SECONDS = 10.0  # for ten thousand streams and more, which end one after the other
 DRAIN_SECONDS = 0.5  # after that, for a stream to take its last line; then its connection is shut
 IDLE_SECONDS = 0.5  # after that, for the next request of a connection
