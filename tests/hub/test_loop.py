@@ -86,23 +86,25 @@ def test_who_is_ended_while_it_waits_takes_nobodys_turn() -> None:
 
 
 def test_calls_at_once_are_one_and_those_that_come_meanwhile_share_the_next() -> None:
-    together, seen, now, go_on = Together(), [], 0, Signal()
+    together, seen, asking, now, go_on = Together(), [], [], 0, Signal()
 
     def look() -> bool:
         seen.append(now)
         return bool(go_on.wait())
 
     def ask() -> None:
-        asked = now
+        asking.append(asked := now)
         together(look)
         assert max(seen) >= asked, "what was there when it asked was not looked at"
 
     crowd = [gevent.spawn(ask) for _ in range(100)]
-    gevent.sleep(0.001)  # the first look is under way
+    while not seen:  # the first look is under way
+        gevent.sleep(0)
     now = 1
-    for _ in range(2):
+    for count in (200, 300):
         crowd += [gevent.spawn(ask) for _ in range(100)]
-        gevent.sleep(0.001)
+        while len(asking) < count:
+            gevent.sleep(0)
     crowd[0].kill()
     go_on.set()
     gevent.joinall(crowd, raise_error=True)

@@ -1,7 +1,6 @@
 """What a person looks for in a channel, and what they take along."""
 
 import json
-import os
 import random
 import re
 import subprocess
@@ -14,9 +13,9 @@ from playwright.sync_api import Browser, BrowserContext, Download, Route
 
 from esource import __version__
 from tests.harness import Hub, eventually, running_hub
+from tests.harness.machine import FULL, size
 from tests.page.person import Person
 
-FULL = "ESOURCE_TEST_FULL" in os.environ
 # The longest time in which the page did not paint: a bound on faults, on a busy machine.
 FROZEN_MS = 3000
 # So that a test can hide the page, and show it again.
@@ -85,7 +84,7 @@ def test_what_json_escapes_is_found_and_shown_as_it_is_meant(person: Person) -> 
         eventually(lambda found=found: len(printed(person.line("view-curl"))) == found)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(size(1, 3)))
 def test_a_search_finds_what_a_look_at_each_row_finds(person: Person, seed: int) -> None:
     chance = random.Random(seed)
     words = ["Jörg", "JÖRG", "J\\u00f6rg", "j\\u00D6RG", "jorg", '\\"q\\"', '"Q"', "a" * 90, "🛩"]

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.harness import eventually
+from tests.harness.machine import some
 from tests.harness.site import SITES, running_site
 
 CLOSED = 2
@@ -17,7 +18,7 @@ FOLLOW = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("name", some(SITES, 3))
 def test_an_event_source_comes_through_a_hub_that_is_away_for_a_while(
     browser: Browser, tmp_path: Path, name: str
 ) -> None:
