@@ -70,18 +70,19 @@ def test_in_a_round_of_the_loop_so_many_begin_and_the_first_first() -> None:
 
 
 def test_who_is_ended_while_it_waits_takes_nobodys_turn() -> None:
-    rounds, begun = Rounds(1), list[int]()
+    rounds, begun = Rounds(2), list[int]()
 
     def begin(number: int) -> None:
         rounds.wait()
         begun.append(number)
 
-    waiting = [gevent.spawn(begin, number) for number in range(5)]
+    waiting = [gevent.spawn(begin, number) for number in range(6)]
     gevent.sleep(0)
-    for each in waiting[1:4]:
+    for each in waiting[2:5]:
         each.kill()
+    assert rounds.room == 1  # since one alone waits
     gevent.joinall(waiting, 10)
-    assert begun == [0, 4]
+    assert begun == [0, 1, 5]
     rounds.wait()  # at once, or after a round
 
 

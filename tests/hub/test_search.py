@@ -343,6 +343,23 @@ def test_a_crowd_with_different_ids_waits_for_what_is_learned_and_reads_little(
     assert sum(sizes) < few + len(numbers) * 400
 
 
+def test_one_of_a_crowd_reads_nothing_while_there_is_more_to_be_learned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = search_in(ROWS)
+    view = View.of(searched.log)
+    sizes = bytes_read(searched, monkeypatch)
+    monkeypatch.setattr(searched, "_searches", 2 * CROWD)
+    monkeypatch.setattr(searched, "_is_learning", True)  # for as long as this test wants
+    search = gevent.spawn(searched.after, view, b"999")
+    gevent.sleep(0.1)
+    assert not sizes
+    monkeypatch.setattr(searched, "_is_learning", False)
+    searched._teach(view.end)
+    search.join(10)
+    assert search.value == (view.end, Verdict.EXACT)
+
+
 def test_a_crowd_that_waits_for_what_is_learned_ends_with_its_clients_and_with_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
