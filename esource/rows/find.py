@@ -85,12 +85,12 @@ def later_than(rows: bytes, time: int) -> int | None:
     if not each:
         return None
     greatest = max(each)
-    are_uniform = _are_uniform(each, greatest)
-    newest = _newest_time(rows, greatest, are_uniform)
+    uniform = are_uniform(each, greatest)
+    newest = _newest_time(rows, greatest, uniform)
     if newest is None or newest <= time:
         return None
     bound = id_of_time(time)
-    if bound is not None and are_uniform:  # the order of bytes is that of time
+    if bound is not None and uniform:  # the order of bytes is that of time
         offset = 0
         for row in each:
             id = row[:DEFAULT_ID_BYTES]
@@ -112,13 +112,13 @@ def _rows_of(rows: bytes) -> list[bytes]:
     return each
 
 
-def _newest_time(rows: bytes, greatest: bytes, are_uniform: bool) -> int | None:
+def _newest_time(rows: bytes, greatest: bytes, uniform: bool) -> int | None:
     """Return the latest time that is an id in whole rows, in nanoseconds since 1970.
 
     Given the greatest row, and whether all begin with a default id. None if there is no time. A row
     that is no event, but begins like one, may count.
     """
-    if are_uniform:
+    if uniform:
         newest = time_of(greatest[:DEFAULT_ID_BYTES])
         if newest is not None:
             return newest
@@ -234,9 +234,9 @@ def zone(offset: int, rows: bytes, checksum: int = 0) -> Zone:
     """
     each = _rows_of(rows)
     greatest = max(each)
-    are_uniform = _are_uniform(each, greatest)
-    newest = _newest_time(rows, greatest, are_uniform)
-    type = _one_type(each) if are_uniform else None
+    uniform = are_uniform(each, greatest)
+    newest = _newest_time(rows, greatest, uniform)
+    type = _one_type(each) if uniform else None
     return Zone(
         offset,
         offset + len(rows),
@@ -280,16 +280,11 @@ def _few(types: frozenset[bytes]) -> frozenset[bytes] | None:
     return types if few else None
 
 
-def is_uniform(rows: bytes) -> bool:
-    """Return whether all rows, at least one, begin with a default id."""
-    each = _rows_of(rows)
-    return _are_uniform(each, max(each))
+def are_uniform(each: list[bytes], greatest: bytes) -> bool:
+    """Return whether rows, at least one, all begin with a default id; one of them is the greatest.
 
-
-def _are_uniform(each: list[bytes], greatest: bytes) -> bool:
-    """Return the same of rows without their LF, of which one is the greatest.
-
-    No head is longer than `_HEAD`, so if all together are as long as so many, each is in its place.
+    They are without their LF. No head is longer than `_HEAD`, so if all together are as long as so
+    many, each is in its place.
     """
     heads = b"".join(map(_head_of, each)).translate(_DIGITS)
     return heads == _HEAD * len(each) and greatest < _NO_DEFAULT_ID

@@ -44,8 +44,8 @@ from esource.server.streams import Streams
 
 T = TypeVar("T")
 # The work of newcomers in one round of the loop, which serves all others, is bounded, whoever they
-# are: so many are accepted, and of what is not one plain event so many begin. No more are accepted
-# than can begin: those that wait would take memory here, and in the kernel they take little.
+# are: so many are accepted, and of what is not one plain event so many begin. As many fewer are
+# accepted as wait for that already: here they take memory, and in the kernel little.
 BEGUN = 16
 TURNS_SECONDS = 10.0  # for ten thousand streams and more, which end one after the other
 DRAIN_SECONDS = 0.5  # after that, for a stream to take its last line; then its connection is shut

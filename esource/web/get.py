@@ -6,13 +6,12 @@ Knows neither Flask nor gunicorn: the server imports this and `post`, and nothin
 """
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from esource.web.post import Answer, Environ, client_of
+from esource.web.post import Answer, Environ, Fields, client_of
 
 P = TypeVar("P")
-Fields: TypeAlias = Sequence[tuple[str, str]]
 
 
 class Get(NamedTuple):

@@ -8,7 +8,7 @@ Knows neither Flask nor gunicorn: the server imports this and `get`, and nothing
 import socket
 import sys
 from codecs import CodecInfo
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from esource.hub.commit import Receipt, Wish
@@ -16,6 +16,7 @@ from esource.hub.memory import Share
 
 # WSGI's environment of a request (PEP 3333): text under most names, but not under all.
 Environ: TypeAlias = dict[str, Any]
+Fields: TypeAlias = Sequence[tuple[str, str]]  # of an answer's head
 
 RECEIVE_BYTES = 1 << 16
 
@@ -94,7 +95,7 @@ class Answer(NamedTuple):
     """What a POST is answered, as far as the server must know."""
 
     status: str  # the code and the phrase
-    headers: Iterable[tuple[str, str]]  # all that go with the content, but for its length
+    headers: Fields  # all that go with the content, but for its length
     content: bytes
 
 

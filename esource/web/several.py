@@ -41,8 +41,7 @@ from esource.rows.formats import (
     Format,
 )
 from esource.web import answers, query, stream
-from esource.web.get import Fields
-from esource.web.post import Environ, client_of
+from esource.web.post import Environ, Fields, client_of
 from esource.web.query import READ_KINDS, Kind, Pairs, Selection
 from esource.web.read import check, start_of, utf8
 

@@ -23,8 +23,8 @@ from esource.rows.find import Verdict
 from esource.rows.formats import EVENT_STREAMS, Format
 from esource.web import answers
 from esource.web.encoder import Encoder
-from esource.web.get import FRAMINGS, Begun, Connection, Fields, Get
-from esource.web.post import Environ, client_of
+from esource.web.get import FRAMINGS, Begun, Connection, Get
+from esource.web.post import Environ, Fields, client_of
 from esource.web.query import Selection
 
 A = TypeVar("A")

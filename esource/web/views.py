@@ -3,7 +3,7 @@
 `POST /<channel>` is in `publish`, `GET /<channel>` in `read`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from esource.web.answers import answer, etag, plain, response
 from esource.web.get import Begun, Connection, Following, Get
 from esource.web.ops import FOR_ANY_HOST
 from esource.web.origin import Origins
-from esource.web.post import Answer, Body, Plan, Post, Publishing, body_of
+from esource.web.post import Answer, Body, Fields, Plan, Post, Publishing, body_of
 from esource.web.publish import plan, publish, queue, told
 from esource.web.read import Asked, ask, follow, read
 
@@ -110,9 +110,10 @@ class _Directly:
     def _readable(self, answer: Answer) -> Answer:
         return answer._replace(headers=self._apart(answer.headers))
 
-    def _apart(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _apart(self, headers: Fields) -> Fields:
         """Return headers by which caches keep an answer apart from those to other origins."""
-        return [*headers, *self._origins.headers(None).items()]
+        more = self._origins.headers(None)
+        return [*headers, *more.items()] if more else headers
 
 
 class _Publishing(_Directly):

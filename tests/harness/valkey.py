@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from tests.harness.encrypted import certified
 from tests.harness.machine import free_port, needs
 from tests.harness.waiting import eventually
 
@@ -127,6 +128,20 @@ def valkey(*settings: str, program: str = "") -> Iterator[Server]:
             yield server
         finally:
             server.stop(signal.SIGKILL)
+
+
+@contextmanager
+def encrypted_valkey(home: Path) -> Iterator[tuple[Server, int, Path]]:
+    """Have a server that speaks TLS alone, with its port there and its certificate."""
+    [program] = needs("redis-server")  # the other one has no TLS
+    key, certificate = certified(home)
+    port = free_port()
+    settings = (
+        f"tls-port {port}", f"tls-cert-file {certificate}", f"tls-key-file {key}",
+        "tls-auth-clients no",
+    )  # fmt: skip
+    with valkey(*settings, program=program) as server:
+        yield server, port, certificate
 
 
 @contextmanager

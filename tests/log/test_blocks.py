@@ -236,3 +236,21 @@ def test_who_may_only_connect_neither_hears_rows_nor_says_what_they_are(
     assert len(str(name)) > len("esource_") + 30
     shared_postgres().do(f"NOTIFY {name}, 'nobody\nforged '", database=database)
     assert heard(hubs) == [Notice("forged")], "it is the name that is not known"
+
+
+def test_who_reads_on_asks_for_what_follows_along(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = hubs
+    block = b"".join(b"%d\t\t%b\n" % (n, b"x" * 1000) for n in range(250))
+    for _ in range(3):
+        opened(one).append(None, [block])
+    log, read, asked = opened(other), other.read, list[int]()
+
+    def counted(name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+        asked.append(offset)
+        return read(name, head, offset, stop)
+
+    monkeypatch.setattr(other, "read", counted)
+    assert b"".join(log.pread(n * len(block), len(block)) for n in range(3)) == 3 * block
+    assert asked == [0]

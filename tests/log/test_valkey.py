@@ -16,9 +16,8 @@ from esource.log.index import Part
 from esource.log.valkey import Valkey
 from esource.log.valkey_servers import Servers, where
 from esource.rules import Rule
-from tests.harness.encrypted import certified
-from tests.harness.machine import ROOT, do_without, free_port, needs
-from tests.harness.valkey import Server, replicated, shared_valkey, valkey
+from tests.harness.machine import ROOT, do_without, needs
+from tests.harness.valkey import Server, encrypted_valkey, replicated, shared_valkey, valkey
 from tests.harness.waiting import eventually, together
 
 ROWS = b"1\t\tone\n2\t\ttwo\n"
@@ -594,14 +593,7 @@ def test_urls_say_which_servers() -> None:
 
 
 def test_tls_is_spoken_and_certificates_are_looked_at(tmp_path: Path) -> None:
-    [program] = needs("redis-server")  # the other one has no TLS
-    key, certificate = certified(tmp_path)
-    port = free_port()
-    settings = (
-        f"tls-port {port}", f"tls-cert-file {certificate}", f"tls-key-file {key}",
-        "tls-auth-clients no",
-    )  # fmt: skip
-    with valkey(*settings, program=program):
+    with encrypted_valkey(tmp_path) as (_, port, certificate):
         url = f"rediss://127.0.0.1:{port}?ca={certificate}"
         servers = Servers(where(url), 5)
         big = b"x" * 300_000

@@ -20,10 +20,8 @@ from esource.hub.loop import InLoop
 from esource.log import Appended, Log
 from esource.log.engines import EngineLogs, logs_of
 from esource.log.valkey_servers import Servers, where
-from tests.harness.encrypted import certified
-from tests.harness.machine import free_port, needs
 from tests.harness.postgres import postgres
-from tests.harness.valkey import valkey
+from tests.harness.valkey import encrypted_valkey, valkey
 
 SECONDS = 1.5  # that a call may take
 LATE = 0.7  # that it may end later
@@ -153,14 +151,7 @@ def test_threads_and_the_loop_use_the_same_connections_in_turns(logs: EngineLogs
 
 
 def test_tls_is_spoken_in_the_loop(tmp_path: Path) -> None:
-    [program] = needs("redis-server")  # the other one has no TLS
-    key, certificate = certified(tmp_path)
-    port = free_port()
-    settings = (
-        f"tls-port {port}", f"tls-cert-file {certificate}", f"tls-key-file {key}",
-        "tls-auth-clients no",
-    )  # fmt: skip
-    with valkey(*settings, program=program) as server:
+    with encrypted_valkey(tmp_path) as (server, port, certificate):
         at = where(f"rediss://127.0.0.1:{port}?ca={certificate}")
         with closing(Servers(at, 5, InLoop())) as servers:
             assert servers.call(b"k", lambda link: link.ask(("PING",))) == [b"PONG"]

@@ -1,9 +1,10 @@
 """Plain follows without gunicorn: what is one, and that nobody can tell the difference."""
 
+import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gunicorn.config import Config as Options
 from gunicorn.http import wsgi
 
 from esource.config import Config
+from esource.server.connections import BEGUN
 from esource.server.follows import parse
 from esource.server.heads import HEAD_BYTES
 from esource.web.app import create_app
@@ -241,3 +243,47 @@ def test_a_head_that_comes_in_pieces_is_the_same(limited: Hub) -> None:
 def test_a_head_that_is_too_long_for_the_fast_path_is_gunicorns(limited: Hub) -> None:
     head = get(b"/follows?limit=1&after=id-2", SSE, b"Cookie: " + b"c" * HEAD_BYTES)
     assert b"event 3" in answer(limited, head)[0]
+
+
+# -- in turns ----------------------------------------------------------------------------------
+
+# Options for a hub that notes how many of those it has accepted wait for a turn, at most.
+NOTING = """
+from esource import server
+from esource.server import *
+
+def post_worker_init(worker):
+    from esource.hub.loop import Rounds
+    server.post_worker_init(worker)
+    wait, most = Rounds.wait, [0]
+
+    def noted(self):
+        if len(self._waiting) >= most[0]:
+            most[0] = len(self._waiting) + 1
+            worker.log.info("%d wait", most[0])
+        wait(self)
+
+    Rounds.wait = noted
+"""
+
+
+def test_of_a_crowd_only_so_many_are_accepted_as_soon_begin(tmp_path: Path) -> None:
+    options = tmp_path / "options.py"
+    options.write_text(NOTING)
+    request = get(b"/orders?limit=1&after=", SSE, SLOW, b"Connection: close")
+    with running_hub(tmp_path, "-c", str(options)) as hub:
+        hub.publish("/orders", "event")
+        for _ in range(5):
+            with ExitStack() as stack:
+                crowd = list[socket.socket]()
+                for _ in range(500):
+                    crowd.append(stack.enter_context(hub.connect()))
+                    crowd[-1].sendall(request)
+                for each in crowd:
+                    each.settimeout(20)
+                    while each.recv(1 << 16):
+                        pass
+        hub.stop()
+        waited = [int(n) for n in re.findall(r"(\d+) wait\b", hub.log)]
+    assert waited
+    assert max(waited) <= 8 * BEGUN, "those that wait take memory here"
