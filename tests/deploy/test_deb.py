@@ -1,7 +1,7 @@
 """`deploy/debian`: the package, through its life: installed, upgraded, removed, purged.
 
 On a machine under a real systemd, with Debian's own `dpkg`. By default the package is built without
-what the hub needs, which the tests' environment lends; `ESOURCE_TEST_FULL=1` builds all of it.
+what the hub needs, which the tests' environment lends; `TESTS_FULL=1` builds all of it.
 """
 
 import os

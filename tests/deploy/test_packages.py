@@ -214,7 +214,7 @@ class Installed(Hub):
         return [str(self.bin / "esource")]
 
 
-@pytest.mark.skipif(not FULL, reason="installs all packages anew: ESOURCE_TEST_FULL=1")
+@pytest.mark.skipif(not FULL, reason="installs all packages anew: TESTS_FULL=1")
 def test_the_wheel_serves_in_a_new_environment(built: Built, tmp_path: Path) -> None:
     needs("cc")
     environment = tmp_path / "venv"

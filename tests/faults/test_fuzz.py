@@ -1,6 +1,6 @@
 """What nobody thought of: every parser, and the hub's door, under input made by a machine.
 
-`ESOURCE_TEST_FULL=1` asks for many more examples. The rule for parsers: a value, or an error of
+`TESTS_FULL=1` asks for many more examples. The rule for parsers: a value, or an error of
 the hub's own, and nothing else. For the hub: no 500, no hang, no traceback, and it goes on.
 """
 

@@ -1,7 +1,8 @@
 """The machine that the tests run on: its programs, ports and file systems, and how much it can.
 
 `CI=true` says that everything is installed on purpose, so that nothing is left out in silence.
-`ESOURCE_TEST_FULL=1` asks for the full sizes; without it they are what CI has time for.
+`TESTS_FULL=1` asks for the full sizes; without it they are what CI has time for. (Hubs are started
+with it, and would warn of an `ESOURCE_` that they do not know.)
 """
 
 import os
@@ -16,7 +17,7 @@ from typing import NoReturn, TypeVar
 
 ROOT = Path(__file__).parent.parent.parent
 T = TypeVar("T")
-FULL = os.environ.get("ESOURCE_TEST_FULL") == "1"
+FULL = os.environ.get("TESTS_FULL") == "1"
 
 
 def size(default: int, full: int) -> int:

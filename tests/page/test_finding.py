@@ -33,9 +33,10 @@ def rows_of(count: int, first: int = 0, padding: str = "") -> str:
     return "".join(f"{n:06}\t\tevent {n}{padding}\n" for n in range(first, first + count))
 
 
-def printed(line: str) -> list[bytes]:
-    """Run a line that may go on for ever; return the lines that it prints."""
-    run = subprocess.run(["timeout", "2", "bash", "-c", line], capture_output=True, check=False)
+def printed(line: str, seconds: int = 2) -> list[bytes]:
+    """Run a line that may go on for ever, for so long; return the lines that it prints."""
+    command = ["timeout", str(seconds), "bash", "-c", line]
+    run = subprocess.run(command, capture_output=True, check=False)
     return run.stdout.split(b"\n")[:-1]
 
 
@@ -60,7 +61,7 @@ def test_all_of_a_channel_is_searched_in_one_go_and_the_page_goes_on_meanwhile(
     person.sees("a Needle", "needles")
     assert "begins here" in person.text("#above")
     assert person.page.evaluate("longest") < FROZEN_MS
-    follows = printed(person.line("view-curl"))
+    follows = printed(person.line("view-curl"), seconds=size(2, 30))
     assert [row.split(b"\t")[0] for row in follows] == [b"first", b"last"]
     person.hub.publish("/haystack?id=new", "one NEEDLE more")
     person.sees("a Needle", "needles", "one NEEDLE more")

@@ -1,6 +1,6 @@
 """Whoever the person is: by keyboard, by screen reader, on a phone, in the dark.
 
-`ESOURCE_TEST_SCREENSHOTS=1` takes the documentation's pictures of the page anew.
+`TESTS_SCREENSHOTS=1` takes the documentation's pictures of the page anew.
 """
 
 import json
@@ -81,7 +81,7 @@ def looker(
     context.close()
 
 
-@pytest.mark.skipif("ESOURCE_TEST_SCREENSHOTS" not in os.environ, reason="not asked for")
+@pytest.mark.skipif("TESTS_SCREENSHOTS" not in os.environ, reason="not asked for")
 def test_pictures_for_the_readme(looker: tuple[str, Person]) -> None:
     # The first test, so that no other one is seen on them.
     look, person = looker

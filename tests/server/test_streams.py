@@ -356,7 +356,7 @@ def test_a_walk_through_all_that_can_become_of_followers(tmp_path: Path, seed: i
         publish(3, 10)
         for _ in range(8):
             join()
-        for _ in range(size(80, 400)):
+        for _ in range(80):
             walker = chance.choice(walkers)
             match chance.choice(
                 ["small"] * 8 + ["burst", "large", "huge", "read", "read", "read", "pause"]
