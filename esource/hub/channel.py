@@ -129,7 +129,8 @@ class Channel:
     def refresh(self) -> View:
         """Return what is committed now, with what others have done to the log meanwhile. Blocks.
 
-        Publishing sees that anyway; this is for reads. Raises `StorageError`.
+        Publishing sees that anyway; this is for reads. The log is opened if it was not. Raises
+        `StorageError`.
         """
         return self._head.refresh()
 

@@ -64,13 +64,18 @@ class Head:
         assert self._view is not None
         return self._view
 
-    def open(self) -> None:
-        """Open the log if that was not done yet. Blocks; raises `StorageError`."""
+    def open(self) -> bool:
+        """Open the log if that was not done yet; return whether this call has done it.
+
+        Blocks; raises `StorageError`.
+        """
         if self._view is not None:
-            return
+            return False
         with self._opening:
             if self._view is None:
                 self._view = in_thread(reads(), lambda: View.of(self._open_log()))
+                return True
+        return False
 
     def search(self, log: Log) -> Search:
         """Return what finds places in a log, and has learned of it if it is the newest."""
@@ -94,9 +99,10 @@ class Head:
     def refresh(self) -> View:
         """Return a view of what is in the log now, also if others put it there. Blocks.
 
-        An append that is in progress is not waited for. Raises `StorageError`.
+        It is opened if it was not. An append that is in progress is not waited for. Raises
+        `StorageError`.
         """
-        if not self._look(self._is_newest):
+        if not (self.open() or self._look(self._is_newest)):
             error = gevent.spawn(self._refresh).get()
             if error:
                 raise error.again() from error

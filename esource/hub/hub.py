@@ -126,6 +126,14 @@ class Hub:
 
     def channel(self, name: str) -> Channel:
         """Return the open channel of this name. Blocks; raises `BadInput`, `StorageError`."""
+        return self.unopened(name).open()
+
+    def unopened(self, name: str) -> Channel:
+        """Return the channel of this name, open or not: for who refreshes it first, which opens it.
+
+        (To open it and to look then whether it has changed would be two looks at an engine.)
+        Raises `BadInput`.
+        """
         channel = self._channels.get(name)
         if channel is None:
             if not NAME.fullmatch(name):
@@ -145,7 +153,7 @@ class Hub:
         self._recent.move_to_end(name)
         if len(self._recent) > self.keep_open:
             self._recent.popitem(last=False)
-        return channel.open()
+        return channel
 
     def opened(self, name: str) -> Channel | None:
         """Return the channel of this name if it is open now."""

@@ -14,13 +14,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from math import isqrt
 from pathlib import Path
 from typing import TypeVar
 
 from esource.log import disk
 
 RUN = 4096  # hashes that are sorted at a time: a millisecond
-NEAR = 2048  # hashes on both sides of the place where one should be
+# Hashes on both sides of the place where one should be, at most, and as a multiple of the root of
+# how many there are: eight times as far as it is off.
+NEAR, ROOTS = 2048, 4
 FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 assert array("I").itemsize == 4
 assert array("Q").itemsize == 8
@@ -83,10 +86,10 @@ def numbers(
     what are no hashes.
     """
     told: dict[P, bytes] = {}
-    near, left = NEAR, list(counts)
+    times, left = 1, list(counts)  # as near as that
     some_of: list[tuple[P, int, int]] = []  # where the numbers are that were not read yet
     while left:
-        spans = [_span(counts[part], wanted, near) for part in left]
+        spans = [_span(counts[part], wanted, times) for part in left]
         places = [(part, 4 * start, 4 * (stop - start)) for part, (start, stop)
                   in zip(left, spans, strict=True)]  # fmt: skip
         if together:
@@ -108,7 +111,7 @@ def numbers(
                     some_of.append((part, 4 * counts[part] + start + first, end - first))
             else:
                 again.append(part)
-        near, left = near * 4, again
+        times, left = times * 4, again
     pieces = read(some_of) if some_of else []
     told |= {part: piece for (part, _, _), piece in zip(some_of, pieces, strict=True)}
     # They are kept plus one: a zero, where one is lost, becomes no byte but a `ValueError`.
@@ -125,9 +128,9 @@ def _check(values: "array[int]") -> None:
         raise ValueError("hashes are lost")
 
 
-def _span(count: int, wanted: int, near: int) -> tuple[int, int]:
+def _span(count: int, wanted: int, times: int) -> tuple[int, int]:
     """Return (start, stop) of the hashes, among so many, near the place where one should be."""
-    guess = wanted * count >> 32
+    guess, near = wanted * count >> 32, min(NEAR, ROOTS * isqrt(count) + 1) * times
     return max(guess - near, 0), min(guess + near, count)
 
 

@@ -353,8 +353,9 @@ class Index(Generic[R]):
                 zones = self._zones(rows, known, run)
                 before = max([top, *(zone.greatest for zone in zones if zone.offset < part.start)])
                 own = [zone for zone in zones if part.start <= zone.offset < part.stop]
+                behind = [zone for zone in zones if zone.offset >= part.stop][:1]
                 is_full = whole or (own and own[-1].end >= part.stop)
-                if is_full and _is_unclear(own, before):
+                if is_full and _is_unclear(own, behind, before):
                     hashes = yield from self._hashed(rows, known, part, own)
                     if hashes is None:
                         return
@@ -479,11 +480,12 @@ def _zone(rows: Rows, offset: int, due: int, stop: int) -> Generator[None, None,
     return zone
 
 
-def _is_unclear(zones: list[Zone], top: bytes) -> bool:
+def _is_unclear(zones: list[Zone], behind: list[Zone], top: bytes) -> bool:
     """Return whether zones do not tell ids apart, and these are not too many.
 
-    `top` is the greatest beginning of a row before them. Of all others, taken together, one zone
-    admits an id.
+    `top` is the greatest beginning of a row before them, and `behind` the zone right after them, if
+    that is known: without it, the first zone of ids in no order would be clear. Of all others,
+    taken together, one zone admits an id.
     """
     are_few = sum(zone.rows for zone in zones) <= MOST_IDS * len(zones)
-    return are_few and not find.rises(zones, top)
+    return are_few and not find.rises(zones + behind, top)

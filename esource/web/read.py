@@ -98,7 +98,7 @@ def follow(hub: Hub, get: Get, asked: Asked, connection: Connection) -> Begun | 
 
 
 def _follow(hub: Hub, get: Get, asked: Asked, connection: Connection) -> Begun | Response:
-    channel, (_, wanted, format, _) = hub.channel(get.channel), asked
+    channel, (_, wanted, format, _) = hub.unopened(get.channel), asked
     resume_id = utf8(get.last_event_id.encode("latin-1")) or wanted.resume
     work = Work(connection.client)
     start = view, offset, verdict, _ = start_of(channel, wanted, resume_id, True, work)
@@ -111,7 +111,7 @@ def _follow(hub: Hub, get: Get, asked: Asked, connection: Connection) -> Begun |
 
 
 def _read(hub: Hub, name: str, environ: Environ, asked: Asked, is_opened: bool = False) -> Response:
-    channel, (pairs, wanted, format, _) = hub.channel(name), asked
+    channel, (pairs, wanted, format, _) = hub.unopened(name), asked
     resume_id = utf8(environ.get("HTTP_LAST_EVENT_ID", "").encode("latin-1"))
     if name in PROBES and not asked.follow and not channel.refresh().end:
         raise Missing(f"there is no channel {name}; the hub's own is at /-/{PROBES[name]}")

@@ -65,6 +65,19 @@ def test_so_it_is_while_the_other_hub_appends_to_the_same_channel(hubs: list[Hub
     assert publishers.is_unharmed
 
 
+def test_the_first_read_at_a_hub_asks_an_engine_once_what_is_there(
+    tmp_path: Path, server: Postgres
+) -> None:
+    url = server.database("log_statement = 'all'")
+    with engine_hubs(tmp_path, url) as (here, there):
+        first = here.publish("/cold-orders", "one")
+        here.publish("/cold-orders", "two")
+        before = server.log.stat().st_size
+        assert there.get(f"/cold-orders?after={first}&format=raw").body == b"two\n"
+        asked = server.log.read_text()[before:]
+    assert len(re.findall("esource.goes_on[^;]*?'cold-orders'", asked, re.DOTALL)) == 1, asked
+
+
 # -- the same bytes ----------------------------------------------------------------------------
 
 

@@ -38,6 +38,41 @@ def test_a_log_is_opened_once_however_many_ask(path: Path) -> None:
     assert opened == [channel.view.log]
 
 
+def test_who_opens_a_log_to_read_it_does_not_look_again_whether_it_has_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(ROWS)
+    looks, real = [], FileLog.is_current
+
+    def is_current(log: FileLog) -> bool:
+        looks.append(log)
+        return real(log)
+
+    monkeypatch.setattr(FileLog, "is_current", is_current)
+    channel = Channel("orders", lambda: FileLog(path))
+    assert channel.refresh().end == len(ROWS)
+    assert looks == []
+    append_by_hand(path, ROWS)
+    assert channel.refresh().end == 2 * len(ROWS)
+    assert len(looks) == 1
+
+
+def test_who_asks_while_a_log_is_opened_for_another_looks_for_itself(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found may be older than the question."""
+    path.write_bytes(ROWS)
+    channel = Channel("orders", lambda: FileLog(path))
+    with at_a_gate(monkeypatch, View, "of", once=True) as gate:
+        first = gevent.spawn(channel.refresh)
+        gate.wait_until_reached()
+        append_by_hand(path, ROWS)
+        second = gevent.spawn(channel.refresh)
+        second.join(SOON_SECONDS)
+    assert second.get().end == 2 * len(ROWS)
+    assert first.get().end >= len(ROWS)
+
+
 def test_a_view_of_what_others_did_never_replaces_that_of_a_later_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,21 @@ def test_hubs_that_learn_at_the_same_time_find_the_same(hubs: Hubs, small: None)
         assert start <= third.end
 
 
+def test_of_ids_in_no_order_the_first_zone_is_left_out_too(
+    hubs: Hubs, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it alone, with nothing before it, is in order; and while there are few zones."""
+    monkeypatch.setattr(index, "FEW", 4)
+    log = learned(filled(hubs(), MIXED[:22]))
+    other = hubs().open("orders")
+    for each in (log, other):
+        assert looked_at(each, id=b"nix") < 50, "what is not known yet"
+        for row in MIXED[:22]:
+            assert any(row in each.pread(x, y - x) for x, y in parts(each, id=row[:3]))
+        in_first = [row for row in MIXED[7:22] if (0, 56) in parts(each, id=row[:3])]
+        assert in_first == []
+
+
 # -- what is believed ----------------------------------------------------------------------
 
 
