@@ -19,12 +19,15 @@ change; `log.index` makes it, and keeps it.
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import lru_cache
+from io import BytesIO
 from operator import itemgetter
+from struct import Struct
 from typing import NamedTuple
 
-from esource.event import DEFAULT_ID_BYTES, MAX_ID_BYTES, default_id, time_of
+from esource.event import DEFAULT_ID_BYTES, MAX_ID_BYTES, MAX_TYPE_BYTES, default_id, time_of
 from esource.rows import tsv
 
 ZONE_BYTES = 1 << 20
@@ -35,9 +38,8 @@ PREFIX_BYTES = 1100
 MOST_TYPES, MOST_TYPE_BYTES = 64, 4096
 assert MAX_ID_BYTES + len(b"\t") < PREFIX_BYTES
 
-# What a row begins with that has a default id, with a 0 for each digit; and how to get there.
+# What a row begins with that has a default id, with a 0 for each digit.
 _HEAD = b"0000-00-00T00:00:00.000000Z\t"
-_head_of = itemgetter(slice(len(_HEAD)))
 _NO_DEFAULT_ID = b"95"  # which no default id is as great as (see `event`)
 # What may be a time, behind an LF: without a zone, and the zone.
 _TIME = re.compile(
@@ -45,6 +47,7 @@ _TIME = re.compile(
     rb"([Zz]|[+ -]\d\d(?::?\d\d)?|)\t"
 )
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_TOGETHER = 128  # rows
 
 
 class Verdict(str, Enum):
@@ -86,17 +89,17 @@ def later_than(rows: bytes, time: int) -> int | None:
         return None
     greatest = max(each)
     uniform = are_uniform(each, greatest)
-    newest = _newest_time(rows, greatest, uniform)
-    if newest is None or newest <= time:
-        return None
     bound = id_of_time(time)
     if bound is not None and uniform:  # the order of bytes is that of time
         offset = 0
-        for row in each:
+        for row in each if greatest[:DEFAULT_ID_BYTES] > bound else ():
             id = row[:DEFAULT_ID_BYTES]
             if id > bound and tsv.is_event(row) and time_of(id) is not None:
                 return offset
-            offset += len(row) + 1
+            offset += len(row)
+        return None
+    newest = _newest_time(rows, greatest, uniform)
+    if newest is None or newest <= time:
         return None
     for event in tsv.BEGINNING.finditer(rows):
         event_time = time_of(event[1])
@@ -106,10 +109,8 @@ def later_than(rows: bytes, time: int) -> int | None:
 
 
 def _rows_of(rows: bytes) -> list[bytes]:
-    """Return each of whole rows, at least one, without its LF."""
-    each = rows.split(b"\n")
-    each.pop()
-    return each
+    """Return each of whole rows, with its LF: half the time of `bytes.split`."""
+    return BytesIO(rows).readlines()
 
 
 def _newest_time(rows: bytes, greatest: bytes, uniform: bool) -> int | None:
@@ -133,7 +134,7 @@ def _newest_time(rows: bytes, greatest: bytes, uniform: bool) -> int | None:
 
 def hashes(rows: bytes) -> Iterator[int]:
     """Return a checksum of 32 bits of each id in whole rows, and of some other texts."""
-    return map(zlib.crc32, [row[: row.find(b"\t")] for row in rows.split(b"\n")])
+    return map(zlib.crc32, [row[: row.find(b"\t")] for row in _rows_of(rows)])
 
 
 # -- in zones ------------------------------------------------------------------------------
@@ -234,9 +235,9 @@ def zone(offset: int, rows: bytes, checksum: int = 0) -> Zone:
     """
     each = _rows_of(rows)
     greatest = max(each)
-    uniform = are_uniform(each, greatest)
+    type = _one_type(each)
+    uniform = greatest < _NO_DEFAULT_ID if type is not None else are_uniform(each, greatest)
     newest = _newest_time(rows, greatest, uniform)
-    type = _one_type(each) if uniform else None
     return Zone(
         offset,
         offset + len(rows),
@@ -250,11 +251,14 @@ def zone(offset: int, rows: bytes, checksum: int = 0) -> Zone:
 
 
 def _one_type(each: list[bytes]) -> bytes | None:
-    """Return the type of rows that begin with default ids, if all are events of the same one."""
-    end = each[0].find(b"\t", len(_HEAD)) + 1
-    type = slice(len(_HEAD), end)  # with the tab behind it
-    alike = end > 0 and len(set(map(itemgetter(type), each))) == 1
-    return each[0][type][:-1] if alike else None
+    """Return the type of rows, if all are events of the same one with ids like default ones."""
+    start = len(_HEAD)
+    end = each[0].find(b"\t", start, start + MAX_TYPE_BYTES + 1)
+    type, zeros = each[0][start:end], each[0][start : end + 1].translate(_DIGITS)
+    if end < 0 or not _begin_alike(each, _HEAD + zeros):
+        return None
+    alike = zeros.startswith(type) or len(set(map(itemgetter(slice(start, end)), each))) == 1
+    return type if alike else None
 
 
 def rises(zones: list[Zone], before: bytes = b"") -> bool:
@@ -281,13 +285,29 @@ def _few(types: frozenset[bytes]) -> frozenset[bytes] | None:
 
 
 def are_uniform(each: list[bytes], greatest: bytes) -> bool:
-    """Return whether rows, at least one, all begin with a default id; one of them is the greatest.
+    """Return whether rows, at least one, all begin with a default id; one is the greatest."""
+    return greatest < _NO_DEFAULT_ID and _begin_alike(each, _HEAD)
 
-    They are without their LF. No head is longer than `_HEAD`, so if all together are as long as so
-    many, each is in its place.
+
+def _begin_alike(each: list[bytes], head: bytes) -> bool:
+    """Return whether all rows begin with a head, but for digits, each of which is a 0 there.
+
+    Of each row as much as the head is packed; what is shorter is filled up with zeros, and a head
+    ends with a tab. A third of the time of a slice for each.
     """
-    heads = b"".join(map(_head_of, each)).translate(_DIGITS)
-    return heads == _HEAD * len(each) and greatest < _NO_DEFAULT_ID
+    pack, wanted = _packing(len(head)), head * _TOGETHER
+    for start in range(0, len(each), _TOGETHER):
+        some = each[start : start + _TOGETHER]
+        some += some[:1] * (_TOGETHER - len(some))
+        if pack(*some).translate(_DIGITS) != wanted:
+            return False
+    return True
+
+
+@lru_cache(maxsize=16)
+def _packing(size: int) -> Callable[..., bytes]:
+    """Return what packs so many bytes of each of some rows."""
+    return Struct(f"{size}s" * _TOGETHER).pack
 
 
 def id_of_time(time: int) -> bytes | None:

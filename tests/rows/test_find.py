@@ -127,7 +127,7 @@ one_type_or_more = st.lists(
     | st.sampled_from([b"\t\tx\n", b"\tab\tx\n", b"\tone tab\n", b"\ta\tx\ty\n", b"\t\n"]),
     min_size=1,
     max_size=4,
-)
+) | st.lists(st.sampled_from([b"\ta1\tx\n", b"\ta2\tx\n"]), min_size=1, max_size=4)
 
 
 @given(one_type_or_more)
@@ -150,6 +150,20 @@ def test_rows_are_uniform_if_each_begins_with_a_default_id(other: bytes) -> None
     for block in (foreign + own, own + foreign, own + foreign + own, foreign):
         assert not is_uniform(block)
     assert not is_uniform(own + own[:-3].replace(b"\t", b"") + b"\n")
+
+
+@given(st.integers(1, 400), st.integers(0, 399), st.sampled_from(OTHER_IDS))
+def test_one_row_among_many_that_begins_otherwise_is_seen(
+    count: int, place: int, other: bytes
+) -> None:
+    each = [default_id(1577880000_000000 + n) + b"\ta\tx\n" for n in range(count)]
+    assert is_uniform(b"".join(each))
+    assert find.zone(0, b"".join(each)).types == frozenset([b"a"])
+    place %= count
+    each[place] = each[place].replace(b"\ta\t", b"\tb\t")
+    assert find.zone(0, b"".join(each)).types == frozenset([b"a", b"b"][count == 1 :])
+    each[place] = other + b"\ta\tx\n"
+    assert not is_uniform(b"".join(each))
 
 
 def test_a_zone_excludes_types_that_it_does_not_have_if_it_has_few() -> None:
