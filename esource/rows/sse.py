@@ -49,7 +49,25 @@ def encode(rows: bytes, malformed: list[bytes]) -> bytes:
 
 def _encode_plain(rows: bytes) -> bytes:
     """Return the frames of rows that are all plain and have an id; nothing if they are not."""
-    ids, types, data = tsv.plain(rows, end=b"\n\n") or ([b""], [], [])
+    if not tsv.are_plain(rows):
+        return b""
+    return _encode_alike(rows) or _encode_each(rows)
+
+
+def _encode_alike(rows: bytes) -> bytes:
+    """Return the frames of plain rows, if it is seen that all have an id and are of one type."""
+    found = tsv.alike(rows, lambda type: b"\n\n" + _before_id(type))
+    if not found:
+        return b""
+    type, pieces = found
+    pieces[0] = _before_id(type) + pieces[0]
+    pieces[-1] = pieces[-1].removesuffix(_before_id(type))
+    return b"\ndata: ".join(pieces)
+
+
+def _encode_each(rows: bytes) -> bytes:
+    """Return the frames of plain rows that all have an id; else nothing."""
+    ids, types, data = tsv.columns(rows, end=b"\n\n")
     if not all(ids):
         return b""
     frames = [b"id: ", b"", b"\ndata: ", b""] * len(ids)
@@ -58,6 +76,11 @@ def _encode_plain(rows: bytes) -> bytes:
     frames[1::4] = ids
     frames[3::4] = data
     return b"".join(frames)
+
+
+def _before_id(type: bytes) -> bytes:
+    """Return what a frame of this type begins with, up to its id."""
+    return b"event: %b\nid: " % type if type else b"id: "
 
 
 def _encode_any(rows: bytes, malformed: list[bytes]) -> bytes:

@@ -80,7 +80,8 @@ def test_rows_of_which_some_have_many_lines_are_frames_like_any_other() -> None:
     ],
 )  # fmt: skip
 def test_many_rows_are_the_frames_of_each(type: bytes, odd: bytes) -> None:
-    alike = [b"%d\t%b\t%b\n" % (n, type, b"x" * 50) for n in range(40)]
+    alike = [b"%d\t%b\t%b\n" % (n, type, b"x" * 50) for n in range(400)]
+    assert len(b"".join(alike)) > tsv.ALIKE_BYTES
     for rows in (alike, [*alike, odd], [odd, *alike], [*alike, odd, *alike]):
         malformed: list[bytes] = []
         each: list[bytes] = []
