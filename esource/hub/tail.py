@@ -32,14 +32,16 @@ assert PUSH_BYTES <= SEND_BUFFER_BYTES
 class Stretch:
     """Whole rows that stand together in a log, encoded at most once for each format."""
 
-    __slots__ = ("_encoded", "_malformed", "end", "is_selected", "log", "offset", "rows")
+    __slots__ = ("_count", "_encoded", "_malformed", "end", "is_selected", "log", "offset", "rows")
 
     def __init__(
-        self, log: Log, offset: int, rows: bytes, malformed: Malformed, end: int | None = None
-    ) -> None:
+        self, log: Log, offset: int, rows: bytes, malformed: Malformed, end: int | None = None,
+        count: int | None = None,
+    ) -> None:  # fmt: skip
         """Hold the rows from an offset on; `malformed` is told of rows that are no events.
 
-        With an `end`, they are those of the rows up to there that were asked for.
+        With an `end`, they are those of the rows up to there that were asked for. `count` is how
+        many they are, where that is known.
         """
         self.log = log
         self.offset = offset
@@ -47,6 +49,7 @@ class Stretch:
         self.is_selected = end is not None
         self.end = offset + len(rows) if end is None else end  # the offset after the last row
         self._malformed = malformed
+        self._count = count
         self._encoded: dict[Encode, tuple[bytes, int]] = {}
 
     def is_encoded(self, encode: Encode) -> bool:
@@ -61,7 +64,9 @@ class Stretch:
         if encode not in self._encoded:
             skipped: list[bytes] = []
             text = encode(self.rows, skipped)
-            self._encoded[encode] = text, tsv.count(self.rows) - len(skipped)
+            if self._count is None:
+                self._count = tsv.count(self.rows)
+            self._encoded[encode] = text, self._count - len(skipped)
             if skipped:
                 self._malformed.note(self.log, self.offset, self.rows, len(skipped))
         return self._encoded[encode]
@@ -69,17 +74,21 @@ class Stretch:
 
 def read_stretch(log: Log, offset: int, end: int, malformed: Malformed) -> Stretch:
     """Read whole rows from an offset, as many as can be encoded in one turn. Blocks."""
-    rows = log.read(offset, READ_BYTES, end)
-    return Stretch(log, offset, few_rows(rows) or rows, malformed)
+    few, count = few_rows(log.read(offset, READ_BYTES, end))
+    return Stretch(log, offset, few, malformed, count=count)
 
 
-def few_rows(rows: bytes) -> bytes:
-    """Return whole rows from the beginning, about `READ_ROWS` at most; empty if there is none."""
-    size = len(rows)
+def few_rows(rows: bytes) -> tuple[bytes, int]:
+    """Return (rows from the beginning, about `READ_ROWS` at most, how many they are).
+
+    What follows the last whole row is left out. At least one row, if there is any.
+    """
     count = tsv.count(rows)
-    if count > READ_ROWS:
-        size = size * READ_ROWS // count
-    return rows[: rows.rfind(b"\n", 0, size) + 1]
+    if count <= READ_ROWS:
+        return rows[: rows.rfind(b"\n") + 1], count
+    few = rows[: rows.rfind(b"\n", 0, len(rows) * READ_ROWS // count) + 1]
+    few = few or rows[: rows.index(b"\n") + 1]
+    return few, tsv.count(few)
 
 
 class Push(NamedTuple):
@@ -123,9 +132,11 @@ class Tail:
             self._log = log
         begin = 0
         while begin < len(rows):
-            few = few_rows(rows[begin : begin + KEPT_BYTES])
-            few = few or rows[begin : rows.index(b"\n", begin) + 1]
-            self._stretches[start + begin] = Stretch(log, start + begin, few, self._malformed)
+            few, count = few_rows(rows[begin : begin + KEPT_BYTES])
+            if not few:
+                few, count = rows[begin : rows.index(b"\n", begin) + 1], 1
+            offset = start + begin
+            self._stretches[offset] = Stretch(log, offset, few, self._malformed, count=count)
             begin += len(few)
         self._end = start + begin
         self._bytes += begin

@@ -1,8 +1,19 @@
 """The last commits in memory: without a gap, and what is new encoded once for each way."""
 
+import pytest
+
 from esource.hub.malformed import Malformed
 from esource.hub.stats import Stats
-from esource.hub.tail import TAIL_BYTES, TAIL_STRETCHES, Push, Stretch, Tail
+from esource.hub.tail import (
+    KEPT_BYTES,
+    READ_ROWS,
+    TAIL_BYTES,
+    TAIL_STRETCHES,
+    Push,
+    Stretch,
+    Tail,
+    read_stretch,
+)
 from esource.hub.view import View
 from esource.log.memory import MemoryLogs
 from esource.rows import sse
@@ -80,3 +91,24 @@ def test_a_follower_that_is_told_later_gets_a_later_commit_as_well() -> None:
     assert kept.news(first, log, 0, push).end == 7
     kept.keep(log, 7, ROW)  # while the followers are told of the first one
     assert kept.news(first, log, 0, push).end == 14
+
+
+@pytest.mark.parametrize("size", [1, 60, KEPT_BYTES, KEPT_BYTES + 100])
+@pytest.mark.parametrize("few", [1, 10, READ_ROWS, 2 * READ_ROWS])
+def test_a_stretch_counts_its_events_whatever_it_was_cut_from(size: int, few: int) -> None:
+    rows = b"1\t\t\n" * few + (b"2\t\t" + b"x" * size + b"\n") * 10 + b"3\t\t\n" * few
+    log, kept = MemoryLogs().open("orders"), tail()
+    log.append(None, [rows])
+    kept.keep(log, 0, rows)
+
+    def read(offset: int) -> Stretch | None:
+        return read_stretch(log, offset, len(rows), Malformed(Stats()))
+
+    for offset, take in (0, read), (kept.until(log, -1, len(rows)), lambda at: kept.at(log, at)):
+        while offset < len(rows):
+            stretch = take(offset)
+            assert stretch is not None
+            assert stretch.rows == rows[offset : stretch.end]
+            assert stretch.rows.endswith(b"\n")
+            assert stretch.encoded(TSV.encode) == (stretch.rows, stretch.rows.count(b"\n"))
+            offset = stretch.end
