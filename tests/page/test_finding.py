@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Download, Route
 
 from esource import __version__
 from tests.harness import Hub, eventually, running_hub
-from tests.harness.machine import FULL, size
+from tests.harness.machine import size
 from tests.page.person import Person
 
 # The longest time in which the page did not paint: a bound on faults, on a busy machine.
@@ -47,7 +47,7 @@ def test_all_of_a_channel_is_searched_in_one_go_and_the_page_goes_on_meanwhile(
     person: Person,
 ) -> None:
     # More than is looked through unasked.
-    hay = rows_of(45_000 * (20 if FULL else 1), padding=" " + "x" * 1000)
+    hay = rows_of(45_000 * size(1, 5), padding=" " + "x" * 1000)
     person.hub.put("haystack", "first\t\ta Needle\n" + hay + "last\t\tneedles\n")
     person.visit("?channel=haystack&text=needle")
     person.sees("needles")
@@ -61,7 +61,7 @@ def test_all_of_a_channel_is_searched_in_one_go_and_the_page_goes_on_meanwhile(
     person.sees("a Needle", "needles")
     assert "begins here" in person.text("#above")
     assert person.page.evaluate("longest") < FROZEN_MS
-    follows = printed(person.line("view-curl"), seconds=size(2, 30))
+    follows = printed(person.line("view-curl"), seconds=size(2, 10))
     assert [row.split(b"\t")[0] for row in follows] == [b"first", b"last"]
     person.hub.publish("/haystack?id=new", "one NEEDLE more")
     person.sees("a Needle", "needles", "one NEEDLE more")
