@@ -10,6 +10,7 @@ All of it is the `Work` of a client: in steps, and ended with the client.
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import gevent
 from gevent.event import Event as Signal  # an event is always an `event.Event`
@@ -17,7 +18,10 @@ from gevent.lock import BoundedSemaphore
 
 from esource.errors import StorageError
 from esource.event import time_of
+from esource.hub import sought
+from esource.hub.first_steps import FirstSteps
 from esource.hub.found import Found
+from esource.hub.sought import Sought
 from esource.hub.tail import READ_BYTES, READ_ROWS
 from esource.hub.view import View, last_event
 from esource.hub.work import CROWD, STEP_SECONDS, Learning, Work, look_seconds
@@ -54,6 +58,7 @@ class Search:
         self._lesson = Signal()  # set when more is
         self._is_learning = False
         self._searches = 0  # for places, now
+        self._first_steps = FirstSteps(partial(sought.begin, log))
         self.is_closed = False
 
     def close(self) -> None:
@@ -199,43 +204,17 @@ class Search:
 
         `size` is how many bytes of rows it is given at a time.
         """
-        rest, taught = self.log.places(wanted, self.log.begin, end), self._taught
-        looked = 0
-
-        def step(deadline: float, offset: int, stop: int) -> tuple[int | None, int, int]:
-            """Return where it was found, if it was, and where to go on; -1: nowhere."""
-            nonlocal looked, rest, taught
-            if taught < self._taught:  # so what is left may be little
-                rest, taught = (
-                    self.log.places(wanted, max(offset, self.log.begin), end),
-                    self._taught,
-                )
-                stop = offset
-            while time.monotonic() < deadline:
-                offset = max(offset, self.log.begin)  # which may have moved meanwhile
-                rows = self.log.read(offset, size, stop) if offset < stop else b""
-                if not rows:
-                    offset, stop = next(rest, (-1, -1))
-                    if offset < 0:
-                        break
-                    continue
-                looked += len(rows)
-                found = place_in(rows)
-                if found is not None:
-                    return offset + found, -1, -1
-                offset += len(rows)
-            return None, offset, stop
-
-        found, offset, stop = None, 0, 0
+        search = Sought(self.log, wanted, end, place_in, size, lambda: self._taught)
         self._searches += 1
         try:
             self._wait_for_lesson(end, work)
-            while found is None and offset >= 0:
-                found, offset, stop = work.step(step, offset, stop)
-            return found
+            work.begin(partial(self._first_steps.take, search))
+            while not search.is_over:
+                work.step(search.step)
+            return search.found
         finally:
             self._searches -= 1
-            self._note(looked, end)
+            self._note(search.looked, end)
 
     @property
     def _is_crowded(self) -> bool:

@@ -89,6 +89,15 @@ class Work:
             self._steps += 1
             return in_thread(_thread(), function, *args)
 
+    def begin(self, take: Callable[[Callable[[], None]], None]) -> None:
+        """Have the first step taken together with those of others (see `FirstSteps.take`).
+
+        Blocks. Raises `ClientLeft`, and what `take` raises, which is given `check`.
+        """
+        self.check()
+        take(self.check)
+        self._steps += 1
+
     def _passed(self) -> int:
         """Return how many steps of others go before the next one, though they come later."""
         return min(PASSED * self._steps, MOST_PASSED)
@@ -111,6 +120,29 @@ class Urgent(Work):
         """Call a function, at once and in a thread of the commits'."""
         return in_thread(commits(), function, *args)
 
+    def begin(self, take: Callable[[Callable[[], None]], None]) -> None:
+        """Do nothing: others are not waited for."""
+
+
+class Joint(Work):
+    """Work for several clients together: a turn counts as one of each that it has served."""
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """While one more client waits for it."""
+        _queue.together += 1
+        try:
+            yield
+        finally:
+            _queue.together -= 1
+
+    def served(self, clients: int) -> None:
+        """Count the clients that the last turn has served."""
+        _queue.count(clients - 1)
+
+    def _passed(self) -> int:
+        return 0
+
 
 @cache
 def _thread() -> ThreadPool:
@@ -125,6 +157,7 @@ class _Queue:
         self._steps = 0  # of all works
         self._number = count()
         self._waiting: list[tuple[int, int, Signal]] = []
+        self.together = 0  # clients that wait for work that is done for several together
 
     @contextmanager
     def turn(self, passed: int, check: Callable[[], None]) -> Iterator[None]:
@@ -149,6 +182,10 @@ class _Queue:
         finally:
             self._pass_on()
 
+    def count(self, steps: int) -> None:
+        """Count steps that were taken in a turn, but for the first of them."""
+        self._steps += max(steps, 0)
+
     def _pass_on(self) -> None:
         if self._waiting:
             heappop(self._waiting)[2].set()
@@ -156,7 +193,7 @@ class _Queue:
             self._is_taken = False
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + self.together
 
 
 _queue = _Queue()

@@ -15,7 +15,7 @@ believed, is a `Store`: beside a file (`beside`), or in an engine (`blocks`).
 """
 
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial, reduce
 from typing import Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -160,8 +160,8 @@ class Index(Generic[R]):
         """Yield (offset, end) of each part between two offsets that can have it, in order."""
         at = stop if is_backwards else start  # up to here all is yielded, or cannot have it
         try:
-            for zone, can_have in self._sifted(rows, wanted, start, stop, is_backwards):
-                offset, end = max(zone.offset, start), min(zone.end, stop)
+            for first, last, can_have in self._sifted(rows, wanted, start, stop, is_backwards):
+                offset, end = max(first, start), min(last, stop)
                 if offset >= end:
                     continue
                 if is_backwards and end < at:
@@ -180,24 +180,40 @@ class Index(Generic[R]):
 
     def _sifted(
         self, rows: R, wanted: Wanted, start: int, stop: int, is_backwards: bool
-    ) -> Iterator[tuple[Zone, bool]]:
-        """Yield what is known between two offsets, in order: a zone, and whether it can have it."""
+    ) -> Iterator[tuple[int, int, bool]]:
+        """Yield what is known between two offsets, in order: (offset, end, whether it can have it).
+
+        That is a zone, a run, or several zones in a row that cannot.
+        """
         if wanted == Wanted():
             return
         known, size = self._latest(rows, stop), run_bytes()
         found = {} if wanted.id is None else self._found(rows, known, wanted.id, start, stop)
-        runs = range(start - start % size, stop, size)
+        runs, admits = range(start - start % size, stop, size), _admission(wanted)
         for run in reversed(runs) if is_backwards else runs:
             whole = known.runs.get(run)
-            if whole and not (whole.admits(wanted) and found.get(Part(size, run), True)):
-                yield whole, False
+            if whole and not (admits(whole) and found.get(Part(size, run), True)):
+                yield whole.offset, whole.end, False
                 continue
-            zones = self._zones(rows, known, run)
+            zones, low, high = self._zones(rows, known, run), 0, 0  # of those that cannot
             for zone in reversed(zones) if is_backwards else zones:
-                own = _part(zone.offset, ZONE_BYTES).start
-                hashed = (found.get(_part(own, each)) for each in self._store.hashed)
-                is_found = all(starts is None or own in starts for starts in hashed)
-                yield zone, is_found and zone.admits(wanted)
+                can_have = admits(zone) and self._may_hold(found, zone)
+                if not can_have and zone.offset == high:
+                    high = zone.end
+                elif not can_have and zone.end == low:
+                    low = zone.offset
+                else:
+                    yield low, high, False
+                    low, high = (0, 0) if can_have else (zone.offset, zone.end)
+                    if can_have:
+                        yield zone.offset, zone.end, True
+            yield low, high, False
+
+    def _may_hold(self, found: dict[Part, set[int]], zone: Zone) -> bool:
+        """Return whether a zone can have an id by the hashes that were `found`, if it has any."""
+        own = _part(zone.offset, ZONE_BYTES).start
+        hashed = (found.get(_part(own, each)) for each in self._store.hashed)
+        return all(starts is None or own in starts for starts in hashed)
 
     def _found(
         self, rows: R, known: _Known, id: bytes, start: int, stop: int
@@ -436,6 +452,14 @@ def few_bytes() -> int:
 def run_bytes() -> int:
     """Return the size of a run."""
     return MANY * ZONE_BYTES
+
+
+def _admission(wanted: Wanted) -> Callable[[Zone], bool]:
+    """Return what tells of a zone whether it admits what is wanted: of an id, in one comparison."""
+    if wanted.id is None or wanted != Wanted(id=wanted.id):
+        return lambda zone: zone.admits(wanted)
+    start = (wanted.id + b"\t")[: find.PREFIX_BYTES]
+    return lambda zone: zone.least <= start <= zone.greatest
 
 
 def _part(offset: int, size: int) -> Part:
