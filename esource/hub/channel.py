@@ -25,7 +25,7 @@ from esource.hub.loop import Shared, reads
 from esource.hub.malformed import Malformed
 from esource.hub.parking import Parked, Parking
 from esource.hub.stats import Stats
-from esource.hub.tail import Push, Stretch, Tail, read_stretch
+from esource.hub.tail import READ_BYTES, Push, Stretch, Tail, read_stretch
 from esource.hub.view import Place, View
 from esource.hub.work import Work
 from esource.hub.writer import Writer
@@ -209,10 +209,12 @@ class Channel:
     # -- reading -------------------------------------------------------------------------
 
     def read(
-        self, view: View, offset: int, types: frozenset[bytes] = EVERY, work: Work | None = None
-    ) -> Iterator[Stretch]:
+        self, view: View, offset: int, types: frozenset[bytes] = EVERY, work: Work | None = None,
+        size: int = READ_BYTES,
+    ) -> Iterator[Stretch]:  # fmt: skip
         """Yield the rows of a view from an offset on; with `types`, such events at least.
 
+        At first about `size` bytes of them: for one who wants few, not more is read.
         Blocks; raises `StorageError`, and `ClientLeft`: the rows are read as the client's `work`,
         which must be told what the client has heard. Raises `ConnectionResetError` if rows have
         been removed before they were read: an answer that ended well would hide that.
@@ -220,12 +222,12 @@ class Channel:
         work = work or Work()
         while offset < view.end:
             work.check()
-            stretch = self._stretch(view.log, offset, view.end, types, work)
+            stretch = self._stretch(view.log, offset, view.end, types, work, size)
             if stretch.rows:
                 yield stretch
             elif not stretch.is_selected:
                 raise ConnectionResetError(errno.ECONNRESET, f"{view.log.name} has lost rows")
-            offset = stretch.end
+            offset, size = stretch.end, min(2 * size, READ_BYTES)
 
     def follow(
         self, log: Log, offset: int, heartbeat: float, client: socket | None = None,
@@ -248,9 +250,9 @@ class Channel:
 
     def go_on(
         self, follower: Follower, heartbeat: float, timeout: float | None = None,
-        types: frozenset[bytes] = EVERY, stream: Stream | None = None,
+        types: frozenset[bytes] = EVERY, stream: Stream | None = None, size: int = READ_BYTES,
     ) -> Iterator[Stretch | Place]:  # fmt: skip
-        """Yield what `follow` does, for a follower that is new, or was parked.
+        """Yield what `follow` does, for a follower that is new, or was parked. `size`: see `read`.
 
         With a `stream`, it is parked wherever it can be: raises `Parked`, and the stream goes on
         with it. One that has lagged may lag again soon, which would take a greenlet each time: it
@@ -269,7 +271,8 @@ class Channel:
                     if timeout and silence.left() is None:
                         yield Place(follower.log, follower.offset)
                         return
-                    stretch = self.take(follower, end, types, work)
+                    stretch = self.take(follower, end, types, work, size)
+                    size = min(2 * size, READ_BYTES)
                     if stretch.rows:
                         yield stretch
                         work.heard()
@@ -312,13 +315,16 @@ class Channel:
                 return 0
             follower.log, follower.offset = moved
 
-    def take(self, follower: Follower, end: int, types: frozenset[bytes], work: Work) -> Stretch:
+    def take(
+        self, follower: Follower, end: int, types: frozenset[bytes], work: Work,
+        size: int = READ_BYTES,
+    ) -> Stretch:  # fmt: skip
         """Return the next of the rows up to an end, of which there are some; move a follower on.
 
         With `types`, there may be none of them in the stretch. Blocks; raises `StorageError`. It
         stays where its rows are gone, and is passed by then, unless all of the log is.
         """
-        stretch = self._stretch(follower.log, follower.offset, end, types, work)
+        stretch = self._stretch(follower.log, follower.offset, end, types, work, size)
         if stretch.rows or stretch.is_selected:
             follower.offset = stretch.end
         elif not follower.is_passed:  # the file was cut: there will be another
@@ -326,7 +332,7 @@ class Channel:
         return stretch
 
     def _stretch(
-        self, log: Log, offset: int, end: int, types: frozenset[bytes], work: Work
+        self, log: Log, offset: int, end: int, types: frozenset[bytes], work: Work, size: int
     ) -> Stretch:
         stretch = self._tail.at(log, offset)
         if stretch and stretch.end <= end:
@@ -337,7 +343,7 @@ class Channel:
             if place is not None:
                 return Stretch(log, offset, rows, self._malformed, place)
             return Stretch(log, offset, b"", self._malformed)
-        return self._read(read_stretch, log, offset, until, self._malformed)
+        return self._read(read_stretch, log, offset, until, self._malformed, size)
 
     # -- stopping ------------------------------------------------------------------------
 

@@ -72,9 +72,14 @@ class Stretch:
         return self._encoded[encode]
 
 
-def read_stretch(log: Log, offset: int, end: int, malformed: Malformed) -> Stretch:
-    """Read whole rows from an offset, as many as can be encoded in one turn. Blocks."""
-    few, count = few_rows(log.read(offset, READ_BYTES, end))
+def read_stretch(
+    log: Log, offset: int, end: int, malformed: Malformed, size: int = READ_BYTES
+) -> Stretch:
+    """Read whole rows from an offset, as many as can be encoded in one turn. Blocks.
+
+    About `size` bytes of them, if that is fewer.
+    """
+    few, count = few_rows(log.read(offset, size, end))
     return Stretch(log, offset, few, malformed, count=count)
 
 

@@ -148,7 +148,8 @@ def _read(hub: Hub, name: str, environ: Environ, asked: Asked, is_opened: bool =
         # `curl -C -` calls a copy of the history before complete, if that is as long as this answer
         # says that it is; without a length it sees that it cannot go on.
         headers["Accept-Ranges"], offset = "none", view.log.start
-    stretches = channel.read(view, offset, wanted.types, work)
+    encode = Encoder(channel, wanted, format, follows=False)
+    stretches = channel.read(view, offset, wanted.types, work, encode.read_bytes)
     if not (format.head or wanted.types or wanted.limit == 0):
         try:  # before the answer has begun
             stretches = chain(list(islice(stretches, 1)), stretches)
@@ -156,7 +157,7 @@ def _read(hub: Hub, name: str, environ: Environ, asked: Asked, is_opened: bool =
             if offset >= view.log.start:
                 raise
             return _read(hub, name, environ, asked)
-    content = _finite(channel, view, offset, stretches, wanted, format, work)
+    content = _finite(encode, view, offset, stretches, wanted, format, work)
     return Response(content, 200, headers, direct_passthrough=True)
 
 
@@ -277,10 +278,9 @@ def _is_unmodified(view: View, format: Format, headers: Headers, environ: Enviro
 
 
 def _finite(
-    channel: Channel, view: View, offset: int, stretches: Iterable[Stretch], wanted: Selection,
+    encode: Encoder, view: View, offset: int, stretches: Iterable[Stretch], wanted: Selection,
     format: Format, work: Work,
 ) -> Iterator[bytes]:  # fmt: skip
-    encode = Encoder(channel, wanted, format, follows=False)
     prime = sse.prime(Place(view.log, offset).id) if wanted.prime else b""
     if format.head:
         yield format.head + prime

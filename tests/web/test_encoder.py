@@ -15,6 +15,8 @@ from esource.rows.formats import NDJSON
 from esource.web import encoder
 from esource.web.encoder import SMALL_BYTES, Encoder
 from esource.web.query import Selection
+from tests.harness import Hub
+from tests.harness.measures import bytes_read
 
 ROW = b"id\ttype\t%b\n" % (b"x" * 100)
 ROWS = ROW * (4 * SMALL_BYTES // len(ROW))
@@ -49,3 +51,20 @@ def test_a_few_rows_of_many_wait_for_no_turn(
     if wanted.is_whole or not (wanted.types or wanted.until):
         assert count == stats.delivered == (wanted.limit or ROWS.count(b"\n"))
     assert encode.is_done == (wanted.limit == count)
+
+
+@pytest.mark.files("what the worker reads of a file is counted")
+@pytest.mark.parametrize("query", ["follow=1&after=0-500", "after=0-500", "format=json"])
+def test_who_wants_few_events_has_few_read(hub: Hub, query: str) -> None:
+    rows = b"".join(b"0-%d\t\t%b\n" % (n, b"x" * 100) for n in range(20_000))
+    hub.file("few-events").write_bytes(rows)
+    assert hub.get(f"/few-events?{query}&limit=1").status == 200  # it is opened
+
+    def read_for(limit: int) -> int:
+        before = bytes_read(hub)
+        assert hub.get(f"/few-events?{query}&limit={limit}").status == 200
+        return bytes_read(hub) - before
+
+    least = read_for(0)  # the search for the id, too
+    assert read_for(1) - least < 2 * SMALL_BYTES
+    assert read_for(2000) - least > 200_000
