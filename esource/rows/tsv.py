@@ -21,6 +21,7 @@ CR and LF a publisher used is forgotten.
 
 import re
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from operator import itemgetter
 from typing import AnyStr, NamedTuple
 
@@ -122,21 +123,20 @@ def stamp(draft: Draft, micros: int) -> bytes:
         return draft.rows
     if draft.events == 1:
         return default_id(micros) + draft.rows
-    each = draft.rows.split(b"\n")[:-1]
+    each = each_of(draft.rows)
     if draft.without_id == draft.events:
         return b"".join(_stamped(each, micros))
     stamped = []
     for row in each:
         if row.startswith(b"\t"):
-            stamped.append(b"%b%b\n" % (default_id(micros), row))
+            stamped.append(default_id(micros))
             micros += 1
-        else:
-            stamped.append(row + b"\n")
+        stamped.append(row)
     return b"".join(stamped)
 
 
 def _stamped(each: list[bytes], micros: int) -> Iterator[bytes]:
-    """Yield the rows of each millisecond; all lack an id, and are given without their LF.
+    """Yield the rows of each millisecond; all lack an id.
 
     Almost nothing here is done row by row, so it takes a third of the time.
     """
@@ -145,8 +145,8 @@ def _stamped(each: list[bytes], micros: int) -> Iterator[bytes]:
         to_the_milli, of_it = default_id(micros)[: -len(_MICROS[0])], micros % 1000
         stop = start + 1000 - of_it
         rows = each[start:stop]
-        fields = [to_the_milli, b"", b"", b"\n"] * len(rows)
-        fields[1::4], fields[2::4] = _MICROS[of_it : of_it + len(rows)], rows
+        fields = [to_the_milli, b"", b""] * len(rows)
+        fields[1::3], fields[2::3] = _MICROS[of_it : of_it + len(rows)], rows
         yield b"".join(fields)
         start, micros = stop, micros + len(rows)
 
@@ -157,6 +157,11 @@ def too_large(limit: int) -> TooLarge:
 
 
 # -- rows -> fields ------------------------------------------------------------------------
+
+
+def each_of(rows: bytes) -> list[bytes]:
+    """Return each of whole rows, with its LF: half the time of `bytes.split`."""
+    return BytesIO(rows).readlines()
 
 
 def is_event(row: bytes) -> bool:
@@ -263,7 +268,7 @@ def join(ids: list[AnyStr], types: list[AnyStr], data: list[AnyStr]) -> AnyStr:
 def newest_micros(rows: bytes) -> int | None:
     """Return the greatest time of a default id in rows, in microseconds since 1970."""
     size = DEFAULT_ID_BYTES
-    ids = [row[:size] for row in rows.split(b"\n") if row[size - 1 : size + 1] == b"Z\t"]
+    ids = [row[:size] for row in each_of(rows) if row[size - 1 : size + 1] == b"Z\t"]
     # In the order of bytes they are in the order of time, but for those that are no times.
     times = map(micros_of, sorted(ids, reverse=True))
     return next((micros for micros in times if micros is not None), None)
@@ -335,10 +340,10 @@ def unfold(data: bytes) -> bytes:
 def of_types(rows: bytes, types: frozenset[bytes]) -> bytes:
     """Return the rows that are events of one of these types."""
     kept = []
-    for row in rows.split(b"\n"):
+    for row in each_of(rows):
         fields = row.split(b"\t", 2)
         if len(fields) == 3 and fields[1] in types:
-            kept.append(row + b"\n")
+            kept.append(row)
     return b"".join(kept)
 
 
