@@ -13,6 +13,7 @@ In rows that others wrote, what is not UTF-8 becomes U+FFFD: JSON cannot hold it
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 import orjson
@@ -25,6 +26,9 @@ from esource.rows.tsv import Draft
 # The most that JSON takes for a byte, by an escape: a control character.
 ESCAPE_BYTES = 6
 QUOTE = ord('"')
+# Of lines, from which on it is worth to look whether they are alike: bytes, and how many, about.
+ALIKE_BYTES, ALIKE_LINES = 1 << 12, 8
+AROUND_BYTES = 1024  # of a line beside its data, so that what is remembered is small
 NULL = msgspec.Raw(b"null")
 SHAPE = 'a line is {"id":…,"event":…,"data":…}, or use each=line'
 _CLEARER = {
@@ -101,13 +105,58 @@ def plain(lines: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
 
     Those that are empty are left out, and a type that many have is there once. A plain line begins
     with its object, has no escape in it, and its data is text: so it has no control character
-    either. A tenth of the time of `decode_row`.
+    either. A tenth of the time of `decode_row`, and where lines differ in their data alone, half of
+    that.
     """
+    if b"\\" in lines or lines[:1] != b"{":
+        return None
+    return _plain_alike(lines) or _plain_each(lines)
+
+
+def _plain_alike(lines: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
+    """Return the same, if all lines differ in their data alone, and have no id."""
+    first = lines[: lines.index(b"\n")]
+    if len(lines) < ALIKE_BYTES or len(lines) < ALIKE_LINES * len(first):
+        return None
+    try:
+        data = _PLAIN_LINE.decode(first).data.encode()
+    except msgspec.DecodeError:
+        return None
+    start = first.rfind(b'"%b"' % data) + 1
+    before, after = first[:start], first[start + len(data) :]
+    type = _type_around(before, after) if len(before) + len(after) < AROUND_BYTES else None
+    second, last = len(first) + 1, lines.rfind(b"\n", 0, -1) + 1
+    are_alike = lines.startswith(before, second) and lines.startswith(before, last)
+    if type is None or not (are_alike and lines.endswith(after + b"\n")):
+        return None
+    texts = lines[len(before) : -len(after) - 1].split(after + b"\n" + before)
+    try:
+        # All as one: there is no quote in it, and no control character, not even a line end.
+        _TEXT.decode(b'"%b"' % b"".join(texts))
+    except msgspec.DecodeError:
+        return None
+    beginning = b"\t%b\t" % type
+    rows = beginning + (b"\n" + beginning).join(texts) + b"\n"
+    return Draft(rows, len(texts), len(texts)), [], [type] if type else []
+
+
+@lru_cache(maxsize=64)
+def _type_around(before: bytes, after: bytes) -> bytes | None:
+    """Return the type of each line that is text between these; None if that is not its data.
+
+    Or if it has an id. The text has no quote and no escape in it.
+    """
+    try:
+        one, other = (_PLAIN_LINE.decode(before + text + after) for text in (b"1", b"2"))
+    except msgspec.DecodeError:
+        return None
+    return one.event.encode() if (one.data, other.data, one.id or "") == ("1", "2", "") else None
+
+
+def _plain_each(lines: bytes) -> tuple[Draft, list[bytes], list[bytes]] | None:
     count = tsv.count(lines)
     # An object may not go on in the next line: a `{` at the beginning of each begins one, since
     # there is no LF in a text, and no object in this one. So there is one in each, or too many.
-    if b"\\" in lines or lines[:1] != b"{":
-        return None
     # Most begin with the same key, and a long text is counted several times faster.
     alike = b"\n" + lines[: lines.find(b":")]
     if lines.count(alike) != count - 1 and lines.count(b"\n{") != count - 1:

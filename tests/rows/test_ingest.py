@@ -544,6 +544,44 @@ def test_many_lines_of_json_are_what_each_is(body: bytes) -> None:
         assert (result.rows, result.error) == (expected, "")
 
 
+ALIKE = [
+    b'{"event": "t", "data": "%b"}', b'{"data":"%b","event":"t"}', b'{"data":"%b"}',
+    b'{"data":"%b","event":"%%"}', b'{"event":"%b","data":"x"}', b'{"data":"x","event":"%b"}',
+    b'{"data":"y","event":"t","data":"%b"}', b'{"id":null,"event":"","data":"%b"} ',
+    b'{"id":"%b","data":"x"}', b'{"id":"7","data":"%b"}', b'{"event":"","data":"%b"}\r',
+    b'{"data":"1","event":"%b"}', b'{"other":1,"data":"%b"}', b'{"event":" t","data":"%b"}',
+    b'{"event":1,"data":"%b"}',
+]  # fmt: skip
+OTHERS = [
+    b'{"event": "u", "data": "x"}', b'{"event": "t", "data": "x", "id": "1"}', b"", b" ",
+    b'{"event": "t", "data": "x"}{"event": "t", "data": "y"}', b'{"event": "t", "data": "a\tb"}',
+    b'{"event": "t", "data": "\xff"}', b'{"event": "t", "data": "a"b"}', b'{"event":"t","data":5}',
+    b'{"event": "t", "data":\n"x"}', b'{"event": "t", "data": "x\ny"}', b'{"data":"x", "data":"y"}',
+    b'{"event": "t", "data": "x\\ny"}', b' {"event": "t", "data": "x"}', b'{"data":"x"}',
+    b'{"event": "t", "data": "x\x7f"}', b'"}', b'{"event": "t", "data": "', b'x"}', b'""',
+    b'{"event": "t", "data": "%b"}' % (b"x" * (LIMIT + 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ALIKE)
+@pytest.mark.parametrize("place", [0, 1, 200, 350])
+def test_many_lines_of_json_that_differ_in_their_data_are_what_each_is(
+    line: bytes, place: int
+) -> None:
+    texts = [b"1", b"data", b"", b"x", b"t", b"\xc3\xa4", b"x" * 20]
+    for other in [[], *([each] for each in OTHERS)]:
+        lines = [line % texts[n % len(texts)] for n in range(350)]
+        lines[place:place] = other
+        body = b"".join(each + b"\n" for each in lines)
+        assert len(body) > ndjson.ALIKE_BYTES
+        expected = one_by_one(body)
+        result = decoded("ndjson", [body])
+        if expected is None:
+            assert result.error
+        else:
+            assert (result.rows, result.error) == (expected, "")
+
+
 @pytest.mark.parametrize(
     "odd",
     [
