@@ -52,6 +52,13 @@ class Stretch:
         self._count = count
         self._encoded: dict[Encode, tuple[bytes, int]] = {}
 
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        if self._count is None:
+            self._count = tsv.count(self.rows)
+        return self._count
+
     def is_encoded(self, encode: Encode) -> bool:
         """Whether this format has been asked for before."""
         return encode in self._encoded
@@ -64,9 +71,7 @@ class Stretch:
         if encode not in self._encoded:
             skipped: list[bytes] = []
             text = encode(self.rows, skipped)
-            if self._count is None:
-                self._count = tsv.count(self.rows)
-            self._encoded[encode] = text, self._count - len(skipped)
+            self._encoded[encode] = text, self.count - len(skipped)
             if skipped:
                 self._malformed.note(self.log, self.offset, self.rows, len(skipped))
         return self._encoded[encode]

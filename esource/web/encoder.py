@@ -66,7 +66,7 @@ class Encoder:
         # events, and does not know how many.
         if wanted.is_whole or (
             self._remaining is not None
-            and self._remaining >= stretch.rows.count(b"\n")
+            and self._remaining >= stretch.count
             and not wanted.types
             and wanted.until is None
             and self._format is not TSV
