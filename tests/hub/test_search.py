@@ -1,5 +1,6 @@
 """Places in a log, with zones of a few rows, against a plain list of rows."""
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -340,7 +341,21 @@ def test_a_crowd_with_different_ids_waits_for_what_is_learned_and_reads_little(
     expected = [(len(b"".join(ROWS[: n + 1])), Verdict.EXACT) for n in numbers]
     assert [each.value for each in crowd] == expected
     few = CROWD * view.end  # those that came before they were a crowd
-    assert sum(sizes) < few + 2 * view.end  # and not each a zone or two
+    assert sum(sizes) < few + 2 * view.end
+
+
+def test_a_crowd_with_different_ids_reads_together_what_they_are_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = search_in(ROWS)
+    learn(searched.log, searched.log.end)
+    sizes = bytes_read(searched, monkeypatch)
+    view = View.of(searched.log)
+    crowd = [gevent.spawn(searched.after, view, b"%d" % n) for n in range(1000)]
+    gevent.joinall(crowd, 20, raise_error=True)
+    ends = itertools.accumulate(map(len, ROWS))
+    assert [each.value for each in crowd] == [(end, Verdict.EXACT) for end in ends]
+    assert sum(sizes) < 3 * view.end  # and not each a zone or two
 
 
 def test_one_of_a_crowd_reads_nothing_while_there_is_more_to_be_learned(
