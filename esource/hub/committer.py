@@ -69,7 +69,7 @@ class Pace:
         self._until = now + self._pause
 
 
-class _Part:
+class Part:
     """A commit's part in a round."""
 
     __slots__ = ("_outcome", "_waiter", "commit", "known", "staged", "synced", "view")
@@ -162,7 +162,7 @@ class Committer:
         """
         self._sync_of = sync_of
         self._grown = grown
-        self._parts: list[_Part] = []  # of the next round
+        self._parts: list[Part] = []  # of the next round
         self._greenlet: gevent.Greenlet | None = None
         self._large = 0  # commits on their way by themselves for which a sync of all would wait
         self._calls = BoundedSemaphore(CALLS)
@@ -170,19 +170,20 @@ class Committer:
         self._syncs = Pace(STEADY)  # of one log
         self._sync_alls = Pace(STEADY)
 
-    def append(self, commit: Commit, view: View, known: Known) -> Done | Moved | None:
-        """Append what was queued in a commit to the log of a view (see `Commit.append_to`).
+    def begin(self, commit: Commit, view: View, known: Known) -> Part:
+        """Begin to append what was queued in a commit to the log of a view; return at once.
 
-        Blocks until it is committed. Nobody else may append to the log, or refresh it, meanwhile.
+        `Part.wait` tells what came of it (see `Commit.append_to`). Until then nobody else may
+        append to the log, or refresh it.
         """
-        part = _Part(commit, view, known)
+        part = Part(commit, view, known)
         if view.log.is_remote:  # it has no sync to share
             gevent.spawn(self._append_there, part)
-            return part.wait()
+            return part
         self._parts.append(part)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)
-        return part.wait()
+        return part
 
     def _run(self) -> None:
         """Be the greenlet of the rounds, while there are any."""
@@ -197,7 +198,7 @@ class Committer:
             del parts
         self._greenlet = None
 
-    def _settle(self, parts: list[_Part]) -> None:
+    def _settle(self, parts: list[Part]) -> None:
         turn = time.monotonic()
         for part in parts:
             if part.staged is LATER:
@@ -208,7 +209,7 @@ class Committer:
                 give_way()
                 turn = time.monotonic()
 
-    def _append_there(self, part: _Part) -> None:
+    def _append_there(self, part: Part) -> None:
         """Be the greenlet of a commit at an engine."""
         with self._calls:
             part.write()
@@ -218,7 +219,7 @@ class Committer:
                 part.settle()
                 self._grown(part.view.log)
 
-    def _append(self, part: _Part) -> None:
+    def _append(self, part: Part) -> None:
         """Be the greenlet of a commit that is alone."""
         is_large = part.commit.size > SOON_BYTES
         self._large += is_large
@@ -228,7 +229,7 @@ class Committer:
             self._large -= is_large
         self._grown(part.view.log)
 
-    def _write(self, parts: list[_Part]) -> None:
+    def _write(self, parts: list[Part]) -> None:
         if not self._writes.is_quick:
             in_thread(commits(), _write_all, parts)
             return
@@ -245,13 +246,13 @@ class Committer:
                 waits, now = _waits(), time.monotonic()
                 turn = now
 
-    def _sync(self, parts: list[_Part]) -> None:
+    def _sync(self, parts: list[Part]) -> None:
         if not parts:
             return
         written = [part.staged.written for part in parts if isinstance(part.staged, Staged)]
         sync_all = None if self._large else self._sync_of(written)
         if not sync_all and len(parts) > 1:
-            commits().map(_Part.sync, parts)
+            commits().map(Part.sync, parts)
             return
         call: Callable[[], object]
         call = (lambda: _sync_all(sync_all, parts)) if sync_all else parts[0].sync
@@ -268,12 +269,12 @@ def _waits() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-def _write_all(parts: list[_Part]) -> None:
+def _write_all(parts: list[Part]) -> None:
     for part in parts:
         part.write()
 
 
-def _sync_all(sync: Callable[[], float], parts: list[_Part]) -> None:
+def _sync_all(sync: Callable[[], float], parts: list[Part]) -> None:
     """Sync all parts at once: each of them is told how it went."""
     try:
         synced: float | Exception = sync()

@@ -147,9 +147,14 @@ class Head:
         self.search(self.view.log).learn(self.view.end)
         return removed
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a read waits for the lock."""
+        return self._waiting > 0
+
     def give_way(self) -> None:
         """After a commit: let a read have the lock, which the writer would take again at once."""
-        if self._waiting:
+        if self.is_wanted:
             gevent.sleep(0)
 
     def take_in(self) -> None:

@@ -15,15 +15,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from struct import pack
+from struct import Struct, pack
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
-from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Format
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGresult
 from psycopg.waiting import Ready
 
 from esource.errors import StartError, StorageError, StorageFull
@@ -53,10 +54,23 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 OLDEST = 15_00_00
 FORM = 2  # of the tables
 NOTICE_BYTES = 7500  # of at most 8000
-BYTEA, BYTEA_ARRAY = 17, 1001  # numbers of types
+BYTEA, BIGINT, TEXT, BYTEA_ARRAY, TEXT_ARRAY = 17, 20, 25, 1001, 1009  # numbers of types
+TRUE = b"\1"
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
 IDLE = 16  # connections that are kept for the next calls
 WARM = 4  # of these, that are made at the start
+
+
+class Statement(NamedTuple):
+    """What is run often: prepared once for a connection, and run without a cursor.
+
+    Cursors take some times as long as what a commit sends and gets.
+    """
+
+    name: bytes
+    text: bytes
+    types: tuple[int, ...]  # numbers, of its parameters
+
 
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS esource;
@@ -122,50 +136,6 @@ CREATE FUNCTION esource.goes_on(
     END
 $$;
 
-CREATE FUNCTION esource.append(
-    a_name text, known_generation bigint, known_end bigint, known_nonce bigint,
-    expected bigint, lowest bytea, highest bytea, newest_id bytea, a_first bigint,
-    a_nonce bigint, new_generation bigint, blocks bytea[],
-    OUT c esource.channel, OUT is_known boolean, OUT at bigint
-) LANGUAGE plpgsql AS $$
-DECLARE
-    size bigint := (SELECT sum(length(r)) FROM unnest(blocks) r);
-BEGIN
-    SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
-    IF c.name IS NULL THEN
-        IF known_generation <> 0 OR coalesce(expected, 0) <> 0 THEN
-            is_known := known_generation = 0;
-            RETURN;
-        END IF;
-        INSERT INTO esource.channel (name, generation, first)
-            VALUES (a_name, new_generation, a_first) ON CONFLICT DO NOTHING;
-        SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
-    END IF;
-    is_known := esource.goes_on(c, known_generation, known_end, known_nonce);
-    IF NOT is_known THEN
-        RETURN;
-    END IF;
-    IF c."end" > known_end THEN  -- did an earlier try get through?
-        SELECT max(b."end") - size INTO at FROM esource.block b
-            WHERE b.generation = c.generation AND b."end" > known_end AND b.nonce = a_nonce;
-        IF at IS NOT NULL THEN
-            RETURN;
-        END IF;
-    END IF;
-    IF expected <> c."end" OR (lowest <> '' AND lowest <= c.floor) THEN
-        RETURN;
-    END IF;
-    at := c."end";
-    INSERT INTO esource.block (generation, "end", nonce, rows)
-        SELECT c.generation, at + sum(length(r)) OVER (ORDER BY n), a_nonce, r
-        FROM unnest(blocks) WITH ORDINALITY AS each(r, n);
-    UPDATE esource.channel x SET
-        "end" = at + size, nonce = a_nonce, modified = clock_timestamp(),
-        newest = CASE WHEN newest_id = '' THEN x.newest ELSE newest_id END,
-        floor = greatest(x.floor, highest)
-        WHERE x.name = a_name RETURNING * INTO c;
-END $$;
-
 -- Up to where the blocks after an offset go, of some thousand, if an age and a size are kept.
 CREATE FUNCTION esource.cut(c esource.channel, age interval, size bigint, after bigint)
 RETURNS bigint LANGUAGE sql STABLE AS $$
@@ -228,6 +198,68 @@ END $$;
 CREATE TRIGGER forget AFTER UPDATE OF rows ON esource.block
     FOR EACH ROW EXECUTE FUNCTION esource.forget();
 """
+# Its text has a revision: a start replaces an older one, and hubs that know that go on with this.
+# So what it takes, gives and promises stays as it is.
+REVISION = 2
+APPENDING = f"""
+CREATE OR REPLACE FUNCTION esource.append(
+    a_name text, known_generation bigint, known_end bigint, known_nonce bigint,
+    expected bigint, lowest bytea, highest bytea, newest_id bytea, a_first bigint,
+    a_nonce bigint, new_generation bigint, blocks bytea[],
+    OUT c esource.channel, OUT is_known boolean, OUT at bigint
+) LANGUAGE plpgsql AS $$
+-- revision {REVISION}
+DECLARE
+    size bigint := length(blocks[1]);
+BEGIN  -- mostly one block behind what is known: to ask anything more takes longer than to append
+    IF cardinality(blocks) <> 1 THEN
+        size := (SELECT sum(length(r)) FROM unnest(blocks) r);
+    END IF;
+    SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
+    IF c.name IS NULL THEN
+        IF known_generation <> 0 OR coalesce(expected, 0) <> 0 THEN
+            is_known := known_generation = 0;
+            RETURN;
+        END IF;
+        INSERT INTO esource.channel (name, generation, first)
+            VALUES (a_name, new_generation, a_first) ON CONFLICT DO NOTHING;
+        SELECT * INTO c FROM esource.channel x WHERE x.name = a_name FOR NO KEY UPDATE;
+    END IF;
+    is_known := (known_generation = c.generation AND known_end = c."end" AND known_nonce = c.nonce)
+        OR esource.goes_on(c, known_generation, known_end, known_nonce);
+    IF NOT is_known THEN
+        RETURN;
+    END IF;
+    IF c."end" > known_end THEN  -- did an earlier try get through?
+        SELECT max(b."end") - size INTO at FROM esource.block b
+            WHERE b.generation = c.generation AND b."end" > known_end AND b.nonce = a_nonce;
+        IF at IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    IF expected <> c."end" OR (lowest <> '' AND lowest <= c.floor) THEN
+        RETURN;
+    END IF;
+    at := c."end";
+    IF cardinality(blocks) = 1 THEN
+        INSERT INTO esource.block (generation, "end", nonce, rows)
+            VALUES (c.generation, at + size, a_nonce, blocks[1]);
+    ELSE
+        INSERT INTO esource.block (generation, "end", nonce, rows)
+            SELECT c.generation, at + sum(length(r)) OVER (ORDER BY n), a_nonce, r
+            FROM unnest(blocks) WITH ORDINALITY AS each(r, n);
+    END IF;
+    UPDATE esource.channel x SET
+        "end" = at + size, nonce = a_nonce, modified = clock_timestamp(),
+        newest = CASE WHEN newest_id = '' THEN x.newest ELSE newest_id END,
+        floor = greatest(x.floor, highest)
+        WHERE x.name = a_name RETURNING * INTO c;
+END $$
+"""
+REVISED = r"""
+SELECT substring(prosrc FROM '-- revision (\d+)')::int FROM pg_proc
+WHERE oid = to_regproc('esource.append')
+"""
 HEAD = """
 SELECT generation, start, first, "end", nonce, erasures, extract(epoch FROM modified)::float8,
     esource.goes_on(c, %s, %s, %s)
@@ -238,11 +270,16 @@ SELECT name, generation, start, first, "end", nonce, erasures,
     extract(epoch FROM modified)::float8
 FROM esource.channel WHERE name = ANY(%s)
 """
-APPEND = """
+APPEND = Statement(
+    b"append",
+    b"""
 SELECT (c).generation, (c).start, (c).first, (c)."end", (c).nonce, (c).erasures,
     extract(epoch FROM (c).modified)::float8, is_known, at
-FROM esource.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-"""
+FROM esource.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+""",
+    (TEXT, *4 * [BIGINT], *3 * [BYTEA], *3 * [BIGINT], BYTEA_ARRAY),
+)
+APPENDED = Struct("!6qd")  # a head, in what it returns
 GOES_ON = """EXISTS (
     SELECT FROM esource.block
     WHERE generation = %(generation)s AND "end" = %(end)s AND nonce = %(nonce)s
@@ -329,10 +366,14 @@ SELECT name, setting FROM pg_settings WHERE name IN
     'synchronous_standby_names')
 """
 # Not waited for until it is on disk: those who miss it look for themselves.
-NOTIFY = """
+NOTIFY = Statement(
+    b"notify",
+    b"""
 SELECT set_config('synchronous_commit', 'off', true), pg_notify(news, text)
-FROM esource.form, unnest(%s::text[]) text
-"""
+FROM esource.form, unnest($1::text[]) text
+""",
+    (TEXT_ARRAY,),
+)
 # What may be over the next moment: the server ends, begins, or is a standby now.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
 MAY_BE_STORED = "the event may have been stored: repeat it with unique=1"
@@ -343,26 +384,16 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-class _Blocks(NamedTuple):
-    """Rows for `bytea[]`."""
-
-    rows: "Sequence[bytes | memoryview[int]]"
+def _bigint(number: int) -> bytes:
+    return pack("!q", number)
 
 
-class _BlocksDumper(Dumper):
-    """Writes them in one piece: psycopg's own way makes two more copies."""
-
-    format = Format.BINARY
-    oid = BYTEA_ARRAY
-
-    def dump(self, obj: _Blocks) -> bytes:
-        parts: list[bytes | memoryview[int]] = [pack("!5I", 1, 0, BYTEA, len(obj.rows), 1)]
-        for rows in obj.rows:
-            parts += pack("!I", len(rows)), rows
-        return b"".join(parts)
-
-
-psycopg.adapters.register_dumper(_Blocks, _BlocksDumper)
+def _array(of: int, each: "Sequence[bytes | memoryview[int]]") -> bytes:
+    """Return an array of some type, in one piece: psycopg's own way makes two more copies."""
+    parts: list[bytes | memoryview[int]] = [pack("!5I", 1, 0, of, len(each), 1)]
+    for value in each:
+        parts += pack("!I", len(value)), value
+    return b"".join(parts)
 
 
 class _NoTime(psycopg.OperationalError):
@@ -381,6 +412,28 @@ class _Connection(psycopg.Connection[Any]):
     breaks = 0  # how often one had failed when it was made
     deadline = 0.0  # of the call, by the monotonic clock
     warning = ""  # that the server has sent with an answer
+    prepared: frozenset[Statement] = frozenset()
+
+    def run(
+        self, statement: Statement, parameters: Sequence[bytes | None]
+    ) -> list[list[bytes | None]]:
+        """Return the rows of a statement. Parameters and values are in PostgreSQL's binary form."""
+        if statement not in self.prepared:
+            self.pgconn.send_prepare(*statement)
+            self._result()
+            self.prepared |= {statement}
+        formats = [Format.BINARY] * len(parameters)
+        self.pgconn.send_query_prepared(statement.name, parameters, formats, Format.BINARY)
+        found = self._result()
+        columns = range(found.nfields)
+        return [[found.get_value(row, each) for each in columns] for row in range(found.ntuples)]
+
+    def _result(self) -> PGresult:
+        """Wait for the result of what was sent; raise what the server, or libpq, says."""
+        result: PGresult = self.wait(execute(self.pgconn))[-1]
+        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise errors.error_from_result(result)
+        return result
 
     def wait(
         self, gen: PQGen[RV], interval: float = POLL_SECONDS, timeout: float | None = None
@@ -506,21 +559,19 @@ class PostgreSQL(WithoutFiles):
         asked: float | None = None,
     ) -> Rows:  # fmt: skip
         """Return the rows of a statement that may be run again. Raises `StorageError`."""
-        return self._reads.call(partial(self._once, statement, arguments), asked)
+        return self._reads.call(partial(self._once, partial(_rows, statement, arguments)), asked)
 
     def _write(
         self, statement: str, arguments: Sequence[object] | Mapping[str, object],
         asked: float | None = None,
     ) -> Rows:  # fmt: skip
         """Do the same with a statement of which the commit is waited for."""
-        return self._writes.call(partial(self._once, statement, arguments), asked)
+        return self._writes.call(partial(self._once, partial(_rows, statement, arguments)), asked)
 
-    def _once(
-        self, statement: str, arguments: Sequence[object] | Mapping[str, object], deadline: float
-    ) -> Rows:
+    def _once(self, run: Callable[[_Connection], RV], deadline: float) -> RV:
         try:
             with self._connection(deadline) as connection:
-                rows = connection.execute(statement, arguments, binary=True).fetchall()
+                rows = run(connection)
                 if connection.warning:  # such as of a standby that was not waited for
                     raise _Warned(connection.warning)
                 if connection.breaks != self._breaks:
@@ -557,16 +608,12 @@ class PostgreSQL(WithoutFiles):
 
     def append(self, name: str, known: Head, entry: Entry) -> Answer:
         began = time.monotonic()
+        parameters = _parameters_of(name, known, entry)
         try:
-            rows = self._write(
-                APPEND,
-                (
-                    name, known.generation, known.end, known.nonce, entry.expected, entry.least,
-                    entry.greatest, entry.newest_id, entry.begin, entry.nonce, new_number(),
-                    _Blocks(entry.blocks),
-                ),
+            [[*values, goes_on, start]] = self._writes.call(
+                partial(self._once, lambda connection: connection.run(APPEND, parameters)),
                 entry.asked,
-            )  # fmt: skip
+            )
         except (StorageFull, Untried):
             raise
         except StorageError as error:
@@ -574,8 +621,11 @@ class PostgreSQL(WithoutFiles):
             raise error.with_text(f"{error.text}; {MAY_BE_STORED}") from error
         self.counts.appends += 1
         self.counts.seconds += time.monotonic() - began
-        *head, goes_on, start = rows[0]
-        return Answer(Head(*head) if head[0] is not None else Head(), goes_on, start)
+        found = [value for value in values if value is not None]
+        head = Head(*APPENDED.unpack(b"".join(found))) if found else Head()
+        return Answer(
+            head, goes_on == TRUE, None if start is None else int.from_bytes(start, "big")
+        )
 
     def read(self, name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
         at = {
@@ -700,19 +750,21 @@ class PostgreSQL(WithoutFiles):
         calls: list[tuple[str, Sequence[object] | Mapping[str, object]]] = [
             (HEAD, (0, 0, 0, "")), (READ, at), (LINES, ([""], [0], [0], [0], 0)),
             (HASHES, ([0], [0], [0], [0], 0, "")),
-            (APPEND, ("", 1, 0, 0, None, b"", b"", b"", 0, 0, 0, _Blocks([]))),
         ]  # fmt: skip
+        nothing = _parameters_of("", Head(1), Entry([], None, b"", b"", b"", 0, 0))
         with suppress(psycopg.Error), ExitStack() as stack:
             deadline = time.monotonic() + self._seconds
             for _ in range(WARM):
                 connection = stack.enter_context(self._connection(deadline))
                 for statement, arguments in calls:
                     connection.execute(statement, arguments, binary=True).fetchall()
+                connection.run(APPEND, nothing)
 
     def tell(self, logs: Sequence[Log]) -> None:
         texts = list(told(self._token, logs, NOTICE_BYTES))
         with suppress(StorageError):  # then they look for themselves
-            self._call(NOTIFY, (texts,))
+            news = [_array(TEXT, [text.encode() for text in texts])]
+            self._reads.call(partial(self._once, lambda connection: connection.run(NOTIFY, news)))
 
     def listen(self, seconds: float) -> list[Notice] | None:
         try:
@@ -752,6 +804,23 @@ class PostgreSQL(WithoutFiles):
             log for log in logs
             if isinstance(log, BlockLog) and not log.is_at(heads.get(log.name, Head()))
         ]  # fmt: skip
+
+
+def _rows(
+    statement: str, arguments: Sequence[object] | Mapping[str, object], connection: _Connection
+) -> Rows:
+    """Return the rows of a statement."""
+    return connection.execute(statement, arguments, binary=True).fetchall()
+
+
+def _parameters_of(name: str, known: Head, entry: Entry) -> list[bytes | None]:
+    """Return what `APPEND` takes."""
+    return [
+        name.encode(), *map(_bigint, (known.generation, known.end, known.nonce)),
+        None if entry.expected is None else _bigint(entry.expected),
+        entry.least, entry.greatest, entry.newest_id,
+        *map(_bigint, (entry.begin, entry.nonce, new_number())), _array(BYTEA, entry.blocks),
+    ]  # fmt: skip
 
 
 def _parameters(url: str, seconds: float) -> dict[str, Any]:
@@ -807,6 +876,10 @@ def _make(connection: _Connection) -> None:
     [(form,)] = connection.execute("SELECT form FROM esource.form").fetchall()
     if form != FORM:
         raise StorageError(f"the tables have form {form}, and this hub knows {FORM}")
+    found = connection.execute(REVISED).fetchall()
+    if not found or (found[0][0] or 0) < REVISION:
+        with suppress(errors.InsufficientPrivilege), connection.transaction():
+            connection.execute(APPENDING)  # else an older one will do: it does the same
 
 
 def _refused(settings: Mapping[str, str]) -> Iterator[str]:

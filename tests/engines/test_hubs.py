@@ -73,8 +73,9 @@ def test_the_first_read_at_a_hub_asks_an_engine_once_what_is_there(
         first = here.publish("/cold-orders", "one")
         here.publish("/cold-orders", "two")
         before = server.log.stat().st_size
-        assert there.get(f"/cold-orders?after={first}&format=raw").body == b"two\n"
+        answer = there.get(f"/cold-orders?after={first}&format=raw")
         asked = server.log.read_text()[before:]
+    assert answer.body == b"two\n", (answer, dict(answer.headers), asked)
     assert len(re.findall("esource.goes_on[^;]*?'cold-orders'", asked, re.DOTALL)) == 1, asked
 
 

@@ -3,11 +3,12 @@
 import gc
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event as Signal
 
 from esource.errors import StorageError
 from esource.event import Event
@@ -112,3 +113,112 @@ def test_a_commit_takes_as_long_as_the_disk_and_not_as_its_answers(tmp_path: Pat
         while not sum(channel.stats.commit_seconds.counts):
             gevent.sleep(0.001)
     assert channel.stats.commit_seconds.sum < 0.3
+
+
+# -- at an engine --------------------------------------------------------------------------
+
+
+class Engine(MemoryLog):
+    """A log that is waited for, if it is told so; the first try after that may be `spoiled`."""
+
+    is_remote = True
+
+    def __init__(self) -> None:
+        self.logs = MemoryLogs()
+        super().__init__(self.logs, "orders")
+        self.begun = 0
+        self.may_go: list[Signal] = []  # of each commit that waits
+        self.spoiled: Moved | StorageError | None = None
+
+    def write(
+        self, expected: int | None, blocks: Sequence[bytes], least: bytes = b"",
+        asked: float | None = None,
+    ) -> Written | Appended | Moved:  # fmt: skip
+        self.begun += 1
+        if self.may_go:
+            self.may_go.pop(0).wait()
+            spoiled, self.spoiled = self.spoiled, None
+            if isinstance(spoiled, StorageError):
+                raise spoiled
+            if spoiled:
+                return spoiled
+        return super().write(expected, blocks, least, asked)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def at_engine(engine: Engine) -> Iterator[Channel]:
+    channel = Channel("orders", lambda: engine).open()
+    channel.append([DRAFT]).wait()
+    with gevent.Timeout(PATIENCE_SECONDS):
+        yield channel
+
+
+def draft(id: bytes) -> tsv.Draft:
+    return tsv.draft(Event(id, b"", b"some"))
+
+
+def test_an_engine_works_on_the_next_commit_while_the_first_is_answered(
+    engine: Engine, at_engine: Channel
+) -> None:
+    engine.may_go = [first := Signal(), second := Signal()]
+    begun: list[int] = []
+    receipt = at_engine.append([draft(b"2")], done=lambda: begun.append(engine.begun))
+    gevent.idle()
+    later = at_engine.append([draft(b"3")])
+    first.set()
+    receipt.wait()
+    gevent.idle()
+    assert begun == [3], "with the one of the fixture"
+    assert not later.is_done
+    assert at_engine.view.newest_id == b"2", "what is on its way is not shown"
+    second.set()
+    assert later.wait().first == b"3"
+    assert at_engine.append([draft(b"4")]).wait().appended == 1
+
+
+def test_a_read_has_its_turn_before_the_next_commit_is_begun(
+    engine: Engine, at_engine: Channel
+) -> None:
+    engine.may_go = [first := Signal(), second := Signal()]
+    at_engine.append([draft(b"2")])
+    gevent.idle()
+    MemoryLog(engine.logs, "orders").append(None, [b"theirs\t\tsome\n"])
+    reading = gevent.spawn(at_engine.refresh)
+    gevent.idle()
+    later = at_engine.append([draft(b"3")])
+    first.set()
+    assert reading.get().newest_id == b"2"
+    assert not later.is_done
+    second.set()
+    later.wait()
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "is_stored"),
+    [(Moved("it has grown", None), True), (StorageError("it is away"), False)],
+    ids=["is moved", "fails"],
+)
+def test_a_commit_that_was_begun_early_is_as_any_other(
+    engine: Engine, at_engine: Channel, spoiled: Moved | StorageError, is_stored: bool
+) -> None:
+    engine.may_go = [first := Signal(), second := Signal()]
+    at_engine.append([draft(b"2")])
+    gevent.idle()
+    later = at_engine.append([draft(b"3")])
+    first.set()
+    while engine.begun < 3:
+        gevent.sleep(0.001)
+    engine.spoiled = spoiled
+    second.set()
+    if is_stored:
+        assert later.wait().appended == 1
+    else:
+        with pytest.raises(StorageError, match="it is away"):
+            later.wait()
+    assert at_engine.append([draft(b"4")]).wait().first == b"4"
+    assert (b"3\t\tsome\n" in engine.pread(0, engine.end)) is is_stored

@@ -8,7 +8,7 @@ import pytest
 from esource.log import Appended, Moved, Notice, Replaced, Written, blocks
 from esource.log.blocks import Answer, BlockLog, Entry, Head
 from esource.log.blocks import _entry as entry_of
-from esource.log.postgresql import PostgreSQL
+from esource.log.postgresql import APPENDING, REVISION, PostgreSQL
 from esource.rows.tsv import BOM
 from tests.harness.postgres import shared_postgres
 
@@ -36,6 +36,71 @@ def opened(logs: PostgreSQL, name: str = "orders") -> BlockLog:
     log = logs.open(name)
     assert isinstance(log, BlockLog)
     return log
+
+
+# -- what runs in the server ---------------------------------------------------------------
+
+
+def revision(database: str) -> str:
+    """Return the revision of the function that appends, as its text says."""
+    text = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc('esource.append')"
+    [(source,)] = shared_postgres().do(text, database=database)
+    return str(source).split("revision ")[1].split()[0]
+
+
+def be_of_revision(database: str, number: int) -> None:
+    """Have the function be of another one, which does the same."""
+    text = APPENDING.replace(f"-- revision {REVISION}", f"-- revision {number}")
+    shared_postgres().do(text, database=database)
+
+
+def test_a_start_replaces_what_appends_while_hubs_of_an_older_version_go_on(
+    hubs: list[PostgreSQL], database: str
+) -> None:
+    log = opened(hubs[0])
+    log.append(None, [ROWS])
+    be_of_revision(database, REVISION - 1)
+    log.append(None, [ROWS])
+    hubs[1].hold(lambda: None)
+    assert revision(database) == f"{REVISION}"
+    log.append(None, [OTHER])
+    assert opened(hubs[1]).pread(0, 1000) == ROWS + ROWS + OTHER
+    be_of_revision(database, REVISION + 1)
+    hubs[0].hold(lambda: None)
+    assert revision(database) == f"{REVISION + 1}", "a newer version's stays"
+
+
+def test_a_hub_that_may_not_replace_what_appends_does_with_what_is_there(
+    hubs: list[PostgreSQL], database: str
+) -> None:
+    be_of_revision(database, REVISION - 1)
+    shared_postgres().do(
+        f"CREATE ROLE {database} LOGIN",
+        f"GRANT USAGE ON SCHEMA esource TO {database}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA esource TO {database}",
+        database=database,
+    )
+    url = shared_postgres().url(database).replace("//postgres@", f"//{database}@")
+    with closing(PostgreSQL(url, 5)) as logs:
+        logs.hold(lambda: None)
+        opened(logs).append(None, [ROWS])
+        assert opened(hubs[0]).pread(0, 1000) == ROWS
+    assert revision(database) == f"{REVISION - 1}"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_blocks_are_appended_as_one(hubs: list[PostgreSQL], count: int) -> None:
+    log = opened(hubs[0])
+    each = [b"%d\t\t%b\n" % (n, b"x" * blocks.BLOCK_BYTES) for n in range(count)]
+    for number in range(2):
+        written = log.append(None, each)
+        assert isinstance(written, Appended)
+        assert written.start == number * len(b"".join(each))
+    again = opened(hubs[1])
+    assert again.pread(0, again.end) == 2 * b"".join(each)
+
+
+# -- appends -------------------------------------------------------------------------------
 
 
 def test_an_entry_that_is_sent_again_finds_itself_wherever_others_have_got_to(
