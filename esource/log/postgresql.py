@@ -64,7 +64,7 @@ WARM = 4  # of these, that are made at the start
 class Statement(NamedTuple):
     """What is run often: prepared once for a connection, and run without a cursor.
 
-    Cursors take some times as long as what a commit sends and gets.
+    A cursor takes several times as long as what a commit sends and gets.
     """
 
     name: bytes
