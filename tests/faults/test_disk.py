@@ -15,7 +15,7 @@ from tests.harness.faults import Fault, check_a_fault
 from tests.harness.machine import mounted
 from tests.harness.shims import Disk
 
-PLACES = range(size(16, 60))  # n
+PLACES = range(size(16, 32))  # n
 
 
 FAULTS = {

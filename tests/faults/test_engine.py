@@ -19,7 +19,7 @@ from tests.harness.rows import ids_of
 from tests.harness.waiting import together
 
 WRITERS = 4
-SECONDS = size(1, 5)  # of load before a fault
+SECONDS = size(1, 2)  # of load before a fault
 PADDING = b"x" * 4000
 OTHERS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'esource'"
 BEATS = {"ESOURCE_HEARTBEAT_SECONDS": "1"}
@@ -197,7 +197,7 @@ def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(tmp_pa
         postgres() as server, engine_hubs(tmp_path, server.url(), 3, **BEATS) as hubs,
         loaded(hubs, "cut-off") as load, psycopg.connect(server.url(), autocommit=True) as own,
     ):  # fmt: skip
-        for _ in range(size(60, 400)):
+        for _ in range(size(60, 120)):
             own.execute(cut)
             time.sleep(0.03)
         load.goes_on()

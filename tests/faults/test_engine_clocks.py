@@ -11,7 +11,7 @@ from tests.harness.engine import engine_hub, engine_hubs, stop
 from tests.harness.postgres import shared_postgres
 from tests.harness.shims import Build, preload
 
-EVENTS = size(1000, 8000)
+EVENTS = size(1000, 3000)
 
 
 def test_nobody_starves_behind_an_id_of_the_far_future(tmp_path: Path) -> None:

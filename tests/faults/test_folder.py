@@ -30,7 +30,7 @@ from tests.harness import (
 from tests.harness.machine import command
 from tests.harness.measures import cpu_seconds
 
-ROUNDS = size(20, 300)
+ROUNDS = size(20, 60)
 
 
 # -- descriptors -------------------------------------------------------------------------------

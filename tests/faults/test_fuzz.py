@@ -35,7 +35,7 @@ from tests.harness import PATIENCE_SECONDS, Hub, running_hub, size
 LIMIT = 300  # bytes of an event's data, so that examples get over it
 
 parsers = settings(
-    max_examples=size(300, 30_000),
+    max_examples=size(300, 3_000),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -258,7 +258,7 @@ EXPECTED = {
 }  # fmt: skip
 
 https = settings(
-    max_examples=size(600, 40_000),
+    max_examples=size(600, 4_000),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

@@ -16,7 +16,7 @@ from tests.harness.faults import Fault, check_a_fault
 from tests.harness.shims import Build, Disk
 
 CHANNELS = 6
-PLACES = range(size(10, 60))  # n
+PLACES = range(size(10, 24))  # n
 FAULTS = {
     "EIO": Fault((("sync_all", errno.EIO, 1),), frozenset({503})),
     "EIO thrice": Fault((("sync_all", errno.EIO, 3),), frozenset({503})),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.harness import QUIET, Follower, Hub, Publisher, eventually, increases, numbers, size
 
-CYCLES = size(15, 500)
+CYCLES = size(15, 60)
 LARGE = b"x" * 150_000 + b" "
 SOME = b"x" * 20_000 + b" "  # of which fifty are a segment
 

@@ -50,7 +50,7 @@ def test_a_list_of_many_files_delays_nobody_else(tmp_path: Path) -> None:
         lists = []
         with small_requests(hub) as times:
             for query in ("", "&match=99", "&match=CHANNEL", "&after=channel-02", "&limit=1"):
-                for _ in range(size(4, 20)):
+                for _ in range(size(4, 8)):
                     hub.file("newer").touch()  # so that the names are read anew
                     started = time.perf_counter()
                     answer = hub.get(f"/-/channels?format=json{query}")

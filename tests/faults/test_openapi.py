@@ -33,7 +33,7 @@ def test_the_hub_does_what_it_says_of_itself(tmp_path: Path) -> None:
         run = subprocess.run(
             [
                 sys.executable, "-m", "schemathesis.cli", "run", f"{hub.url}/-/openapi.json",
-                "--phases", "coverage,fuzzing", "--max-examples", str(size(80, 1000)),
+                "--phases", "coverage,fuzzing", "--max-examples", str(size(80, 300)),
                 "--exclude-checks", "positive_data_acceptance", "--generation-deterministic",
                 "--continue-on-failure", "--request-timeout", "10", "--no-color",
             ],

@@ -22,7 +22,7 @@ from tests.harness.machine import command, mounted
 from tests.harness.power import Power, anything, nothing
 from tests.harness.shims import Build, preload
 
-CYCLES = size(8, 60)
+CYCLES = size(8, 24)
 CHANNELS = 6
 KEEP = "shared-1/segment=1M:orders-*-1/segment=1M"  # these channels are closed again and again
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
@@ -193,7 +193,7 @@ def test_a_real_ext4_that_is_shut_down_under_load(tmp_path: Path, fsync: str) ->
     hub.environ["ESOURCE_DIR"] = str(hub.folder)
     lost = acknowledged = 0
     before: list[int] = []
-    for cycle in range(size(3, 20) if fsync == "always" else 1):
+    for cycle in range(size(3, 9) if fsync == "always" else 1):
         publishers = [
             Publisher(
                 hub,

@@ -28,7 +28,7 @@ ERASED = b"2\terased\t" + b" " * (len(ROWS[1]) - 10) + b"\n"
 LATE = b"late\t\ta row that another program wrote into a closed file\n"
 OFFSETS = [0, *accumulate(map(len, ROWS))]
 # What is chosen, and whether the last change of a name survives alone.
-CUTS = [(nothing, False), (anything, True), *[(anything, False)] * size(0, 40)]
+CUTS = [(nothing, False), (anything, True), *[(anything, False)] * size(0, 12)]
 REASON = ("--reason", "a request")
 
 

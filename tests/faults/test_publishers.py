@@ -16,9 +16,9 @@ from tests.harness import PATIENCE_SECONDS, Hub, Wire, eventually, running_hub, 
 from tests.harness.measures import memory, p99
 from tests.harness.waiting import together
 
-SLOW = size(500, 3000)  # in headers, and as many in bodies
-IDLE = size(1000, 6000)  # connections that say nothing, and as many that have said something
-CHANNELS = size(3000, 50_000)
+SLOW = size(500, 1500)  # in headers, and as many in bodies
+IDLE = size(1000, 3000)  # connections that say nothing, and as many that have said something
+CHANNELS = size(3000, 12_000)
 KEEP_OPEN = 1024  # which is half of the descriptors here
 TYPICAL_CHANNELS = 2 * KEEP_OPEN
 
@@ -114,7 +114,7 @@ def test_channels_that_were_touched_once_leave_memory_and_descriptors_as_they_we
         hub.get("/channel-0")
 
 
-RELOADS = size(10, 100)
+RELOADS = size(10, 30)
 
 
 def test_reloads_cost_busy_publishers_no_error(own_hub: Hub) -> None:

@@ -20,8 +20,8 @@ from tests.harness.measures import memory, p99
 from tests.harness.waiting import AT_ONCE_SECONDS
 from tests.harness.wire import connect_slowly_reading
 
-READERS = size(40, 200)
-MEGABYTES = size(24, 200)
+READERS = size(40, 100)
+MEGABYTES = size(24, 72)
 IDLE = 10_000
 AT_THE_TAIL = 5000
 READS_GIVEN_UP = 1000
@@ -262,7 +262,7 @@ def long_history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     home = tmp_path_factory.mktemp("long")
     (home / "events").mkdir()
     with (home / "events" / "long.tsv").open("wb") as file:
-        for n in range(size(4, 60)):
+        for n in range(size(4, 12)):
             file.write(b"".join(
                 b"2020-01-01T00:%02d:%02d.%06dZ\ttype%d\t%b\n" % (n, m // 1000, m, m % 7, b"x" * 60)
                 for m in range(50_000)

@@ -162,7 +162,7 @@ def test_a_cluster_goes_on_when_a_primary_dies() -> None:
         assert work.failed == []
 
 
-@pytest.mark.parametrize("times", [size(2, 10)])
+@pytest.mark.parametrize("times", [size(2, 4)])
 def test_slots_that_move_to_another_server_lose_and_double_nothing(times: int) -> None:
     """Key by key: in between some keys of a channel are here, and others there."""
     with cluster(2) as servers, load(servers.url, "orders", "invoices") as work:

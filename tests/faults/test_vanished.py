@@ -10,7 +10,7 @@ from esource.rows import sse
 from tests.harness import QUIET, Hub, eventually, size
 from tests.harness.network import HUB, PEER, inside, network
 
-PAUSE_SECONDS = size(5, 30)
+PAUSE_SECONDS = size(5, 10)
 GONE_SECONDS = 10.0
 COUNT = 5  # of each kind
 

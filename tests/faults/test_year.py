@@ -12,7 +12,7 @@ from tests.harness.measures import memory
 from tests.harness.shims import Build, Clock
 
 DAY = 86_400
-DAYS = size(60, 365)
+DAYS = size(60, 183)
 BATCHES = 3  # a day, 8 hours apart
 BATCH = 4_000  # events
 KEPT = 30  # days
