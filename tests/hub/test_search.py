@@ -84,6 +84,14 @@ def search_in(rows: list[bytes]) -> Search:
         return Search(log_in(Path(folder)))
 
 
+def end_of(searched: Search) -> None:
+    """Have nothing more learned, so that the files can be removed."""
+    searched.close()
+    with gevent.Timeout(10):
+        while searched._is_learning:
+            gevent.sleep(0.001)
+
+
 def selected(searched: Search, start: int, end: int, types: frozenset[bytes]) -> bytes:
     found, place = b"", start
     while place < end:
@@ -122,6 +130,7 @@ def test_what_is_filtered_is_as_a_plain_filter_says_whatever_is_known(
             else:
                 found = selected(searched, ends[start], ends[end], types)
                 assert found == b"".join(of_types(rows[start:end], types))
+        end_of(searched)
 
 
 def after_id(rows: list[bytes], id: bytes) -> int | None:
@@ -196,11 +205,14 @@ def test_a_search_finds_what_a_plain_list_says_with_any_index_or_none(
             time = time_of(id)
             if time is not None:
                 assert searched.later_than(view, time, Work()) == later_than(rows, time)
+        end_of(searched)
         if data.draw(st.booleans(), "and again"):
             log = log_in(folder)
             learn(log, log.end)
             id = data.draw(st.sampled_from(IDS), "id")
-            assert Search(log)._after_id(View.of(log), id, Work()) == after_id(rows, id)
+            searched = Search(log)
+            assert searched._after_id(View.of(log), id, Work()) == after_id(rows, id)
+            end_of(searched)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -221,7 +233,7 @@ def test_zeros_in_the_place_of_hashes_are_not_taken_for_ids_that_are_not_there(
             searched = Search(log)
             for id in some[::9]:
                 assert searched._after_id(View.of(log), id, Work()) == after_id(rows, id), at
-            searched.close()
+            end_of(searched)
             for each, content in beside.items():
                 each.write_bytes(content)
         path.write_bytes(kept)
