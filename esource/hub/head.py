@@ -9,8 +9,8 @@ before any other greenlet runs.
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -45,7 +45,7 @@ class Head:
         self._open_log = open_log
         self._followers = followers
         self._known = known
-        self._waiting = 0  # reads that want the lock
+        self._waiting = 0  # who wants the lock, but for the writer
         self._look = Together()  # at what others did: a crowd that comes back asks at once
         self._view: View | None = None
         self._search: Search | None = None  # in the newest view's log
@@ -114,22 +114,32 @@ class Head:
 
     def _refresh(self) -> EsourceError | None:
         """Be the greenlet that takes in what others did, which goes on though a reader is ended."""
-        self._waiting += 1
         try:
-            with self.lock:
+            with self._held():
                 self.take_in()
         except EsourceError as error:
             return error
+        return None
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the lock; while it is waited for the writer gives way. Blocks."""
+        self._waiting += 1
+        try:
+            self.lock.acquire()
         finally:
             self._waiting -= 1
-        return None
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     def heed(self, goes_on: Callable[[Log], bool]) -> None:
         """Let the log go on as others tell, or else take in what is there. Blocks.
 
         Raises `StorageError`.
         """
-        with self.lock:
+        with self._held():
             old = self.view
             if old.log.end != old.end or not goes_on(old.log):
                 self.take_in()
@@ -141,7 +151,7 @@ class Head:
 
     def tend(self, now: float, may_remove: bool) -> str:
         """Do what time asks of the log; return what was removed. Blocks; raises `StorageError`."""
-        with self.lock:
+        with self._held():
             removed = in_thread(commits(), self.view.log.tend, now, may_remove)
             self.take_in()
         self.search(self.view.log).learn(self.view.end)
@@ -149,11 +159,11 @@ class Head:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a read waits for the lock."""
+        """Whether another than the writer waits for the lock."""
         return self._waiting > 0
 
     def give_way(self) -> None:
-        """After a commit: let a read have the lock, which the writer would take again at once."""
+        """After a commit: let another have the lock, which the writer would take again at once."""
         if self.is_wanted:
             gevent.sleep(0)
 

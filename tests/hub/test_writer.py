@@ -3,7 +3,7 @@
 import gc
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gevent
@@ -140,7 +140,7 @@ class Engine(MemoryLog):
         if self.spoiled:
             spoiled = self.spoiled.pop()
             if isinstance(spoiled, StorageError):
-                raise spoiled
+                raise spoiled.again()  # or its traceback would hold the rows
             return spoiled
         return super().write(expected, blocks, least, asked)
 
@@ -181,19 +181,25 @@ def test_an_engine_works_on_the_next_commit_while_the_first_is_answered(
     assert at_engine.append([draft(b"4")]).wait().appended == 1
 
 
-def test_a_read_has_its_turn_before_the_next_commit_is_begun(
-    engine: Engine, at_engine: Channel
+@pytest.mark.parametrize(
+    "look",
+    [Channel.refresh, lambda channel: channel.heed(lambda _: False), lambda c: c.tend(0, False)],
+    ids=["a read", "news", "what time asks"],
+)
+def test_others_have_their_turn_before_the_next_commit_is_begun(
+    engine: Engine, at_engine: Channel, look: Callable[[Channel], object]
 ) -> None:
     engine.may_go = [first := Signal(), second := Signal()]
     at_engine.append([draft(b"2")])
     gevent.idle()
     MemoryLog(engine.logs, "orders").append(None, [b"theirs\t\tsome\n"])
-    reading = gevent.spawn(at_engine.refresh)
+    looking = gevent.spawn(look, at_engine)
     while not at_engine._head.is_wanted:
         gevent.sleep(0.001)
     later = at_engine.append([draft(b"3")])
     first.set()
-    assert reading.get().newest_id == b"2"
+    looking.get()
+    assert at_engine.view.newest_id == b"2"
     assert not later.is_done
     second.set()
     later.wait()
