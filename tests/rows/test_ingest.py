@@ -601,6 +601,20 @@ def test_an_odd_frame_among_plain_ones_is_what_it_is_byte_by_byte(odd: bytes) ->
     assert whole.rows.startswith(b"\t\tx\n1\tt\t\xc3\xa4\n" * 3)
 
 
+@pytest.mark.parametrize("byte", [b"\0", b"\x0b"])
+@pytest.mark.parametrize(
+    "plain",
+    [b"data: x\n\n", b"data: x\n\nevent: t\nid: 1\ndata: \xc3\xa4\n\n"],
+    ids=["alike", "not"],
+)
+def test_what_cannot_be_stored_is_refused_among_many_plain_frames(
+    plain: bytes, byte: bytes
+) -> None:
+    result = decoded("sse", [plain * 50 + b"data: a%bb\n\n" % byte + plain])
+    assert "the data holds a NUL or VT character" in result.error
+    assert tsv.count(result.rows) == 50 * plain.count(b"data")
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_frame_is_there_with_its_end_however_lines_end(end: bytes) -> None:
     decoder = StreamDecoder(LIMIT)
