@@ -181,11 +181,11 @@ def test_a_token_in_a_query_is_in_no_log_of_a_hub(tmp_path: Path, form: str) -> 
         "from esource.server import *\n"
         "def post_worker_init(worker):\n"
         "    server.post_worker_init(worker)\n"
-        "    hub, channel = server._connections.hub, server._connections.hub.channel\n"
+        "    hub, channel = server._connections.hub, server._connections.hub.unopened\n"
         "    def broken(name):\n"
         "        if name == 'orders': raise ValueError('?_=SECRET')\n"
         "        return channel(name)\n"
-        "    hub.channel = broken\n"
+        "    hub.unopened = broken\n"
     )
     log = tmp_path / "access.log"
     form_of_line = '%(r)s|%(q)s|"%(f)s"|%({raw_uri}e)s|%({x-original-uri}i)s'

@@ -298,7 +298,7 @@ class Walker:
     def catch_up(self, rows: list[bytes]) -> None:
         """Read until everything is there, and compare it."""
         expected = self.expected(rows)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180  # megabytes, through a buffer of 4 KiB
         while len(self.content) < len(expected) and time.monotonic() < deadline:
             self.read(seconds=1)
         self.check(rows)
