@@ -18,7 +18,7 @@ from esource.server.follows import parse
 from esource.server.heads import HEAD_BYTES
 from esource.web.app import create_app
 from esource.web.get import Get
-from tests.harness import Hub, Stream, running_hub
+from tests.harness import PATIENCE_SECONDS, Hub, Stream, running_hub
 from tests.harness.pipeline import Client, publish
 from tests.harness.wire import Chunks
 
@@ -145,7 +145,7 @@ REQUESTS = [
     (b"?since=2026-01-01&limit=1", [SSE]), (b"?from=b&limit=1", [SSE]),
     (b"?event=c&heartbeat=1&limit=1", [SSE]),
 ]  # fmt: skip
-ENDLESS = 0.3  # seconds after which what has come of an answer is all of it for now
+ENDLESS = 0.3  # seconds of silence after which what has come of an answer is all of it for now
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +162,11 @@ def answer(hub: Hub, request: bytes) -> tuple[bytes, bool]:
     got, is_closed = b"", False
     with hub.connect() as connection:
         connection.sendall(request)
-        connection.settimeout(ENDLESS)
+        connection.settimeout(PATIENCE_SECONDS)
         with suppress(TimeoutError):
             while piece := connection.recv(1 << 16):
                 got += piece
+                connection.settimeout(ENDLESS)
             is_closed = True
     head, end, body = got.partition(b"\r\n\r\n")
     lines = [b"Date: -" if line.startswith(b"Date: ") else line for line in head.split(b"\r\n")]
