@@ -525,6 +525,15 @@ def one_by_one(body: bytes) -> bytes | None:
         return None
 
 
+def assert_is_what_each_is(lines: bytes) -> None:
+    expected = one_by_one(lines)
+    result = decoded("ndjson", [lines])
+    if expected is None:
+        assert result.error
+    else:
+        assert (result.rows, result.error) == (expected, "")
+
+
 @given(st.lists(scraps.filter(lambda scrap: scrap.startswith(b"{")), max_size=6).map(b"".join))
 @example(b'{"data":"x"}\n{"id":"1","event":"t","data":"\xc3\xa4"}\n{"id":null,"data":""}\n')
 @example(b'{"data":\n"x"}{"data":"y"}\n')
@@ -536,12 +545,7 @@ def one_by_one(body: bytes) -> bytes | None:
 @example(b'{"data":"%b"}\n{"data":"x"}\n' % (b"x" * (LIMIT + 1)))
 def test_many_lines_of_json_are_what_each_is(body: bytes) -> None:
     assume(body.endswith(b"\n"))
-    expected = one_by_one(body)
-    result = decoded("ndjson", [body])
-    if expected is None:
-        assert result.error
-    else:
-        assert (result.rows, result.error) == (expected, "")
+    assert_is_what_each_is(body)
 
 
 ALIKE = [
@@ -574,12 +578,7 @@ def test_many_lines_of_json_that_differ_in_their_data_are_what_each_is(
         lines[place:place] = other
         body = b"".join(each + b"\n" for each in lines)
         assert len(body) > ndjson.ALIKE_BYTES
-        expected = one_by_one(body)
-        result = decoded("ndjson", [body])
-        if expected is None:
-            assert result.error
-        else:
-            assert (result.rows, result.error) == (expected, "")
+        assert_is_what_each_is(body)
 
 
 @pytest.mark.parametrize(
