@@ -15,9 +15,11 @@ import gevent
 from gevent.event import AsyncResult
 
 from esource.errors import again
+from esource.hub.loop import give_way
 from esource.hub.work import Joint, look_seconds
 
 S = TypeVar("S")  # what a work is about
+TOLD = 16  # before others have a turn: each that is told goes on at once, mostly to send
 
 
 class FirstSteps(Generic[S]):
@@ -74,9 +76,11 @@ class FirstSteps(Generic[S]):
         self._tell(some, error)
 
     def _tell(self, some: Sequence[S], error: Exception | None = None) -> None:
-        for about in some:
+        for count, about in enumerate(some, 1):
             if done := self._waiting.pop(about, None):
                 done.set(error)
+            if not count % TOLD:
+                give_way()
 
 
 def _several(deadline: float, steps: Iterator[Sequence[S]]) -> tuple[list[S], bool]:

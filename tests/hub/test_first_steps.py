@@ -4,12 +4,14 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 import gevent
 import pytest
 
 from esource.errors import StorageError
-from esource.hub.first_steps import FirstSteps
+from esource.hub.first_steps import TOLD, FirstSteps
+from esource.hub.loop import give_way
 from esource.hub.work import (
     FIRST_SECONDS,
     LOOK_SECONDS,
@@ -58,6 +60,14 @@ def test_first_steps_that_wait_are_done_together() -> None:
     Work().begin(partial(firsts.take, object()))
     assert firsts.batches == [100, 100, 1]
     assert look_seconds() == LOOK_SECONDS
+
+
+def test_others_have_turns_while_a_crowd_is_told() -> None:
+    crowd, told = Firsts().take_many(10 * TOLD), [0]
+    while told[-1] < len(crowd):
+        give_way()
+        told.append(sum(each.ready() for each in crowd))
+    assert max(after - before for before, after in pairwise(told)) <= 2 * TOLD
 
 
 def test_a_first_step_that_was_done_with_others_counts_as_the_works_own() -> None:
