@@ -36,11 +36,12 @@ from esource.rules import Rule
 
 BLOCK_BYTES = 1 << 18
 READ_BYTES = 1 << 20  # of blocks, that are asked for at a time
+FEW_BYTES = 1 << 14  # whoever wants no more of the rows gets the block that they are in
 CACHE_BYTES = 1 << 26  # of blocks, of all channels: what was read last
 CACHED = 1000  # times that was read
 NEWS_BYTES = 5000  # of rows, that others are told together; of more they are told where they end
 NEWS = 64  # appends, of a log, that wait to be told
-LAST_BYTES = 1 << 14  # of rows that others have told, which are kept: more than a mark is made of
+LAST_BYTES = 1 << 14  # of the last rows, which are known without a read: a mark is made of fewer
 # What the index is called in an engine. Hashes are numbers as this machine has them.
 KINDS: Mapping[Kind, str] = {"zone": "zone", "ids": f"ids, {sys.byteorder} endian"}
 # After which an append looks at the head first: it is looked for behind the known end, under the
@@ -251,9 +252,10 @@ class BlockLog:
     refusal = ""  # an engine that is away may be there for the next append
 
     def __init__(
-        self, name: str, engine: Engine, cache: Cache, head: Head, rule: Rule | None = None
+        self, name: str, engine: Engine, cache: Cache, head: Head, rule: Rule | None = None,
+        last: bytes = b"",
     ) -> None:  # fmt: skip
-        """Begin with what is there."""
+        """Begin with what is there; its `last` bytes, up to `LAST_BYTES`, may be known already."""
         self.name = name
         self._engine = engine
         self._cache = cache
@@ -270,6 +272,8 @@ class BlockLog:
         # stand at their offsets.
         self._number = new_number()
         self._index = head.erasures, Index(_Stored(name, engine))
+        if last:
+            cache.put((self._number, head.erasures), head.end - len(last), last)
 
     def _know(self, head: Head) -> None:
         self._head, self._known_at = head, time.monotonic()
@@ -446,7 +450,7 @@ class BlockLog:
     def pread(self, offset: int, size: int) -> bytes:
         parts, stop = [], offset + size
         while offset < stop:
-            found = self._at(offset)
+            found = self._at(offset, stop - offset)
             if not found:
                 break
             start, rows = found
@@ -454,11 +458,11 @@ class BlockLog:
             offset = start + len(rows)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _at(self, offset: int) -> tuple[int, bytes] | None:
+    def _at(self, offset: int, size: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept.
 
-        What follows is asked for along: who reads one block mostly reads the next, and a call takes
-        longer than its rows.
+        What follows is asked for along, unless few bytes are wanted: who reads one block mostly
+        reads the next, and a call takes longer than its rows.
         """
         head = self._head
         key = self._number, head.erasures
@@ -468,7 +472,8 @@ class BlockLog:
         found = self._cache.at(key, offset)
         if found or not head.generation:
             return found
-        start, rows = self._engine.read(self.name, head, offset, min(head.end, offset + READ_BYTES))
+        stop = offset + (READ_BYTES if size > FEW_BYTES else size)
+        start, rows = self._engine.read(self.name, head, offset, min(head.end, stop))
         if not start <= offset < start + len(rows):
             return None
         self._cache.put(key, start, rows)

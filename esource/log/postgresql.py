@@ -32,6 +32,7 @@ from esource.log import Counts, Kept, Log, Notice, Summary, WithoutFiles
 from esource.log.blocks import (
     ESCAPE,
     KINDS,
+    LAST_BYTES,
     Answer,
     BlockLog,
     Cache,
@@ -263,6 +264,18 @@ WHERE oid = to_regproc('esource.append')
 HEAD = """
 SELECT generation, start, first, "end", nonce, erasures, extract(epoch FROM modified)::float8,
     esource.goes_on(c, %s, %s, %s)
+FROM esource.channel c WHERE name = %s
+"""
+# The same, with the last bytes: of the first block that has some of them, a part.
+OPEN = f"""
+SELECT generation, start, first, "end", nonce, erasures, extract(epoch FROM modified)::float8, (
+    SELECT string_agg(
+        substring(rows FROM greatest(1, c."end" - {LAST_BYTES} - b."end" + length(rows) + 1)::int),
+        '' ORDER BY b."end"
+    )
+    FROM esource.block b
+    WHERE b.generation = c.generation AND b."end" > c."end" - {LAST_BYTES} AND b."end" <= c."end"
+)
 FROM esource.channel c WHERE name = %s
 """
 HEADS = """
@@ -710,8 +723,10 @@ class PostgreSQL(WithoutFiles):
             raise StartError("ESOURCE_STORE: " + "; ".join(problems))
 
     def open(self, name: str) -> Log:
-        head = self.head(name, Head()).head
-        return BlockLog(name, self, self._cache, head, rule_of(self._rules, name))
+        rows = self._call(OPEN, (name,))
+        *head, last = rows[0] if rows else (*Head(), None)
+        rule = rule_of(self._rules, name)
+        return BlockLog(name, self, self._cache, Head(*head), rule, last or b"")
 
     def names(self) -> list[str]:
         return [name for (name,) in self._call(NAMES, ())]
@@ -748,7 +763,7 @@ class PostgreSQL(WithoutFiles):
         """
         at = {"generation": 0, "end": 0, "nonce": 0, "offset": 0, "stop": 0}
         calls: list[tuple[str, Sequence[object] | Mapping[str, object]]] = [
-            (HEAD, (0, 0, 0, "")), (READ, at), (LINES, ([""], [0], [0], [0], 0)),
+            (OPEN, ("",)), (HEAD, (0, 0, 0, "")), (READ, at), (LINES, ([""], [0], [0], [0], 0)),
             (HASHES, ([0], [0], [0], [0], 0, "")),
         ]  # fmt: skip
         nothing = _parameters_of("", Head(1), Entry([], None, b"", b"", b"", 0, 0))

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from esource.log.disk import CHUNK
 
+LAST_BYTES = 1 << 12  # of rows that are looked at first, from behind: mostly the last one is enough
 BLOCK_BYTES = 1 << 20
 
 
@@ -33,7 +34,7 @@ def read(log: Bytes, offset: int, limit: int, stop: int) -> bytes:
 
 def backwards(log: Bytes, stop: int) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, whole rows), the last before `stop` first, as `esource.log.Log.backwards`."""
-    size = CHUNK
+    size = LAST_BYTES
     while stop > log.begin:
         start = max(stop - size, log.begin)
         block = log.pread(start, stop - start)
@@ -44,7 +45,7 @@ def backwards(log: Bytes, stop: int) -> Iterator[tuple[int, bytes]]:
             continue
         yield start + cut, block[cut:]
         stop = start + cut
-        size = CHUNK
+        size = min(2 * size, CHUNK)
 
 
 def stretches(fd: int, stop: int) -> Iterator[tuple[int, bytes]]:

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from esource.log import Appended, Moved, Notice, Replaced, Written, blocks
-from esource.log.blocks import Answer, BlockLog, Entry, Head
+from esource.log.blocks import LAST_BYTES, Answer, BlockLog, Entry, Head
 from esource.log.blocks import _entry as entry_of
 from esource.log.postgresql import APPENDING, REVISION, PostgreSQL
 from esource.rows.tsv import BOM
@@ -303,6 +303,18 @@ def test_who_may_only_connect_neither_hears_rows_nor_says_what_they_are(
     assert heard(hubs) == [Notice("forged")], "it is the name that is not known"
 
 
+def asked_of(logs: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return a list to which each read of rows from now on adds (offset, stop)."""
+    read, asked = logs.read, list[tuple[int, int]]()
+
+    def counted(name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
+        asked.append((offset, stop))
+        return read(name, head, offset, stop)
+
+    monkeypatch.setattr(logs, "read", counted)
+    return asked
+
+
 def test_who_reads_on_asks_for_what_follows_along(
     hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,12 +322,33 @@ def test_who_reads_on_asks_for_what_follows_along(
     block = b"".join(b"%d\t\t%b\n" % (n, b"x" * 1000) for n in range(250))
     for _ in range(3):
         opened(one).append(None, [block])
-    log, read, asked = opened(other), other.read, list[int]()
-
-    def counted(name: str, head: Head, offset: int, stop: int) -> tuple[int, bytes]:
-        asked.append(offset)
-        return read(name, head, offset, stop)
-
-    monkeypatch.setattr(other, "read", counted)
+    log, asked = opened(other), asked_of(other, monkeypatch)
     assert b"".join(log.pread(n * len(block), len(block)) for n in range(3)) == 3 * block
-    assert asked == [0]
+    assert asked == [(0, 3 * len(block))]
+
+
+def test_who_wants_few_bytes_asks_for_no_more(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = hubs
+    for n in range(100):
+        opened(one).append(None, [b"%d\t\t%b\n" % (n, b"x" * 5000)])
+    log, asked = opened(other), asked_of(other, monkeypatch)
+    assert log.pread(0, 10) == b"0\t\txxxxxxx"
+    assert asked == [(0, 10)]
+
+
+@pytest.mark.parametrize("size", [1, 30, 3000, LAST_BYTES - 4, LAST_BYTES, 100_000])
+def test_the_last_rows_come_with_the_head(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    rows = [b"%05d\t\t%b\n" % (n, b"x" * size) for n in range(2 + 20_000 // size)][:200]
+    for row in rows:
+        opened(hubs[0]).append(None, [row])
+    asked = asked_of(hubs[1], monkeypatch)
+    log, last = opened(hubs[1]), b"".join(rows)[-LAST_BYTES:]
+    assert log.pread(log.end - len(last), len(last)) == last
+    assert asked == []
+    assert log.pread(log.end - len(last) - 1, 1) in b"".join(rows)
+    assert bool(asked) == (log.end > LAST_BYTES), "no more than these"
+    assert log.pread(0, log.end) == b"".join(rows)

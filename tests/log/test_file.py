@@ -898,6 +898,16 @@ def test_the_descriptor_is_closed_with_the_last_reference(path: Path) -> None:
 
 # -- a byte order mark -------------------------------------------------------------------------
 
+
+def test_rows_are_read_from_behind_in_ever_larger_pieces(path: Path) -> None:
+    path.write_bytes(20_000 * (b"1\t\t" + 46 * b"x" + b"\n"))
+    log = FileLog(path)
+    sizes = [len(rows) for _, rows in log.backwards(log.end)]
+    assert sum(sizes) == log.end
+    assert sizes[0] <= 4096, "mostly it is the last row that is wanted"
+    assert len(sizes) < 4 + log.end / 60_000, "or many"
+
+
 BOM = b"\xef\xbb\xbf"
 
 
