@@ -307,11 +307,12 @@ class Commit:
     def write_soon(self, view: View, known: Known) -> Staged | Decided:
         """Do the same in the loop, if others have left the log alone, as far as it is known.
 
-        None if there are no rows to write; `LATER` if it takes a thread, and nothing is done.
-        Does not block, but for an engine, which the greenlet waits for.
+        On an engine also if they have appended little. None if there are no rows to write; `LATER`
+        if it takes a thread, and nothing is done. Does not block, but for an engine, which the
+        greenlet waits for.
         """
         is_few = self.size <= SOON_BYTES and self.events - len(self.receipts) <= SOON_EVENTS
-        is_known = view.end == view.log.end and known.is_of(view, self._is_unique)
+        is_known = view.end == view.log.end and known.keeps_up(view, self._is_unique)
         if not (is_few and is_known):
             return LATER
         blocks, moment = self._ask(view, known, known.last)

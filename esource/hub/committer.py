@@ -36,7 +36,7 @@ SLOW_SECONDS = 0.01  # of a write or a sync in the loop; then there is none for 
 NOT_SYNCED = RuntimeError("it was not synced")
 PAUSE_SECONDS = 1.0, 256.0  # which is longer each time, less the time that went well
 TURN_SECONDS = 0.002  # before others have a turn
-CALLS = 32  # commits at an engine at once: each has a connection
+CALLS = 16  # commits at an engine at once: each has a connection, which is kept (`IDLE` there)
 
 logger = logging.getLogger(__name__)
 

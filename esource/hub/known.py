@@ -11,6 +11,7 @@ from esource.rows import tsv
 from esource.rows.dedup import Dedup, digests
 
 FEED_BYTES = 1 << 20  # of rows by others, which are read whole; of more, only the end
+NEAR_BYTES = 1 << 14  # of these, which do not take a thread
 MAX_LEAD = 1_000_000  # microseconds
 DEDUP_BYTES = 1 << 30  # of rows, which `unique=1` looks back over at most: about a second
 
@@ -38,6 +39,21 @@ class Known:
             and known.end == view.end
             and not (with_dedup and self.dedup is None)
         )
+
+    def keeps_up(self, view: View, with_dedup: bool) -> bool:
+        """Return whether just this view is known, or now is, since little was missing.
+
+        What was missing is asked of an engine, and of no file: in the loop the greenlet waits.
+        Raises `StorageError`.
+        """
+        if self.is_of(view, with_dedup):
+            return True
+        known = self._view
+        is_near = known and known.log is view.log and view.end - known.end <= NEAR_BYTES
+        if not (view.log.is_remote and is_near) or (with_dedup and self.dedup is None):
+            return False
+        self.catch_up(view, with_dedup)
+        return self.is_of(view, with_dedup)
 
     def fall_behind(self) -> None:
         """Note that an id was not later than those that others have appended meanwhile."""

@@ -28,7 +28,17 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Log, Moved, Notice, Replaced, Written, reading, settled
+from esource.log import (
+    MARK_BYTES,
+    Appended,
+    Log,
+    Moved,
+    Notice,
+    Replaced,
+    Written,
+    reading,
+    settled,
+)
 from esource.log.index import Gone, Index, Kind, Part, Span, few_bytes, run_bytes, zone_bytes
 from esource.rows import tsv
 from esource.rows.find import Wanted
@@ -332,7 +342,24 @@ class BlockLog:
         self._is_alone = answer.start == self._head.end
         self._few = b"".join(blocks) if sum(map(len, blocks)) <= NEWS_BYTES else b""
         self._written = answer.head
+        if not self._is_alone:
+            self._look_behind(answer.head, answer.start)
         return Written(answer.start, to_sync=False, about=answer.head)
+
+    def _look_behind(self, head: Head, start: int) -> None:
+        """Know the rows right before those that were appended at an offset, if both are few.
+
+        Others have appended some of them: marks are made of these, and the next append asks for
+        them. What cannot be read now is read by whoever wants it.
+        """
+        first = max(head.start, min(self._head.end, start - MARK_BYTES))
+        if not self._few or start - first > NEWS_BYTES or head.erasures != self._head.erasures:
+            return
+        with suppress(StorageError):
+            offset, rows = self._engine.read(self.name, head, first, start)
+            if offset <= first and offset + len(rows) == start:
+                rows = (rows + self._few)[-LAST_BYTES:]
+                self._last = (self._number, head.erasures), head.end - len(rows), rows
 
     def _goes_on(self, answer: Answer) -> bool:
         """Return whether these rows go on from those that are known."""
@@ -361,6 +388,7 @@ class BlockLog:
         """Do the last part of `append`; after a `failure` the rows are there, but not seen yet."""
         self._written = None
         if failure:
+            self._number = new_number()  # what was read of them is not kept
             raise StorageError(f"{self.name}: {failure}; the event may have been stored")
         head = written.about
         assert isinstance(head, Head)
@@ -461,10 +489,11 @@ class BlockLog:
     def _at(self, offset: int, size: int) -> tuple[int, bytes] | None:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept.
 
-        What follows is asked for along, unless few bytes are wanted: who reads one block mostly
+        Also of those that are written, and not settled: the view behind them is made of these. What
+        follows is asked for along, unless few bytes are wanted: who reads one block mostly
         reads the next, and a call takes longer than its rows.
         """
-        head = self._head
+        head = self._written or self._head
         key = self._number, head.erasures
         last_key, last_start, last = self._last
         if last_key == key and last_start <= offset < last_start + len(last):

@@ -58,7 +58,7 @@ NOTICE_BYTES = 7500  # of at most 8000
 BYTEA, BIGINT, TEXT, BYTEA_ARRAY, TEXT_ARRAY = 17, 20, 25, 1001, 1009  # numbers of types
 TRUE = b"\1"
 POLL_SECONDS = 0.1  # between looks at the clock while the server is waited for
-IDLE = 16  # connections that are kept for the next calls
+IDLE = 24  # connections that are kept for the next calls: of all commits and reads at once
 WARM = 4  # of these, that are made at the start
 
 

@@ -46,7 +46,8 @@ PORT, SENTINEL_PORT = 6379, 26379
 PARAMETERS = ["wait", "waitaof", "tls", "ca", "cert", "key", "sentinel_user", "sentinel_password"]
 LEAST_SECONDS = 0.2  # that a try may take
 ALL = 0, (1 << 14) - 1  # slots
-IDLE = 16  # connections that are kept for the next calls, of each server
+# Connections that are kept for the next calls, of each server: of all commits and reads at once.
+IDLE = 24
 WARM = 4  # of these, that are made at the start
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from esource.log.postgresql import PostgreSQL
@@ -78,6 +79,45 @@ def test_the_first_read_at_a_hub_asks_an_engine_once_what_is_there(
     assert answer.body == b"two\n", (answer, dict(answer.headers), asked)
     assert asked.count("'cold-orders'") == 1, asked
     assert 'SELECT "end" - length(rows), rows' not in asked  # few rows come with the head
+
+
+@pytest.mark.parametrize("is_for_long", [False, True], ids=["for a moment", "for long"])
+def test_of_the_commits_of_many_channels_few_are_at_an_engine_at_once(
+    tmp_path: Path, server: Postgres, is_for_long: bool
+) -> None:
+    crowd, url = 40, server.database()
+    name = url.rsplit("/", 1)[-1]
+    waiting = f"""SELECT count(*) FROM pg_stat_activity
+        WHERE datname = '{name}' AND wait_event_type = 'Lock'"""
+    statuses = dict[int, int]()
+    seconds = "2" if is_for_long else "20"
+    with engine_hubs(tmp_path, url, 1, ESOURCE_STORE_TIMEOUT=seconds) as [hub], ExitStack() as lock:
+        for n in range(crowd):
+            hub.publish(f"/many-{n}", "first")
+        connection = lock.enter_context(psycopg.connect(url))
+        connection.execute("LOCK TABLE esource.channel IN EXCLUSIVE MODE")
+
+        def publish(number: int) -> None:
+            statuses[number] = hub.post(f"/many-{number}", "second").status
+
+        publishers = threading.Thread(target=together, args=(crowd, publish))
+        publishers.start()
+        eventually(lambda: server.do(waiting) >= [(16,)])
+        more = time.monotonic() + 1
+        while time.monotonic() < more:
+            assert server.do(waiting) <= [(16,)]
+        if is_for_long:
+            publishers.join()
+            assert set(statuses.values()) == {503}
+        lock.close()
+        publishers.join()
+        if is_for_long:
+            eventually(lambda: hub.post("/many-0", "back").status == 201)
+        assert is_for_long or set(statuses.values()) == {201}
+        for n in range(1, crowd):
+            assert hub.publish(f"/many-{n}", "third")
+            assert data_of(rows_at(hub, f"many-{n}"))[-1] == b"third"
+        assert "Traceback" not in hub.log
 
 
 # -- the same bytes ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from esource.log.blocks import STALE_SECONDS
-from tests.harness import QUIET, Hub, Publisher, Stream, eventually
+from tests.harness import QUIET, Hub, Publisher, Stream, Wire, eventually
 from tests.harness.engine import engine_hub, engine_hubs
 from tests.harness.valkey import Server, replicated, valkey
 from tests.harness.waiting import together
@@ -42,6 +42,34 @@ def test_what_one_hub_acknowledges_the_other_shows(hubs: list[Hub]) -> None:
     ours, theirs = one.get("/shown"), two.get("/shown")
     assert (ours.body, ours.headers["ETag"]) == (theirs.body, theirs.headers["ETag"])
     assert two.get("/shown", Range="bytes=10-39").body == ours.body[10:40]
+
+
+def test_whoever_publishes_behind_an_event_of_the_other_hub_is_told_of_just_this_moment(
+    hubs: list[Hub],
+) -> None:
+    for number in range(20):
+        hub, other = hubs[number % 2], hubs[1 - number % 2]
+        other.publish("/moments", "an event that the hub has not seen")
+        told = hub.post("/moments", f"event {number}")
+        here, there = hub.get("/moments"), other.get("/moments")
+        assert told.headers["ETag"] == here.headers["ETag"] == there.headers["ETag"]
+        assert here.headers["Last-Event-ID"] == told.text.strip()
+
+
+def test_busy_channels_share_connections_that_are_kept(
+    hubs: list[Hub], servers: list[Server]
+) -> None:
+    def connected() -> int:
+        return int(servers[0].do("INFO", "stats")["total_connections_received"])
+
+    def publish(number: int) -> None:
+        with Wire(hubs[0]) as wire:
+            for _ in range(20):
+                assert wire.post(f"/busy-{number}", b"x").status == 201
+
+    before = connected()
+    together(30, publish)
+    assert connected() - before < 60, "600 commits, of which 16 are at the server at once"
 
 
 def test_followers_of_another_hub_see_events_as_they_come(hubs: list[Hub]) -> None:

@@ -189,6 +189,21 @@ def test_a_commit_at_an_engine_waits_for_no_other() -> None:
     assert held_up.thread == other.thread == threading.get_ident()
 
 
+@pytest.mark.parametrize("theirs", [b"1\t\ttheirs\n", 200_000 * b"1\t\ttheirs\n"])
+def test_a_commit_behind_few_rows_of_another_hub_takes_no_thread(theirs: bytes) -> None:
+    logs = MemoryLogs()
+    log = Remote(logs, "shared")
+    channel = Channel("shared", lambda: log).open()
+    channel.append([draft()]).wait()
+    logs.open("shared").append(None, [theirs])
+    channel.append([draft()]).wait()
+    first = channel.append([draft()]).wait().first
+    assert (log.thread == threading.get_ident()) == (len(theirs) < 100)
+    again = channel.append([draft(b"again")]).wait()
+    assert (log.thread, again.view) == (threading.get_ident(), View.of(channel.view.log))
+    assert again.first > first
+
+
 def test_commits_of_many_channels_are_one_sync(channels: Channels, syncs: Syncs) -> None:
     assert [outcome(receipt) for receipt in channels.append(b"in it")] == ["stored"] * COUNT
     assert (syncs.all, syncs.one) == (1, 0)

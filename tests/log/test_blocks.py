@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from zlib import crc32
 
 import pytest
 
-from esource.log import Appended, Moved, Notice, Replaced, Written, blocks
-from esource.log.blocks import LAST_BYTES, Answer, BlockLog, Entry, Head
+from esource.hub.view import View
+from esource.log import Appended, Moved, Notice, Replaced, Written, blocks, mark
+from esource.log.blocks import LAST_BYTES, Answer, BlockLog, Cache, Entry, Head
 from esource.log.blocks import _entry as entry_of
 from esource.log.postgresql import APPENDING, REVISION, PostgreSQL
 from esource.rows.tsv import BOM
@@ -172,7 +174,7 @@ def test_rows_that_are_gone_are_never_read_with_those_that_stand_in_their_place(
     one, other = hubs
     for rows in (ROWS, OTHER, OTHER):
         opened(one).append(None, [rows])
-    log = opened(one)
+    log = BlockLog("orders", one, Cache(), one.head("orders", Head()).head)
     if is_cached:
         assert log.pread(0, 1000) == ROWS + OTHER + OTHER
     # As it is on a standby that lacks the last rows, once it has taken over.
@@ -338,6 +340,52 @@ def test_who_wants_few_bytes_asks_for_no_more(
     assert asked == [(0, 10)]
 
 
+def test_an_append_behind_few_rows_of_others_asks_for_them_once(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, whole = opened(hubs[0]), b"first\t\t\n"
+    one.append(None, [whole])
+    other = opened(hubs[1])
+    one.append(None, [whole])
+    whole *= 2
+    for number in range(1, 20):
+        asked = asked_of(hubs[number % 2], monkeypatch)
+        log = (one, other)[number % 2]
+        row = b"%d\t\t%b\n" % (number, 100 * b"x")
+        written = log.write(None, [row])
+        assert isinstance(written, Written)
+        whole += row
+        places = written.start, len(whole)
+        assert [mark(log, place) for place in places] == [crc32(whole[:place]) for place in places]
+        log.settle(written, 0.0)
+        assert View.of(log).newest_id == b"%d" % number
+        assert len(asked) == 1
+
+
+def test_rows_that_are_not_all_there_are_not_taken_for_those_before_an_append(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, whole = opened(hubs[0]), b"".join(b"%d\t\tone\n" % n for n in range(4))
+    for row in whole.splitlines(keepends=True)[:2]:
+        one.append(None, [row])
+    other = opened(hubs[1])
+    one.append(None, [whole.splitlines(keepends=True)[2]])
+    read = hubs[1].read
+
+    def of_a_server_that_lacks_some(
+        name: str, head: Head, offset: int, stop: int
+    ) -> tuple[int, bytes]:
+        start, rows = read(name, head, offset, stop)
+        return start, rows[:-7]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hubs[1], "read", of_a_server_that_lacks_some)
+        written = other.write(None, [b"3\t\tone\n"])
+    assert isinstance(written, Written)
+    assert other.pread(0, len(whole)) == whole
+    other.settle(written, 0.0)
+
+
 @pytest.mark.parametrize("size", [1, 30, 3000, LAST_BYTES - 4, LAST_BYTES, 100_000])
 def test_the_last_rows_come_with_the_head(
     hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch, size: int
@@ -349,6 +397,6 @@ def test_the_last_rows_come_with_the_head(
     log, last = opened(hubs[1]), b"".join(rows)[-LAST_BYTES:]
     assert log.pread(log.end - len(last), len(last)) == last
     assert asked == []
-    assert log.pread(log.end - len(last) - 1, 1) in b"".join(rows)
+    log.pread(max(log.end - LAST_BYTES - 1, 0), 1)
     assert bool(asked) == (log.end > LAST_BYTES), "no more than these"
     assert log.pread(0, log.end) == b"".join(rows)

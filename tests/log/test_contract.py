@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from esource.errors import StorageError
 from esource.event import default_id
-from esource.log import Appended, Log, Logs, Moved, Replaced, Written, mark
+from esource.log import MARK_BYTES, Appended, Log, Logs, Moved, Replaced, Written, mark
 from esource.log.folder import Folder
 from esource.log.memory import MemoryLogs
 from esource.log.postgresql import PostgreSQL
@@ -247,6 +248,33 @@ def test_rows_are_the_logs_own_once_they_are_settled(
         assert log.modified > modified
     assert log.refresh() is None
     assert isinstance(log.append(log.end, [ROWS]), Appended)
+
+
+@pytest.mark.parametrize("kind", [Engine, Valkeys], indirect=True)
+@pytest.mark.parametrize(
+    "theirs", [[b"3\t\ttheirs\n"], 50 * [b"3\t\t" + 100 * b"x" + b"\n"], [300 * ROWS]]
+)
+@pytest.mark.parametrize("before", [ROWS, 1000 * ROWS, 100_000 * ROWS])
+def test_what_is_written_is_read_behind_rows_of_others_before_it_is_settled(
+    kind: Kind, before: bytes, theirs: list[bytes]
+) -> None:
+    one, mine = kind.logs().open("orders"), b"4\t\tmine\n"
+    one.append(0, [before])
+    other = kind.logs().open("orders")
+    for rows in theirs:
+        one.append(None, [rows])
+    whole = before + b"".join(theirs) + mine
+    written = other.write(None, [mine])
+    assert isinstance(written, Written)
+    assert written.start == len(whole) - len(mine)
+    marks = [mark(other, place) for place in (len(whole), written.start)]
+    assert marks == [crc32(whole[:place][-MARK_BYTES:]) for place in (len(whole), written.start)]
+    assert other.pread(0, len(whole)) == whole
+    assert other.end == len(before)
+    other.settle(written, 0.0)
+    assert other.pread(0, len(whole)) == whole
+    assert one.refresh() is None
+    assert content(one) == whole
 
 
 @pytest.mark.parametrize("soon", [False, True])
