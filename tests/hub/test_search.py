@@ -53,6 +53,7 @@ def small_zones() -> Iterator[None]:
         patch.setattr(index, "FEW", 2)
         patch.setattr(index, "MANY", 4)
         patch.setattr(ids, "NEAR", 1)
+        patch.setattr(reading, "LAST_BYTES", 60)
         patch.setattr(reading, "CHUNK", 60)
         yield
 
