@@ -25,7 +25,7 @@ from esource.hub.loop import Shared, reads
 from esource.hub.malformed import Malformed
 from esource.hub.parking import Parked, Parking
 from esource.hub.stats import Stats
-from esource.hub.tail import READ_BYTES, Push, Stretch, Tail, read_stretch
+from esource.hub.tail import FIRST_BYTES, READ_BYTES, Push, Stretch, Tail, read_stretch
 from esource.hub.view import Place, View
 from esource.hub.work import Work
 from esource.hub.writer import Writer
@@ -209,17 +209,16 @@ class Channel:
     # -- reading -------------------------------------------------------------------------
 
     def read(
-        self, view: View, offset: int, types: frozenset[bytes] = EVERY, work: Work | None = None,
-        size: int = READ_BYTES,
+        self, view: View, offset: int, types: frozenset[bytes] = EVERY, work: Work | None = None
     ) -> Iterator[Stretch]:  # fmt: skip
         """Yield the rows of a view from an offset on; with `types`, such events at least.
 
-        At first about `size` bytes of them: for one who wants few, not more is read.
+        Few at first, and then more: the first are there soon, and are all for one who wants few.
         Blocks; raises `StorageError`, and `ClientLeft`: the rows are read as the client's `work`,
         which must be told what the client has heard. Raises `ConnectionResetError` if rows have
         been removed before they were read: an answer that ended well would hide that.
         """
-        work = work or Work()
+        work, size = work or Work(), FIRST_BYTES
         while offset < view.end:
             work.check()
             stretch = self._stretch(view.log, offset, view.end, types, work, size)
@@ -250,9 +249,9 @@ class Channel:
 
     def go_on(
         self, follower: Follower, heartbeat: float, timeout: float | None = None,
-        types: frozenset[bytes] = EVERY, stream: Stream | None = None, size: int = READ_BYTES,
+        types: frozenset[bytes] = EVERY, stream: Stream | None = None,
     ) -> Iterator[Stretch | Place]:  # fmt: skip
-        """Yield what `follow` does, for a follower that is new, or was parked. `size`: see `read`.
+        """Yield what `follow` does, for a follower that is new, or was parked.
 
         With a `stream`, it is parked wherever it can be: raises `Parked`, and the stream goes on
         with it. One that has lagged may lag again soon, which would take a greenlet each time: it
@@ -261,6 +260,7 @@ class Channel:
         work = Work(follower.client)
         silence = Silence(heartbeat, timeout, follower.pushed_at)
         is_calm = follower.stream is None  # it was never parked
+        size = FIRST_BYTES
         with follower:
             follower.send_rest()
             while not self.draining:

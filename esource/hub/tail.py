@@ -22,6 +22,7 @@ from esource.rows.tsv import Encode
 
 READ_BYTES = 1 << 18  # of rows encoded at a time, and
 READ_ROWS = 4000  # how many: together about two milliseconds of the loop
+FIRST_BYTES = 1 << 14  # of rows, which are read at first: so there is soon something to be sent
 TAIL_BYTES = 1 << 18  # of rows kept in memory, at most, and
 KEPT_BYTES = 1 << 15  # of them in a stretch, so that two or so are a push when they are encoded
 TAIL_STRETCHES = 256  # how many: each costs as much as some kilobytes

@@ -2,13 +2,12 @@
 
 from esource.hub.channel import Channel
 from esource.hub.loop import turn
-from esource.hub.tail import READ_BYTES, Stretch
+from esource.hub.tail import Stretch
 from esource.rows import tsv
 from esource.rows.formats import TSV, Format
 from esource.web.query import Selection
 
 SMALL_BYTES = 1 << 14  # of rows, which need not wait for a turn to be encoded
-ROW_BYTES = 1 << 8  # in which most events have room
 
 
 class Encoder:
@@ -31,13 +30,6 @@ class Encoder:
     def is_done(self) -> bool:
         """Whether no more events are wanted."""
         return self._is_over or self._remaining == 0
-
-    @property
-    def read_bytes(self) -> int:
-        """How many bytes of rows to read at first, so as not to read much more than is wanted."""
-        if self._remaining is None:
-            return READ_BYTES
-        return min(max(self._remaining * ROW_BYTES, SMALL_BYTES), READ_BYTES)
 
     def __call__(self, stretch: Stretch) -> bytes:
         """Return what is to be sent of a stretch; it may be nothing. Waits for a turn, if large.

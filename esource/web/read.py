@@ -149,7 +149,7 @@ def _read(hub: Hub, name: str, environ: Environ, asked: Asked, is_opened: bool =
         # says that it is; without a length it sees that it cannot go on.
         headers["Accept-Ranges"], offset = "none", view.log.start
     encode = Encoder(channel, wanted, format, follows=False)
-    stretches = channel.read(view, offset, wanted.types, work, encode.read_bytes)
+    stretches = channel.read(view, offset, wanted.types, work)
     if not (format.head or wanted.types or wanted.limit == 0):
         try:  # before the answer has begun
             stretches = chain(list(islice(stretches, 1)), stretches)

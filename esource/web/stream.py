@@ -184,9 +184,8 @@ class _Stream(NamedTuple):
             encode = Encoder(channel, wanted, format, follows=True)
             told = follower.offset  # where the client knows that it stands, about
             stretches = channel.go_on(
-                follower, silence, wanted.timeout, wanted.types, self if parks else None,
-                encode.read_bytes,
-            )  # fmt: skip
+                follower, silence, wanted.timeout, wanted.types, self if parks else None
+            )
             for each in stretches if not encode.is_done else ():
                 if isinstance(each, Stretch):
                     piece, end = encode(each), each.end

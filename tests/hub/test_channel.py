@@ -22,7 +22,7 @@ from esource.event import Event, time_of
 from esource.hub.channel import Channel
 from esource.hub.commit import Commit, Wish
 from esource.hub.followers import Follower
-from esource.hub.tail import READ_BYTES, Push, Stretch, Tail
+from esource.hub.tail import FIRST_BYTES, Push, Stretch, Tail
 from esource.hub.view import View
 from esource.hub.work import Work
 from esource.log import Written
@@ -167,19 +167,18 @@ def test_publishers_are_answered_before_anything_is_pushed(
     assert order == ["publisher"] * 5 + ["pushed"]
 
 
-def test_a_read_begins_with_so_much_as_is_wanted_and_goes_on_with_more(tmp_path: Path) -> None:
+def test_a_read_begins_with_little_and_goes_on_with_more(tmp_path: Path) -> None:
     path = tmp_path / "orders.tsv"
     path.write_bytes(b"".join(b"%d\t\t%b\n" % (n, b"x" * 100) for n in range(10_000)))
     channel = channel_of(path)
-    for size, least in ((1000, 8), (READ_BYTES, 4)):
-        read = list(channel.read(channel.view, 0, size=size))
-        follower = Follower(channel.followers, channel.view.log, 0, None, None)
-        followed = list(channel.go_on(follower, 60, 0, size=size))
-        for stretches in (read, [each for each in followed if isinstance(each, Stretch)]):
-            assert b"".join(each.rows for each in stretches) == path.read_bytes()
-            sizes = [len(each.rows) for each in stretches]
-            assert 0.8 * size < sizes[0] <= size
-            assert least <= len(sizes) < 2 * least
+    read = list(channel.read(channel.view, 0))
+    follower = Follower(channel.followers, channel.view.log, 0, None, None)
+    followed = list(channel.go_on(follower, 60, 0))
+    for stretches in (read, [each for each in followed if isinstance(each, Stretch)]):
+        assert b"".join(each.rows for each in stretches) == path.read_bytes()
+        sizes = [len(each.rows) for each in stretches]
+        assert 0.8 * FIRST_BYTES < sizes[0] <= FIRST_BYTES
+        assert len(sizes) < 12, "of a MiB"
 
 
 def test_readers_at_the_tail_share_one_encoding(tmp_path: Path) -> None:
