@@ -358,8 +358,9 @@ class BlockLog:
         with suppress(StorageError):
             offset, rows = self._engine.read(self.name, head, first, start)
             if offset <= first and offset + len(rows) == start:
-                rows = (rows + self._few)[-LAST_BYTES:]
-                self._last = (self._number, head.erasures), head.end - len(rows), rows
+                # Not up to the end, if an earlier try is what was found: others are behind it.
+                rows, stop = (rows + self._few)[-LAST_BYTES:], start + len(self._few)
+                self._last = (self._number, head.erasures), stop - len(rows), rows
 
     def _goes_on(self, answer: Answer) -> bool:
         """Return whether these rows go on from those that are known."""

@@ -122,6 +122,8 @@ def test_a_full_disk_of_the_log_of_postgresql_ends_it_and_what_was_acknowledged_
             shutil.rmtree(wal)
             wal.symlink_to(own)
             server.start("wal_keep_size=1GB")
+            with closing(logs_of(server.url(), 30)) as logs:
+                logs.hold(lambda: None)  # to make the tables may take longer than the hub waits
             with engine_hubs(tmp_path, server.url(), 1, **SHORT) as [hub]:
                 told: list[bytes] = []
                 while True:

@@ -362,6 +362,29 @@ def test_an_append_behind_few_rows_of_others_asks_for_them_once(
         assert len(asked) == 1
 
 
+def test_rows_before_an_append_that_was_tried_twice_stand_where_they_are(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = opened(hubs[0])
+    one.append(None, [ROWS])
+    other, append = opened(hubs[1]), hubs[1].append
+    one.append(None, [b"3\t\tbefore\n"])
+
+    def of_a_connection_that_is_cut(name: str, known: Head, entry: Entry) -> Answer:
+        append(name, known, entry)  # of which the answer does not come
+        one.append(None, [b"5\t\tbehind\n"])
+        return append(name, known, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hubs[1], "append", of_a_connection_that_is_cut)
+        written = other.write(None, [b"4\t\tmine\n"])
+    assert isinstance(written, Written)
+    whole = ROWS + b"3\t\tbefore\n4\t\tmine\n5\t\tbehind\n"
+    assert other.pread(0, len(whole)) == whole
+    other.settle(written, 0.0)
+    assert other.pread(0, len(whole)) == whole
+
+
 def test_rows_that_are_not_all_there_are_not_taken_for_those_before_an_append(
     hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
