@@ -31,10 +31,16 @@ def some(all_of_them: Iterable[T], one_in: int) -> list[T]:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port of the loopback interface that nobody listens at; another one each time."""
+    port = 0
+    while port in _given:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+    _given.add(port)
+    return port
+
+
+_given = {0}  # by this process: what is chosen at random may be chosen again
 
 
 def needs(*programs: str) -> list[str]:

@@ -591,6 +591,8 @@ def test_head_has_the_headers_of_get_and_no_body(hub: Hub, format: str, query: s
                 "Transfer-Encoding",
             ):  # of the body, which HEAD has not
                 headers.pop(name, None)
+            if "Last-Modified" in headers:
+                headers["Last-Modified"] = "a date, which goes on for the second after an append"
         assert ours == get
 
 
