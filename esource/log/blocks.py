@@ -479,7 +479,7 @@ class BlockLog:
     def pread(self, offset: int, size: int) -> bytes:
         parts, stop = [], offset + size
         while offset < stop:
-            found = self._at(offset, stop - offset)
+            found = self._at(offset, size)
             if not found:
                 break
             start, rows = found
@@ -491,8 +491,8 @@ class BlockLog:
         """Return (start, rows) of blocks that have the byte at an offset, if it is kept.
 
         Also of those that are written, and not settled: the view behind them is made of these. What
-        follows is asked for along, unless few bytes are wanted: who reads one block mostly
-        reads the next, and a call takes longer than its rows.
+        follows is asked for along, unless few bytes are wanted (`size` is how many): who reads one
+        block mostly reads the next, and a call takes longer than its rows.
         """
         head = self._written or self._head
         key = self._number, head.erasures

@@ -71,7 +71,9 @@ def test_without_descriptors_publishers_get_an_error_and_all_is_well_afterwards(
             stored = [row.split(b"\t")[2] for row in own_hub.rows(f"new-{n}")]
             assert stored == ([b"1", b"2"] if statuses[n] == 201 else [b"2"])
     assert len(own_hub.rows("open-already")) == 2
-    [warning] = [line for line in own_hub.log.splitlines() if "connections have to wait" in line]
+    lines = [line for line in own_hub.log.splitlines() if "Too many open files" in line]
+    # A number that was free may do for a file, and not for the sync of its folder.
+    [warning] = [line for line in lines if "could not be synced: Too many open files" not in line]
     assert re.search(r"\[WARNING\] Too many open files \(this process may have \d+\)", warning)
     assert "Traceback" not in own_hub.log
 

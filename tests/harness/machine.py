@@ -30,6 +30,9 @@ def some(all_of_them: Iterable[T], one_in: int) -> list[T]:
     return list(all_of_them)[:: size(one_in, 1)]
 
 
+_given = {0}  # by this process: what is chosen at random may be chosen again
+
+
 def free_port() -> int:
     """Return a port of the loopback interface that nobody listens at; another one each time."""
     port = 0
@@ -38,9 +41,6 @@ def free_port() -> int:
             port = server.getsockname()[1]
     _given.add(port)
     return port
-
-
-_given = {0}  # by this process: what is chosen at random may be chosen again
 
 
 def needs(*programs: str) -> list[str]:

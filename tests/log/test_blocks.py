@@ -6,9 +6,10 @@ from zlib import crc32
 
 import pytest
 
+from esource.errors import StorageError
 from esource.hub.view import View
 from esource.log import Appended, Moved, Notice, Replaced, Written, blocks, mark
-from esource.log.blocks import LAST_BYTES, Answer, BlockLog, Cache, Entry, Head
+from esource.log.blocks import LAST_BYTES, READ_BYTES, Answer, BlockLog, Cache, Entry, Head
 from esource.log.blocks import _entry as entry_of
 from esource.log.postgresql import APPENDING, REVISION, PostgreSQL
 from esource.rows.tsv import BOM
@@ -329,6 +330,21 @@ def test_who_reads_on_asks_for_what_follows_along(
     assert asked == [(0, 3 * len(block))]
 
 
+def test_who_reads_a_little_beyond_what_is_known_asks_for_what_follows(
+    hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = hubs
+    block = b"".join(b"%d\t\t%b\n" % (n, b"x" * 1000) for n in range(250))
+    for _ in range(7):
+        opened(one).append(None, [block])
+    log, asked = opened(other), asked_of(other, monkeypatch)
+    assert log.pread(0, 100_000) == block[:100_000]
+    [known] = [stop for _, stop in asked]
+    known += -known % len(block)  # whole blocks
+    assert log.pread(known - 100_000, 100_010) == block[-100_000:] + block[:10]
+    assert asked[1:] == [(known, min(known + READ_BYTES, 7 * len(block)))]
+
+
 def test_who_wants_few_bytes_asks_for_no_more(
     hubs: list[PostgreSQL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +399,28 @@ def test_rows_before_an_append_that_was_tried_twice_stand_where_they_are(
     assert other.pread(0, len(whole)) == whole
     other.settle(written, 0.0)
     assert other.pread(0, len(whole)) == whole
+
+
+def test_what_was_read_of_rows_that_could_not_be_settled_is_not_kept(
+    hubs: list[PostgreSQL], database: str
+) -> None:
+    one, other = hubs
+    log = opened(one)
+    log.append(None, [ROWS])
+    written = log.write(None, [b"3\t\tmine\n"])
+    assert isinstance(written, Written)
+    assert log.pread(0, 1000) == ROWS + b"3\t\tmine\n"
+    with pytest.raises(StorageError):
+        log.settle(written, 0.0, ValueError("nobody knows"))
+    # As it is on a standby that lacks the last rows, once it has taken over.
+    shared_postgres().do(
+        f'DELETE FROM esource.block WHERE "end" > {len(ROWS)}',
+        'UPDATE esource.channel SET ("end", nonce) = (SELECT "end", nonce FROM esource.block)',
+        database=database,
+    )
+    opened(other).append(None, [b"4\t\ttheirs\n"])
+    assert log.refresh() is None
+    assert log.pread(0, 1000) == ROWS + b"4\t\ttheirs\n"
 
 
 def test_rows_that_are_not_all_there_are_not_taken_for_those_before_an_append(

@@ -896,9 +896,6 @@ def test_the_descriptor_is_closed_with_the_last_reference(path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# -- a byte order mark -------------------------------------------------------------------------
-
-
 def test_rows_are_read_from_behind_in_ever_larger_pieces(path: Path) -> None:
     path.write_bytes(20_000 * (b"1\t\t" + 46 * b"x" + b"\n"))
     log = FileLog(path)
@@ -907,6 +904,8 @@ def test_rows_are_read_from_behind_in_ever_larger_pieces(path: Path) -> None:
     assert sizes[0] <= 4096, "mostly it is the last row that is wanted"
     assert len(sizes) < 4 + log.end / 60_000, "or many"
 
+
+# -- a byte order mark -------------------------------------------------------------------------
 
 BOM = b"\xef\xbb\xbf"
 
