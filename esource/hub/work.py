@@ -5,14 +5,15 @@
                    last block answers, waits for no more than one step of a long one
 
 One thread, since a search holds the interpreter, which is one: with eight the p99 of publishes was
-five times as long. Opening a channel, reading on and committing have threads of their own.
+five times as long. Opening a channel, reading on and committing have threads of their own. So have
+lists of all channels, with a queue of their own: the names of a large folder are one long step.
 """
 
 import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import count
 from socket import socket
@@ -51,8 +52,66 @@ class ClientLeft(EsourceError, BrokenPipeError):
         self.errno = errno.EPIPE
 
 
+class _Queue:
+    """Who has a thread next: the least number of steps before it, and of those it lets pass."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._steps = 0  # of all works
+        self._number = count()
+        self._waiting: list[tuple[int, int, Signal]] = []
+        self.together = 0  # clients that wait for work that is done for several together
+
+    @contextmanager
+    def turn(self, passed: int, check: Callable[[], None]) -> Iterator[None]:
+        """Have the thread, after a wait in which `check` is called, and may raise."""
+        if self._is_taken:
+            entry = self._steps + passed, next(self._number), Signal()
+            heappush(self._waiting, entry)
+            try:
+                while not entry[2].wait(look_seconds(len(self))):
+                    check()
+            except BaseException:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+                    heapify(self._waiting)
+                else:
+                    self._pass_on()
+                raise
+        self._is_taken = True
+        self._steps += 1
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def count(self, steps: int) -> None:
+        """Count steps that were taken in a turn, but for the first of them."""
+        self._steps += max(steps, 0)
+
+    def _pass_on(self) -> None:
+        if self._waiting:
+            heappop(self._waiting)[2].set()
+        else:
+            self._is_taken = False
+
+    def __len__(self) -> int:
+        """Return how many clients wait."""
+        return len(self._waiting) + self.together
+
+    @cached_property
+    def thread(self) -> ThreadPool:
+        """The thread, which is made when it is first asked for."""
+        return ThreadPool(1)
+
+
+_searches, _lists = _Queue(), _Queue()
+
+
 class Work:
     """What is done for one client, or for none."""
+
+    _queue = _searches
 
     def __init__(self, client: socket | None = None) -> None:
         """Begin now."""
@@ -85,9 +144,9 @@ class Work:
         Blocks. Raises `ClientLeft`, and what the function raises.
         """
         self.check()
-        with _queue.turn(self._passed(), self.check):
+        with self._queue.turn(self._passed(), self.check):
             self._steps += 1
-            return in_thread(_thread(), function, *args)
+            return in_thread(self._queue.thread, function, *args)
 
     def begin(self, take: Callable[[Callable[[], None]], None]) -> None:
         """Have the first step taken together with those of others (see `FirstSteps.take`).
@@ -109,7 +168,7 @@ class Learning(Work):
     is_urgent = False  # since a crowd waits for it elsewhere than for a turn
 
     def _passed(self) -> int:
-        has_crowd = self.is_urgent or len(_queue) >= CROWD
+        has_crowd = self.is_urgent or len(_searches) >= CROWD
         return -MOST_PASSED if has_crowd else super()._passed()
 
 
@@ -130,75 +189,26 @@ class Joint(Work):
     @contextmanager
     def waited_for(self) -> Iterator[None]:
         """While one more client waits for it."""
-        _queue.together += 1
+        _searches.together += 1
         try:
             yield
         finally:
-            _queue.together -= 1
+            _searches.together -= 1
 
     def served(self, clients: int) -> None:
         """Count the clients that the last turn has served."""
-        _queue.count(clients - 1)
+        _searches.count(clients - 1)
 
     def _passed(self) -> int:
         return 0
 
 
-@cache
-def _thread() -> ThreadPool:
-    return ThreadPool(1)
+class Listing(Work):
+    """A list of all channels, of which no step makes a search wait."""
 
-
-class _Queue:
-    """Who has the thread next: the least number of steps before it, and of those it lets pass."""
-
-    def __init__(self) -> None:
-        self._is_taken = False
-        self._steps = 0  # of all works
-        self._number = count()
-        self._waiting: list[tuple[int, int, Signal]] = []
-        self.together = 0  # clients that wait for work that is done for several together
-
-    @contextmanager
-    def turn(self, passed: int, check: Callable[[], None]) -> Iterator[None]:
-        """Have the thread, after a wait in which `check` is called, and may raise."""
-        if self._is_taken:
-            entry = self._steps + passed, next(self._number), Signal()
-            heappush(self._waiting, entry)
-            try:
-                while not entry[2].wait(look_seconds()):
-                    check()
-            except BaseException:
-                if entry in self._waiting:
-                    self._waiting.remove(entry)
-                    heapify(self._waiting)
-                else:
-                    self._pass_on()
-                raise
-        self._is_taken = True
-        self._steps += 1
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    def count(self, steps: int) -> None:
-        """Count steps that were taken in a turn, but for the first of them."""
-        self._steps += max(steps, 0)
-
-    def _pass_on(self) -> None:
-        if self._waiting:
-            heappop(self._waiting)[2].set()
-        else:
-            self._is_taken = False
-
-    def __len__(self) -> int:
-        return len(self._waiting) + self.together
-
-
-_queue = _Queue()
+    _queue = _lists
 
 
 def look_seconds(clients: int = 1) -> float:
     """Return how long to wait between two looks at a client, if so many wait with it."""
-    return LOOK_SECONDS * (1 + max(clients, len(_queue)) // LOOKS)
+    return LOOK_SECONDS * (1 + max(clients, len(_searches)) // LOOKS)

@@ -19,7 +19,7 @@ from esource.config import Config
 from esource.hub.hub import Hub
 from esource.hub.limits import RETRY_SECONDS
 from esource.hub.loop import in_thread, reads
-from esource.hub.work import Work
+from esource.hub.work import Listing, Work
 from esource.web import answers, listing, metrics, openapi, query, several
 from esource.web.metrics import Gauges
 from esource.web.openapi import Schema
@@ -133,7 +133,7 @@ def channels(hub: Hub, environ: Environ, asked: Asked) -> Response:
     """Answer with a page of the list. Blocks while names and the ends of files are read."""
     after, match = asked.parameters.get("after", ""), asked.parameters.get("match", "")
     limit = asked.parameters.get("limit", PAGE_CHANNELS)
-    work = Work(client_of(environ))
+    work = Listing(client_of(environ))
     page = work.do(lambda: listing.page(hub.logs.names(), after, match, limit))
     summaries = [
         summary

@@ -12,7 +12,7 @@ import pytest
 from tests.harness import Hub, Wire, running_hub, size
 from tests.harness.measures import metric, p99
 
-FILES = 50_000
+FILES = size(50_000, 90_000)
 LIST_SECONDS = 5.0  # a page takes a tenth of one
 DELAY_SECONDS = 0.25
 

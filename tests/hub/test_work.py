@@ -1,6 +1,7 @@
 """Long work: who has the thread of searches next, and what becomes of it when its client leaves."""
 
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from esource.hub.work import (
     LOOK_SECONDS,
     ClientLeft,
     Learning,
+    Listing,
     Work,
     look_seconds,
 )
@@ -50,6 +52,17 @@ def test_a_short_work_waits_for_one_step_however_many_long_ones_there_are() -> N
             Work().step(lambda deadline: None)
             assert len(done) - before <= 2
             gevent.sleep(0.01)
+
+
+def test_a_long_step_of_a_list_holds_up_no_search() -> None:
+    over = threading.Event()
+    with gevent.Timeout(10):
+        listing = gevent.spawn(Listing().do, over.wait)
+        gevent.sleep(0)
+        assert Work().do(lambda: "found") == "found"
+        assert not listing.ready()
+        over.set()
+        listing.get()
 
 
 def test_long_works_take_turns_and_are_not_kept_from_them_by_short_ones() -> None:
